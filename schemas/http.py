@@ -1,0 +1,189 @@
+"""Documents of the HTTP interfaces: what the gateway answers, and what services ask of memory and usage."""
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from schemas.agents import ContextOptions
+from schemas.base import (
+    DEFAULT_TENANT,
+    Identifier,
+    JsonObject,
+    Model,
+    Name,
+    TenantId,
+    ThreadId,
+    Timestamp,
+    TokenCounts,
+)
+from schemas.journal import MessageStatus, Role
+from schemas.parts import Content, Part
+from schemas.prompts import TurnOptions
+
+Item = TypeVar("Item")
+
+
+class Page(Model, Generic[Item]):
+    """One page of a list; `next_cursor` is null on the last one."""
+
+    items: list[Item]
+    next_cursor: str | None = None
+
+
+class Problem(Model):
+    """RFC 9457 problem document. `type` is stable: clients may branch on it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    instance: str | None = None
+    errors: list[JsonObject] | None = None
+
+
+class ThreadView(Model):
+    thread_id: ThreadId
+    tenant_id: TenantId = DEFAULT_TENANT
+    user_id: str | None = None
+    title: str | None = None
+    summary: str | None = None
+    status: Literal["active", "archived"] = "active"
+    metadata: JsonObject = {}
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class MessageView(Model):
+    """A message as memory holds it. `position` orders the messages of a thread."""
+
+    message_id: str
+    thread_id: ThreadId
+    tenant_id: TenantId = DEFAULT_TENANT
+    turn_id: str | None = None
+    step: int = 0
+    position: int
+    role: Role
+    status: MessageStatus = "success"
+    parts: list[Part]
+    text: str
+    user_id: str | None = None
+    agent: str | None = None
+    agent_version: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    usage: TokenCounts | None = None
+    latency_ms: int | None = None
+    finish_reason: str | None = None
+    metadata: JsonObject = {}
+    created_at: Timestamp
+
+
+class ContextRequest(Model):
+    """Asks memory for the past that a model should see.
+
+    `min_offset` is the offset of `messages` in the thread's partition that the answer must reflect (the next offset
+    to be read, so 0 asks for nothing in particular). Messages of `turn_id` come whole, tool messages included.
+    """
+
+    tenant_id: TenantId = DEFAULT_TENANT
+    thread_id: ThreadId
+    turn_id: str | None = None
+    user_id: str | None = None
+    query: str | None = None
+    options: ContextOptions = ContextOptions()
+    min_offset: int = 0
+    partition: int | None = None
+    wait_seconds: float = Field(default=5, ge=0, le=60)
+
+
+class ContextMessage(Model):
+    message: MessageView
+    reason: Literal["recent", "hit", "neighbour", "turn"]
+    score: float | None = None
+
+
+class ContextResponse(Model):
+    """In thread order."""
+
+    messages: list[ContextMessage]
+
+
+class SeenPrompt(Model):
+    tenant_id: TenantId = DEFAULT_TENANT
+    thread_id: ThreadId
+    prompt_id: str
+
+
+class SeenRequest(Model):
+    """Which of these prompts already had a turn, as of `min_offset` of `messages` in `partition`."""
+
+    partition: int
+    min_offset: int = 0
+    prompts: list[SeenPrompt] = Field(max_length=1000)
+    wait_seconds: float = Field(default=5, ge=0, le=60)
+
+
+class SeenResponse(Model):
+    seen: list[SeenPrompt]
+
+
+class SearchHit(Model):
+    message: MessageView
+    score: float
+
+
+class PromptBody(Model):
+    """Body of `POST /v1/threads/{id}/prompts`."""
+
+    agent: Name = "assistant"
+    content: Content
+    user_id: Identifier | None = None
+    prompt_id: Identifier | None = None
+    options: TurnOptions = TurnOptions()
+    metadata: JsonObject = {}
+
+
+class PromptAccepted(Model):
+    thread_id: str
+    prompt_id: str
+    turn_id: str
+    partition: int
+    offset: int
+
+
+UsageDimension = Literal[
+    "tenant",
+    "user",
+    "thread",
+    "turn",
+    "agent",
+    "agent_version",
+    "provider",
+    "model",
+    "tool",
+    "kind",
+    "outcome",
+]
+
+
+class UsageRow(Model):
+    """Sums over one group. `group` has the dimensions that were asked for, in that order."""
+
+    group: dict[str, str | None]
+    events: int
+    billable_events: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    latency_ms_avg: float | None = None
+
+
+class ComponentHealth(Model):
+    ready: bool
+    detail: str = ""
+
+
+class Readiness(Model):
+    ready: bool
+    components: dict[str, ComponentHealth]

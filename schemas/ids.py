@@ -1,0 +1,54 @@
+"""Identifiers: UUIDv7 text, either new or derived from what they name.
+
+A derived id is the same whenever the same fact is written again, which is what makes a replay harmless: the second
+copy of a message, a call or a unit of usage carries the id of the first.
+"""
+
+import hashlib
+import os
+import uuid
+from datetime import UTC, datetime
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _uuid7(milliseconds: int, entropy: bytes) -> str:
+    value = (milliseconds & 0xFFFFFFFFFFFF) << 80
+    value |= 0x7 << 76
+    bits = int.from_bytes(entropy[:10], "big")
+    value |= ((bits >> 62) & 0xFFF) << 64
+    value |= 0b10 << 62
+    value |= bits & 0x3FFFFFFFFFFFFFFF
+    return str(uuid.UUID(int=value))
+
+
+def new_id(at: datetime) -> str:
+    """A fresh UUIDv7 (RFC 9562) of the time `at`."""
+    return _uuid7(int(at.timestamp() * 1000), os.urandom(10))
+
+
+def derived_id(*parts: object, at: datetime) -> str:
+    """The UUIDv7-shaped id of the fact that `parts` name: time bits from `at`, the rest from their SHA-256."""
+    text = "\x1f".join(str(part) for part in parts)
+    return _uuid7(int(at.timestamp() * 1000), hashlib.sha256(text.encode()).digest())
+
+
+def time_of(identifier: str) -> datetime:
+    """The time inside a UUIDv7, or the epoch for any other identifier."""
+    try:
+        value = uuid.UUID(identifier)
+    except ValueError:
+        return EPOCH
+    if value.version != 7:
+        return EPOCH
+    return datetime.fromtimestamp((value.int >> 80) / 1000, tz=UTC)
+
+
+def turn_id_of(tenant_id: str, thread_id: str, prompt_id: str) -> str:
+    """The turn that a prompt opens. Whoever publishes a prompt with an id of its own can compute it beforehand."""
+    return derived_id("turn", tenant_id, thread_id, prompt_id, at=time_of(prompt_id))
+
+
+def record_id(topic: str, partition: int, offset: int) -> str:
+    """The id of a record that came without one; two readers of the log agree on it."""
+    return derived_id("record", topic, partition, offset, at=EPOCH)

@@ -1,0 +1,151 @@
+"""Topic `messages`: the journal of every thread, in the order in which things happened."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Identifier, JsonObject, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.parts import Part, TextPart
+
+Role = Literal["user", "assistant", "tool", "system"]
+MessageStatus = Literal["pending", "streaming", "success", "failed", "cancelled"]
+TurnOutcome = Literal["completed", "failed", "cancelled"]
+
+
+class MessageAdded(ThreadEvent):
+    """A message. `turn_id` and `step` say what it belongs to; a user's message has step 0."""
+
+    type: Literal["message.added"] = "message.added"
+    message_id: Identifier
+    turn_id: Identifier | None = None
+    step: int = 0
+    role: Role
+    status: MessageStatus = "success"
+    parts: list[Part]
+    user_id: Identifier | None = None
+    agent: Name | None = None
+    agent_version: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    usage: TokenCounts | None = None
+    latency_ms: int | None = None
+    finish_reason: str | None = None
+    metadata: JsonObject = {}
+    created_at: Timestamp
+
+
+class MessageDeleted(ThreadEvent):
+    type: Literal["message.deleted"] = "message.deleted"
+    message_ids: list[Identifier]
+    deleted_at: Timestamp
+
+
+class ThreadCreated(ThreadEvent):
+    type: Literal["thread.created"] = "thread.created"
+    user_id: Identifier | None = None
+    title: str | None = None
+    summary: str | None = None
+    metadata: JsonObject = {}
+    created_at: Timestamp
+
+
+class ThreadUpdated(ThreadEvent):
+    """Carries what changed; a field that is null stays as it is."""
+
+    type: Literal["thread.updated"] = "thread.updated"
+    title: str | None = None
+    summary: str | None = None
+    status: Literal["active", "archived"] | None = None
+    metadata: JsonObject | None = None
+    updated_at: Timestamp
+
+
+class ThreadDeleted(ThreadEvent):
+    type: Literal["thread.deleted"] = "thread.deleted"
+    deleted_at: Timestamp
+
+
+class TurnOpened(ThreadEvent):
+    """A prompt became a turn. A thread that was never created exists from its first turn on."""
+
+    type: Literal["turn.opened"] = "turn.opened"
+    turn_id: Identifier
+    prompt_id: Identifier
+    user_id: Identifier | None = None
+    agent: Name
+    agent_version: str
+    opened_at: Timestamp
+
+
+class TurnWaiting(ThreadEvent):
+    """The turn goes on when a person approves a tool call or replies."""
+
+    type: Literal["turn.waiting"] = "turn.waiting"
+    turn_id: Identifier
+    step: int
+    reason: Literal["approval", "human"]
+    call_ids: list[Identifier] = []
+    waiting_since: Timestamp
+
+
+class TurnClosed(ThreadEvent):
+    type: Literal["turn.closed"] = "turn.closed"
+    turn_id: Identifier
+    outcome: TurnOutcome
+    steps: int
+    closed_at: Timestamp
+
+
+JournalEvent = Annotated[
+    MessageAdded
+    | MessageDeleted
+    | ThreadCreated
+    | ThreadUpdated
+    | ThreadDeleted
+    | TurnOpened
+    | TurnWaiting
+    | TurnClosed,
+    Field(discriminator="type"),
+]
+
+_TURN = "01990000-0000-7000-8000-000000000001"
+_MESSAGE = "01990000-0000-7000-8000-000000000003"
+_AT = "2026-01-01T12:00:00.000000Z"
+EXAMPLES = [
+    MessageAdded.model_validate(
+        {
+            "thread_id": "t-1",
+            "message_id": _MESSAGE,
+            "turn_id": _TURN,
+            "step": 1,
+            "role": "assistant",
+            "parts": [TextPart(text="Hello!")],
+            "agent": "assistant",
+            "agent_version": "0123456789ab",
+            "provider": "default",
+            "model": "smollm2-135m",
+            "usage": {"input_tokens": 12, "output_tokens": 3},
+            "created_at": _AT,
+        }
+    ),
+    MessageDeleted.model_validate({"thread_id": "t-1", "message_ids": [_MESSAGE], "deleted_at": _AT}),
+    ThreadCreated.model_validate({"thread_id": "t-1", "title": "Plans", "created_at": _AT}),
+    ThreadUpdated.model_validate({"thread_id": "t-1", "title": "Plans for Monday", "updated_at": _AT}),
+    ThreadDeleted.model_validate({"thread_id": "t-1", "deleted_at": _AT}),
+    TurnOpened.model_validate(
+        {
+            "thread_id": "t-1",
+            "turn_id": _TURN,
+            "prompt_id": "order-17",
+            "agent": "assistant",
+            "agent_version": "0123456789ab",
+            "opened_at": _AT,
+        }
+    ),
+    TurnWaiting.model_validate(
+        {"thread_id": "t-1", "turn_id": _TURN, "step": 1, "reason": "approval", "waiting_since": _AT}
+    ),
+    TurnClosed.model_validate(
+        {"thread_id": "t-1", "turn_id": _TURN, "outcome": "completed", "steps": 1, "closed_at": _AT}
+    ),
+]
