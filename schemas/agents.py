@@ -9,22 +9,22 @@ from pydantic import Field
 from schemas.base import JsonObject, Model, Money, Name, TenantId
 
 
+class MessageRange(Model):
+    """How many messages around each hit come along."""
+
+    before: int = Field(default=2, ge=0, le=20)
+    after: int = Field(default=1, ge=0, le=20)
+
+
 class SearchOptions(Model):
     """What else of the thread is looked up for a prompt."""
 
     limit: int = Field(default=10, ge=0, le=100)
     text: bool = True
     vector: bool = False
-    message_range: "MessageRange" = Field(default_factory=lambda: MessageRange())
+    message_range: MessageRange = MessageRange()
     other_threads: bool = False
     score_threshold: float | None = None
-
-
-class MessageRange(Model):
-    """How many messages around each hit come along."""
-
-    before: int = Field(default=2, ge=0, le=20)
-    after: int = Field(default=1, ge=0, le=20)
 
 
 class ContextOptions(Model):

@@ -78,9 +78,7 @@ class TurnRejected(_Terminal):
     error: TurnError
 
 
-CompletionEvent = Annotated[
-    TurnCompleted | TurnFailed | TurnCancelled | TurnRejected, Field(discriminator="type")
-]
+CompletionEvent = Annotated[TurnCompleted | TurnFailed | TurnCancelled | TurnRejected, Field(discriminator="type")]
 
 _TERMINAL = {
     "thread_id": "t-1",

@@ -40,9 +40,7 @@ class StreamAborted(_Delta):
     reason: str
 
 
-DeltaEvent = Annotated[
-    TextDelta | ReasoningDelta | ToolArgsDelta | StreamAborted, Field(discriminator="type")
-]
+DeltaEvent = Annotated[TextDelta | ReasoningDelta | ToolArgsDelta | StreamAborted, Field(discriminator="type")]
 
 _ATTEMPT = {
     "thread_id": "t-1",

@@ -75,9 +75,7 @@ def decode_event(
     fields = cast("dict[str, Any]", body)
     said, written = headers.get("ce_type"), fields.get("type")
     if said and written and said != written:
-        raise RecordRejectedError(
-            "not_an_event", f"the header says type {said!r}, the body {written!r}: leave one out"
-        )
+        raise RecordRejectedError("not_an_event", f"the header says type {said!r}, the body {written!r}: leave one out")
     fields["type"] = said or written or topic.default_type
     try:
         return topic.event.validate_python(fields)

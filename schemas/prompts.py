@@ -121,9 +121,7 @@ _TURN = "01990000-0000-7000-8000-000000000001"
 EXAMPLES = [
     PromptSubmitted(thread_id="t-1", agent="assistant", content="hello"),
     TurnCancel(thread_id="t-1", turn_id=_TURN, reason="changed my mind"),
-    ToolApproval(
-        thread_id="t-1", call_id="01990000-0000-7000-8000-000000000002", approved=True, user_id="u-1"
-    ),
+    ToolApproval(thread_id="t-1", call_id="01990000-0000-7000-8000-000000000002", approved=True, user_id="u-1"),
     HumanReply(thread_id="t-1", turn_id=_TURN, content=[TextPart(text="On my way.")], user_id="u-2"),
     ThreadCreate(thread_id="t-1", user_id="u-1", title="Plans"),
     ThreadUpdate(thread_id="t-1", title="Plans for Monday", status="archived"),

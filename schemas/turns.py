@@ -115,7 +115,5 @@ EXAMPLES = [
             },
         }
     ),
-    TurnQueued.model_validate(
-        {"thread_id": "t-1", "prompt": {**_TURN, "sequence": 7, "content": "and tomorrow?"}}
-    ),
+    TurnQueued.model_validate({"thread_id": "t-1", "prompt": {**_TURN, "sequence": 7, "content": "and tomorrow?"}}),
 ]

@@ -1,0 +1,1 @@
+"""What every service shares: settings, Kafka, the partition owner, projections, health, logs, traces and metrics."""

@@ -1,0 +1,54 @@
+"""The life of a service: start, ready, serve until told to stop, stop in order."""
+
+import asyncio
+import signal
+from typing import Protocol
+
+from schemas.http import ComponentHealth
+
+
+class Service(Protocol):
+    """What `turnlog up` and `turnlog run` need of a service.
+
+    `start` returns when the service takes work and raises ConfigurationError when it never can; a dependency that is
+    down only makes `readiness` fail. `stop` finishes what is in hand, commits, and releases everything.
+    """
+
+    name: str
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def readiness(self) -> dict[str, ComponentHealth]: ...
+
+
+async def wait_for_signal() -> signal.Signals:
+    """Returns with the first SIGINT or SIGTERM; a second one is left to its default, which ends the process."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def receive(number: signal.Signals) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+        if not received.done():
+            received.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, receive, number)
+    return await received
+
+
+async def run_service(service: Service) -> None:
+    """Runs one service in the foreground until SIGINT or SIGTERM."""
+    stopping = asyncio.ensure_future(wait_for_signal())
+    starting = asyncio.ensure_future(service.start())
+    await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if starting.done():
+            starting.result()
+        await stopping
+    finally:
+        stopping.cancel()
+        starting.cancel()
+        await service.stop()
