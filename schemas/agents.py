@@ -1,12 +1,10 @@
 """Topic `agents`: who can answer. An agent is data; every version of it is kept."""
 
-import hashlib
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import JsonObject, Model, Money, Name, TenantId
+from schemas.base import JsonObject, Model, Money, Name, Spec
 
 
 class MessageRange(Model):
@@ -70,13 +68,10 @@ ModelRef = Annotated[str, Field(min_length=1, max_length=200)]
 """`provider/model`, or a model of the default provider."""
 
 
-class AgentSpec(Model):
+class AgentSpec(Spec):
     """An agent: instructions, a model, tools, and how its turns run."""
 
     type: Literal["agent.applied"] = "agent.applied"
-    name: Name
-    tenant_id: TenantId | None = None
-    """The only tenant that may use the agent; none means every tenant."""
     description: str = ""
     kind: Literal["model", "human"] = "model"
     model: ModelRef | None = None
@@ -97,13 +92,6 @@ class AgentSpec(Model):
     """Tools whose calls wait for a person."""
     knowledge: list[Name] = []
     response_schema: JsonObject | None = None
-
-    @property
-    def version(self) -> str:
-        """Twelve hex digits of the SHA-256 of the content: the same agent has the same version wherever applied."""
-        content = self.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 AgentEvent = AgentSpec

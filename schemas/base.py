@@ -1,5 +1,7 @@
 """What every event has in common: strictness, identifiers, times, counts of tokens."""
 
+import hashlib
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, NewType
@@ -68,6 +70,21 @@ class ThreadEvent(Model):
 
     tenant_id: TenantId = DEFAULT_TENANT
     thread_id: ThreadId
+
+
+class Spec(Model):
+    """A named definition on a registry topic. Several versions of a name may exist; the last one applied counts."""
+
+    name: Name
+    tenant_id: TenantId | None = None
+    """The only tenant that may use it; none means every tenant."""
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits of the SHA-256 of the content: the same definition has the same version anywhere."""
+        content = self.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class TokenCounts(Model):

@@ -5,16 +5,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from schemas.base import JsonObject, Model, Name, TenantId
+from schemas.base import JsonObject, Name, Spec
 
 
-class ToolSpec(Model):
+class ToolSpec(Spec):
     """A tool: what the model is told of it, and where its calls go."""
 
     type: Literal["tool.applied"] = "tool.applied"
-    name: Name
-    tenant_id: TenantId | None = None
-    """The only tenant that may use the tool; none means every tenant."""
     description: str = ""
     parameters: JsonObject = {"type": "object", "properties": {}}
     """JSON Schema of the arguments, an object."""

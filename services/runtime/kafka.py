@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.partitioner import murmur2  # pyright: ignore[reportUnknownVariableType]
@@ -19,12 +19,14 @@ from schemas.topics import MAX_RECORD_BYTES
 from services.runtime.settings import RuntimeSettings
 
 __all__ = [
+    "AIOKafkaAdminClient",
     "AIOKafkaConsumer",
     "AIOKafkaProducer",
     "ConsumerRebalanceListener",
     "ConsumerRecord",
     "KafkaClients",
     "KafkaError",
+    "NewTopic",
     "ProducerFenced",
     "TopicPartition",
     "partition_of",

@@ -1,0 +1,6 @@
+"""Consumer groups, one a service. The topic prefix is put before each, so that two installations can share a cluster."""
+
+AGENTS_GROUP = "turnlog-agents"
+TOOLS_GROUP = "turnlog-tools"
+MEMORY_GROUP = "turnlog-memory"
+USAGE_GROUP = "turnlog-usage"

@@ -1,0 +1,105 @@
+"""Creates the topics that `schemas.topics` declares and checks those that exist."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.topics import ALL, TOOL_CALLS, Topic, tool_queue
+from services.runtime.errors import ConfigurationError
+from services.runtime.kafka import AIOKafkaAdminClient, KafkaClients, NewTopic
+from services.runtime.settings import RuntimeSettings
+
+TOPIC_ALREADY_EXISTS = 36
+CREATION_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class TopicsReport:
+    """What was there and what was made. `problems` says in words which topics are not as they should be."""
+
+    created: list[str]
+    existing: list[str]
+    problems: list[str]
+
+
+def partitions_of(topic: Topic, settings: RuntimeSettings) -> int:
+    """Topics keyed by thread have the same number of partitions; registries and dead letters keep one order."""
+    return settings.partitions if topic.keyed_by == "thread" else 1
+
+
+async def apply_topics(clients: KafkaClients, settings: RuntimeSettings) -> TopicsReport:
+    """Creates what is missing, changes nothing that exists, and returns when every broker knows of it."""
+    return await _apply(clients, settings, {settings.topic(topic.name): topic for topic in ALL})
+
+
+async def ensure_queue(clients: KafkaClients, settings: RuntimeSettings, queue: str) -> None:
+    """Creates `tool-calls.<queue>` where it is missing; with as many partitions as `tool-calls` has."""
+    await _apply(clients, settings, {settings.topic(tool_queue(queue)): TOOL_CALLS})
+
+
+async def check_topics(clients: KafkaClients, settings: RuntimeSettings) -> TopicsReport:
+    """What `apply_topics` would find, without creating anything: missing topics are among the problems."""
+    admin = clients.admin()
+    await admin.start()
+    try:
+        found = await _describe(admin)
+    finally:
+        await admin.close()
+    wanted = {settings.topic(topic.name): topic for topic in ALL}
+    missing = [f"{name}: does not exist" for name in wanted if name not in found]
+    return TopicsReport(created=[], existing=[*found.keys() & wanted], problems=missing + _problems(wanted, found))
+
+
+async def _apply(clients: KafkaClients, settings: RuntimeSettings, wanted: dict[str, Topic]) -> TopicsReport:
+    admin = clients.admin()
+    await admin.start()
+    try:
+        found = await _describe(admin)
+        missing = {name: topic for name, topic in wanted.items() if name not in found}
+        if missing:
+            await _create(admin, missing, settings, found)
+        return TopicsReport(created=[*missing], existing=[*found.keys() & wanted], problems=_problems(wanted, found))
+    finally:
+        await admin.close()
+
+
+async def _create(
+    admin: AIOKafkaAdminClient, missing: dict[str, Topic], settings: RuntimeSettings, found: dict[str, int]
+) -> None:
+    sibling = found.get(settings.topic(TOOL_CALLS.name))
+    response = await admin.create_topics(
+        [
+            NewTopic(
+                name=name,
+                num_partitions=sibling if topic is TOOL_CALLS and sibling else partitions_of(topic, settings),
+                replication_factor=settings.replication,
+                topic_configs=dict(topic.config()),
+            )
+            for name, topic in missing.items()
+        ]
+    )
+    for name, code, *message in response.topic_errors:
+        if code not in (0, TOPIC_ALREADY_EXISTS):
+            raise ConfigurationError(f"Kafka would not create topic {name}: error {code} {' '.join(map(str, message))}")
+    async with asyncio.timeout(CREATION_SECONDS):
+        while not missing.keys() <= (await _describe(admin)).keys():
+            await asyncio.sleep(0.02)
+
+
+async def _describe(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    described: list[dict[str, Any]] = await admin.describe_topics()
+    return {each["topic"]: len(each["partitions"]) for each in described if each["error_code"] == 0}
+
+
+def _problems(wanted: dict[str, Topic], found: dict[str, int]) -> list[str]:
+    keyed = {found[name] for name, topic in wanted.items() if topic.keyed_by == "thread" and name in found}
+    problems: list[str] = []
+    if len(keyed) > 1:
+        counts = ", ".join(f"{name} {found[name]}" for name in wanted if name in found)
+        problems.append(f"topics keyed by thread need the same number of partitions: {counts}")
+    problems += [
+        f"{name}: expected 1 partition, found {found[name]}"
+        for name, topic in wanted.items()
+        if topic.keyed_by != "thread" and found.get(name, 1) != 1
+    ]
+    return problems
