@@ -6,10 +6,10 @@ from datetime import datetime
 from schemas.dead_letters import RecordRejected
 from schemas.envelope import RecordRejectedError, header_map
 from schemas.ids import EPOCH, derived_id
-from services.runtime.kafka import ConsumerRecord
+from services.runtime.kafka import Record
 
 
-def rejected_record(*, source: str, record: ConsumerRecord, error: RecordRejectedError, at: datetime) -> RecordRejected:
+def rejected_record(*, source: str, record: Record, error: RecordRejectedError, at: datetime) -> RecordRejected:
     """The dead letter of a record. Its id follows from the record and the consumer, so a second copy is recognised."""
     return RecordRejected(
         rejection_id=derived_id(source, record.topic, record.partition, record.offset, at=EPOCH),

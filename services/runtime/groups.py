@@ -1,4 +1,4 @@
-"""Consumer groups, one a service. The topic prefix is put before each, so that two installations can share a cluster."""
+"""Consumer groups, one a service. The topic prefix is put before each: two installations can share a cluster."""
 
 AGENTS_GROUP = "turnlog-agents"
 TOOLS_GROUP = "turnlog-tools"

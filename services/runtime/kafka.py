@@ -23,14 +23,17 @@ __all__ = [
     "AIOKafkaConsumer",
     "AIOKafkaProducer",
     "ConsumerRebalanceListener",
-    "ConsumerRecord",
     "KafkaClients",
     "KafkaError",
     "NewTopic",
     "ProducerFenced",
+    "Record",
     "TopicPartition",
     "partition_of",
 ]
+
+Record = ConsumerRecord[bytes, bytes]
+"""A record as it is on the log, undecoded."""
 
 TRANSACTION_RETRY_BACKOFF_MS = 3
 """aiokafka waits 100 ms by default when the previous transaction has not settled; the broker needs 1 to 2 ms."""

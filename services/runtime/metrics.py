@@ -1,4 +1,4 @@
-"""Every metric of the platform, with its meaning. Names follow Prometheus' conventions: unit last, counters `_total`."""
+"""Every metric of the platform, with its meaning. Named as Prometheus asks: unit last, counters `_total`."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

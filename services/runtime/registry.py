@@ -12,7 +12,7 @@ from schemas.envelope import RecordRejectedError, decode_event, header_map
 from schemas.ids import new_id
 from schemas.topics import MAX_RECORD_BYTES, Topic
 from services.runtime.errors import UnavailableError
-from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, KafkaClients, TopicPartition
+from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, Record, TopicPartition
 from services.runtime.settings import RuntimeSettings
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,8 @@ class Registry(Generic[S]):
         """Waits until what is on the topic now has been read. Raises UnavailableError after the time-out."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                end = (await self._consumer.end_offsets([self._partition]))[self._partition]
+                ends: dict[TopicPartition, int] = await self._consumer.end_offsets([self._partition])
+                end = ends[self._partition]
                 async with self._moved:
                     await self._moved.wait_for(lambda: self._position >= end)
         except TimeoutError as error:
@@ -81,7 +82,7 @@ class Registry(Generic[S]):
 
     async def _follow(self) -> None:
         while True:
-            batches = await self._consumer.getmany(timeout_ms=1000)
+            batches: dict[TopicPartition, list[Record]] = await self._consumer.getmany(timeout_ms=1000)
             for records in batches.values():
                 for record in records:
                     self._take(record)
@@ -90,7 +91,7 @@ class Registry(Generic[S]):
                 self._position = position
                 self._moved.notify_all()
 
-    def _take(self, record: ConsumerRecord) -> None:
+    def _take(self, record: Record) -> None:
         key = record.key or b""
         if record.value is None:
             gone = self._records.pop(key, None)

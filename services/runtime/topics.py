@@ -78,9 +78,13 @@ async def _create(
             for name, topic in missing.items()
         ]
     )
-    for name, code, *message in response.topic_errors:
-        if code not in (0, TOPIC_ALREADY_EXISTS):
-            raise ConfigurationError(f"Kafka would not create topic {name}: error {code} {' '.join(map(str, message))}")
+    outcomes: list[dict[str, Any]] = response.to_object()["topic_errors"]
+    for outcome in outcomes:
+        if outcome["error_code"] not in (0, TOPIC_ALREADY_EXISTS):
+            raise ConfigurationError(
+                f"Kafka would not create topic {outcome['topic']}: "
+                f"error {outcome['error_code']} {outcome.get('error_message') or ''}"
+            )
     async with asyncio.timeout(CREATION_SECONDS):
         while not missing.keys() <= (await _describe(admin)).keys():
             await asyncio.sleep(0.02)

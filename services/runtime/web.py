@@ -1,9 +1,9 @@
-"""What every FastAPI application of Turnlog has: problem documents, health endpoints, a server without signal handlers."""
+"""What every FastAPI application of Turnlog has: problem documents, health endpoints, a server without signals."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
     """The process's signals belong to `services.runtime.service`, not to one of several servers in it."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 
