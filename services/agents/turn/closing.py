@@ -1,0 +1,156 @@
+"""How a turn ends, and how the next one of the thread begins."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from pydantic import JsonValue
+
+from schemas.agents import AgentSpec
+from schemas.completions import ErrorCode, TurnError
+from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
+from services.agents.turn import events
+from services.agents.turn.inputs import Decision, Emit, Environment, PromptArrived
+from services.agents.turn.state import ThreadState
+
+
+def committed_steps(turn: ActiveTurn) -> int:
+    """How many model steps of the turn are stored: the running one counts once its tools are called."""
+    return turn.step if isinstance(turn.phase, Calling) else turn.step - 1
+
+
+def open_turn(
+    tenant_id: str,
+    thread_id: str,
+    prompt: QueuedPrompt,
+    spec: AgentSpec,
+    at: datetime,
+    queue: tuple[QueuedPrompt, ...] = (),
+) -> Decision:
+    """A prompt becomes the turn of a free thread."""
+    seconds = prompt.options.limits.max_seconds or spec.stop.max_seconds
+    turn = ActiveTurn(
+        turn_id=prompt.turn_id,
+        prompt_id=prompt.prompt_id,
+        user_id=prompt.user_id,
+        agent=spec.name,
+        agent_version=spec.version,
+        options=prompt.options,
+        opened_at=at,
+        deadline_at=at + timedelta(seconds=seconds),
+        step=1,
+        phase=AwaitingHuman() if spec.kind == "human" else Thinking(attempt=1, started_at=at),
+    )
+    state = ThreadState(tenant_id, thread_id, turn, queue)
+    emits = [events.turn_opened(state), events.user_message(state, prompt, at)]
+    if spec.kind == "human":
+        emits.append(events.turn_waiting(state, "human", [], at))
+    return Decision(state, tuple(emits))
+
+
+def complete(
+    state: ThreadState, env: Environment, *, text: str, value: JsonValue = None, finish_reason: str, steps: int
+) -> Decision:
+    """Ends the turn with its answer."""
+    completed = events.turn_completed(state, env.at, steps=steps, text=text, value=value, finish_reason=finish_reason)
+    return _close(state, env, [events.turn_closed(state, "completed", steps, env.at), completed])
+
+
+def fail(state: ThreadState, env: Environment, code: ErrorCode, message: str, *, retryable: bool) -> Decision:
+    """Ends the turn with an error; calls that are still open are answered with it, so that the journal stays whole."""
+    steps = committed_steps(state.turn)
+    error = TurnError(code=code, message=message, retryable=retryable)
+    return _close(
+        state,
+        env,
+        [
+            *answer_open_calls(state, message, env.at),
+            events.turn_closed(state, "failed", steps, env.at),
+            events.turn_failed(state, env.at, steps=steps, error=error),
+        ],
+    )
+
+
+def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision:
+    """Ends the turn on somebody's word. A model call in flight is given up and recorded as lost."""
+    steps = committed_steps(state.turn)
+    return _close(
+        state,
+        env,
+        [
+            *lost_attempt(state, env),
+            *answer_open_calls(state, reason or "cancelled", env.at),
+            events.turn_closed(state, "cancelled", steps, env.at),
+            events.turn_cancelled(state, env.at, steps=steps, reason=reason),
+        ],
+    )
+
+
+def cancel_turns(state: ThreadState, turn_id: str | None, env: Environment, reason: str | None) -> Decision:
+    """Ends the named turn, open or queued; without a name every one of the thread."""
+    gone = [each for each in state.queue if turn_id in (None, each.turn_id)]
+    emits = tuple(events.queued_cancelled(state, each, env.at, reason) for each in gone)
+    if gone:
+        state = replace(state, queue=tuple(each for each in state.queue if each not in gone))
+    if turn_id not in (None, state.turn.turn_id):
+        return Decision(state, emits)
+    decision = cancel(state, env, reason)
+    return replace(decision, emits=(*emits, *decision.emits))
+
+
+def lost_attempt(state: ThreadState, env: Environment) -> list[Emit]:
+    """The usage record of a model call that is given up before its answer."""
+    phase = state.turn.phase
+    if not isinstance(phase, Thinking) or phase.retry_at is not None:
+        return []
+    return [events.usage_lost(state, phase.attempt, model_ref(state, env), env.at)]
+
+
+def model_ref(state: ThreadState, env: Environment) -> str | None:
+    """`provider/model` that the turn asks now: the prompt's, the agent's, or one of its fallbacks."""
+    turn = state.turn
+    spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
+    first = turn.options.model or (spec.model if spec else None)
+    index = turn.phase.model if isinstance(turn.phase, Thinking) else 0
+    return first if index == 0 or spec is None else spec.fallbacks[index - 1]
+
+
+def answer_open_calls(state: ThreadState, message: str, at: datetime) -> list[Emit]:
+    phase = state.turn.phase
+    if not isinstance(phase, Calling):
+        return []
+    return [events.tool_message(state, call.call_id, call.name, message, at, is_error=True) for call in phase.calls]
+
+
+def _close(state: ThreadState, env: Environment, emits: list[Emit]) -> Decision:
+    """The terminal events of a turn, then the opening of the next one whose agent still exists."""
+    queue = state.queue
+    while queue:
+        head, queue = queue[0], queue[1:]
+        spec = env.agent(state.tenant_id, head.agent, None)
+        if spec is not None:
+            opened = open_turn(state.tenant_id, state.thread_id, head, spec, env.at, queue)
+            return replace(opened, emits=(*emits, *opened.emits))
+        emits.append(events.prompt_rejected(state.tenant_id, state.thread_id, head, unknown_agent(head.agent), env.at))
+    return Decision(None, tuple(emits))
+
+
+def unknown_agent(name: str) -> TurnError:
+    return TurnError(
+        code="unknown_agent",
+        message=f"no agent {name!r} is known: apply it with `turnlog agents apply FILE`",
+        retryable=False,
+    )
+
+
+def arrived_as_queued(arrived: PromptArrived) -> QueuedPrompt:
+    prompt = arrived.prompt
+    return QueuedPrompt(
+        sequence=arrived.sequence,
+        turn_id=arrived.turn_id,
+        prompt_id=arrived.prompt_id,
+        user_id=prompt.user_id,
+        agent=prompt.agent,
+        content=prompt.content,
+        options=prompt.options,
+        metadata=prompt.metadata,
+    )

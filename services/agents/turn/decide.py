@@ -1,0 +1,151 @@
+"""`decide`: what an input does to a thread."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from schemas.completions import TurnError
+from schemas.parts import parts_of, text_of
+from schemas.prompts import (
+    HumanReply,
+    ToolApproval,
+    TurnCancel,
+)
+from schemas.tool_calls import ToolFailed, ToolProgress, ToolReturned
+from schemas.turns import AwaitingHuman, Calling, Thinking
+from services.agents.turn import events
+from services.agents.turn.closing import (
+    arrived_as_queued,
+    cancel,
+    cancel_turns,
+    complete,
+    fail,
+    lost_attempt,
+    open_turn,
+    unknown_agent,
+)
+from services.agents.turn.commands import command_arrived
+from services.agents.turn.inputs import (
+    CommandArrived,
+    Decision,
+    Environment,
+    ModelAnswered,
+    ModelFailed,
+    PromptArrived,
+    Recovered,
+    ThreadInput,
+    Tick,
+)
+from services.agents.turn.state import ThreadState
+from services.agents.turn.steps import (
+    model_answered,
+    model_failed,
+    recovered,
+    retry_due,
+    settle_calls,
+    tool_answered,
+)
+
+
+def decide(state: ThreadState | None, happened: ThreadInput, env: Environment) -> Decision:
+    """The next state of a thread and the events to write, for anything that can happen to it.
+
+    Total: an input that no longer fits (a late result, a second cancel) gives the state back and writes nothing.
+    """
+    match happened:
+        case PromptArrived():
+            return _prompt_arrived(state, happened, env)
+        case CommandArrived():
+            return command_arrived(state, happened, env)
+        case _ if state is None:
+            return Decision(None)
+        case ModelAnswered():
+            return model_answered(state, happened, env)
+        case ModelFailed():
+            return model_failed(state, happened, env)
+        case ToolReturned() | ToolFailed():
+            return tool_answered(state, happened, env)
+        case ToolProgress():
+            return Decision(state)
+        case ToolApproval():
+            return _approval(state, happened, env)
+        case HumanReply():
+            return _human_reply(state, happened, env)
+        case TurnCancel():
+            return cancel_turns(state, happened.turn_id, env, happened.reason)
+        case Tick():
+            return _tick(state, env)
+        case Recovered():
+            return recovered(state, env)
+
+
+def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Environment) -> Decision:
+    prompt = arrived.prompt
+    queued = arrived_as_queued(arrived)
+
+    def rejected(error: TurnError) -> Decision:
+        return Decision(state, (events.prompt_rejected(prompt.tenant_id, prompt.thread_id, queued, error, env.at),))
+
+    if state is not None and arrived.turn_id in (state.turn.turn_id, *(each.turn_id for each in state.queue)):
+        return Decision(state)
+    spec = env.agent(prompt.tenant_id, prompt.agent, None)
+    if spec is None:
+        return rejected(unknown_agent(prompt.agent))
+    unknown = [name for name in prompt.options.tools or spec.tools if env.tool(prompt.tenant_id, name) is None]
+    if unknown:
+        message = f"agent {spec.name!r} needs tools that no worker has announced: {', '.join(unknown)}"
+        return rejected(TurnError(code="unknown_tool", message=message, retryable=True))
+    if state is None:
+        return open_turn(prompt.tenant_id, prompt.thread_id, queued, spec, env.at)
+    if spec.on_busy == "reject":
+        return rejected(TurnError(code="busy", message="the thread is in another turn", retryable=True))
+    if spec.on_busy == "interrupt":
+        return cancel(replace(state, queue=(queued, *state.queue)), env, "interrupted by another prompt")
+    return Decision(replace(state, queue=(*state.queue, queued)))
+
+
+def _approval(state: ThreadState, approval: ToolApproval, env: Environment) -> Decision:
+    phase = state.turn.phase
+    if not isinstance(phase, Calling):
+        return Decision(state)
+    if not approval.approved:
+        by = f" by {approval.user_id}" if approval.user_id else ""
+        why = f": {approval.reason}" if approval.reason else ""
+        return settle_calls(state, [approval.call_id], f"denied{by}{why}", env, is_error=True, waiting="approval")
+    approved = [call for call in phase.calls if call.call_id == approval.call_id and call.state == "approval"]
+    if not approved:
+        return Decision(state)
+    call = approved[0]
+    tool = env.tool(state.tenant_id, call.name)
+    if tool is None:
+        return settle_calls(
+            state, [call.call_id], f"the tool {call.name!r} is gone", env, is_error=True, waiting="approval"
+        )
+    deadline = min(env.at + timedelta(seconds=tool.timeout_seconds), state.turn.deadline_at)
+    running = call.model_copy(update={"state": "running", "deadline_at": deadline})
+    calls = [running if each is call else each for each in phase.calls]
+    return Decision(state.with_turn(phase=Calling(calls=calls)), (events.tool_called(state, running, env.at),))
+
+
+def _human_reply(state: ThreadState, reply: HumanReply, env: Environment) -> Decision:
+    if not isinstance(state.turn.phase, AwaitingHuman) or state.turn.turn_id != reply.turn_id:
+        return Decision(state)
+    parts = parts_of(reply.content)
+    message = events.human_message(state, parts, reply.user_id, env.at)
+    decision = complete(state, env, text=text_of(parts), finish_reason="stop", steps=1)
+    return replace(decision, emits=(message, *decision.emits))
+
+
+def _tick(state: ThreadState, env: Environment) -> Decision:
+    turn = state.turn
+    if env.at >= turn.deadline_at:
+        seconds = (turn.deadline_at - turn.opened_at).total_seconds()
+        decision = fail(state, env, "deadline", f"the turn did not end within {seconds:g} s", retryable=True)
+        return replace(decision, emits=(*lost_attempt(state, env), *decision.emits))
+    match turn.phase:
+        case Thinking(retry_at=datetime() as retry_at) if env.at >= retry_at:
+            return retry_due(state, env)
+        case Calling(calls=calls):
+            late = [call.call_id for call in calls if call.state == "running" and env.at >= call.deadline_at]
+            return settle_calls(state, late, "timeout: the tool did not answer in time", env, is_error=True)
+        case _:
+            return Decision(state)

@@ -1,0 +1,213 @@
+"""A step of a turn: the model answers or fails, its tools are called and come back."""
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import cast
+
+from pydantic import JsonValue
+
+from schemas.agents import AgentSpec, RetryPolicy
+from schemas.base import JsonObject
+from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
+from schemas.tool_calls import ToolFailed, ToolReturned
+from schemas.turns import Calling, PendingCall, Thinking
+from services.agents.turn import events
+from services.agents.turn.closing import complete, fail, lost_attempt
+from services.agents.turn.inputs import AskedTool, Decision, Emit, Environment, ModelAnswered, ModelFailed
+from services.agents.turn.state import ThreadState
+
+
+def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) -> Decision:
+    """Commits the step: message, usage, and either tool calls or the completion."""
+    if not _expects(state, answer):
+        return Decision(state)
+    turn = state.turn
+    calls = [(events.call_id_of(turn, index), asked) for index, asked in enumerate(answer.tool_calls)]
+    emits = [
+        events.usage_recorded(state, answer, env.at),
+        events.assistant_message(state, answer, _parts(answer, calls), env.at),
+    ]
+    state = state.with_turn(usage=turn.usage + answer.usage)
+    spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
+    if calls:
+        return _after(emits, _call_tools(state, calls, spec, env))
+    return _after(emits, _finish(state, answer, spec, env))
+
+
+def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> Decision:
+    """Tries again, goes on to a fallback model, or ends the turn. Every attempt is on record."""
+    if not _expects(state, failure):
+        return Decision(state)
+    turn = state.turn
+    phase = turn.phase
+    assert isinstance(phase, Thinking)
+    emits = [events.usage_recorded(state, failure, env.at)]
+    spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
+    policy = spec.retries if spec else RetryPolicy()
+    retry_at = env.at + timedelta(seconds=_delay(policy, phase.tries, turn.turn_id, failure.retry_after_seconds))
+    following = {"attempt": phase.attempt + 1, "started_at": env.at}
+    if failure.retryable and phase.tries < policy.max_attempts and retry_at < turn.deadline_at:
+        again = phase.model_copy(update={**following, "tries": phase.tries + 1, "retry_at": retry_at})
+        return Decision(state.with_turn(phase=again), tuple(emits))
+    if spec is not None and phase.model < len(spec.fallbacks):
+        other = phase.model_copy(update={**following, "tries": 1, "model": phase.model + 1, "retry_at": None})
+        return Decision(state.with_turn(phase=other), tuple(emits))
+    return _after(emits, fail(state, env, failure.code, failure.message, retryable=failure.retryable))
+
+
+def recovered(state: ThreadState, env: Environment) -> Decision:
+    """Asks the model again for a step whose answer was never committed; what waits for tools or people goes on."""
+    lost = lost_attempt(state, env)
+    if not lost:
+        return Decision(state)
+    phase = state.turn.phase
+    assert isinstance(phase, Thinking)
+    again = phase.model_copy(update={"attempt": phase.attempt + 1, "started_at": env.at})
+    return Decision(state.with_turn(phase=again), tuple(lost))
+
+
+def retry_due(state: ThreadState, env: Environment) -> Decision:
+    phase = state.turn.phase
+    assert isinstance(phase, Thinking)
+    return Decision(state.with_turn(phase=phase.model_copy(update={"retry_at": None, "started_at": env.at})))
+
+
+def tool_answered(state: ThreadState, answer: ToolReturned | ToolFailed, env: Environment) -> Decision:
+    """Takes the result of a call that is pending; anything else was answered before and changes nothing."""
+    if isinstance(answer, ToolReturned):
+        return settle_calls(state, [answer.call_id], answer.result, env, is_error=False)
+    return settle_calls(state, [answer.call_id], f"{answer.code}: {answer.message}", env, is_error=True)
+
+
+def settle_calls(
+    state: ThreadState,
+    call_ids: list[str],
+    result: JsonValue,
+    env: Environment,
+    *,
+    is_error: bool,
+    waiting: str = "running",
+) -> Decision:
+    """Answers pending calls with one result; the next step begins with the last answer."""
+    phase = state.turn.phase
+    if not isinstance(phase, Calling):
+        return Decision(state)
+    settled = [call for call in phase.calls if call.call_id in call_ids and call.state == waiting]
+    if not settled:
+        return Decision(state)
+    emits = tuple(
+        events.tool_message(state, call.call_id, call.name, result, env.at, is_error=is_error) for call in settled
+    )
+    left = [call for call in phase.calls if call not in settled]
+    if left:
+        return Decision(state.with_turn(phase=Calling(calls=left)), emits)
+    return Decision(_next_step(state, env), emits)
+
+
+def _next_step(state: ThreadState, env: Environment) -> ThreadState:
+    return state.with_turn(step=state.turn.step + 1, phase=Thinking(attempt=1, started_at=env.at))
+
+
+def _expects(state: ThreadState, call: ModelAnswered | ModelFailed) -> bool:
+    turn = state.turn
+    return (
+        isinstance(turn.phase, Thinking)
+        and turn.phase.retry_at is None
+        and (turn.turn_id, turn.step, turn.phase.attempt) == (call.turn_id, call.step, call.attempt)
+    )
+
+
+def _parts(answer: ModelAnswered, calls: list[tuple[str, AskedTool]]) -> list[Part]:
+    parts: list[Part] = []
+    if answer.reasoning:
+        parts.append(ReasoningPart(text=answer.reasoning))
+    if answer.text or not calls:
+        parts.append(TextPart(text=answer.text))
+    parts += [ToolCallPart(call_id=call_id, name=asked.name, arguments=asked.arguments) for call_id, asked in calls]
+    return parts
+
+
+def _finish(state: ThreadState, answer: ModelAnswered, spec: AgentSpec | None, env: Environment) -> Decision:
+    schema = state.turn.options.response_schema or (spec.response_schema if spec else None)
+    value: JsonValue = None
+    if schema is not None:
+        try:
+            value = json.loads(answer.text)
+        except ValueError as error:
+            # The step is committed and billed: it counts though its text is not what was asked for.
+            done = state.with_turn(step=state.turn.step + 1)
+            return fail(done, env, "response_schema", f"the answer is not JSON: {error}", retryable=True)
+    return complete(
+        state, env, text=answer.text, value=value, finish_reason=answer.finish_reason, steps=state.turn.step
+    )
+
+
+def _call_tools(
+    state: ThreadState, calls: list[tuple[str, AskedTool]], spec: AgentSpec | None, env: Environment
+) -> Decision:
+    """Hands the calls out. One that cannot be made is answered at once, so that the model can mend it."""
+    turn = state.turn
+    limit = turn.options.limits.max_steps or (spec.stop.max_steps if spec else turn.step)
+    emits: list[Emit] = []
+    pending: list[PendingCall] = []
+    for call_id, asked in calls:
+        planned = _plan(state, call_id, asked, spec, env)
+        if isinstance(planned, str):
+            emits.append(events.tool_message(state, call_id, asked.name, planned, env.at, is_error=True))
+        else:
+            pending.append(planned)
+    if turn.step >= limit:
+        stopped = state.with_turn(phase=Calling(calls=pending))
+        message = f"the model wanted to go on after {limit} steps, the most this turn may take"
+        return _after(emits, fail(stopped, env, "max_steps", message, retryable=False))
+    if not pending:
+        return Decision(_next_step(state, env), tuple(emits))
+    state = state.with_turn(phase=Calling(calls=pending))
+    emits += [events.tool_called(state, call, env.at) for call in pending if call.state == "running"]
+    waiting = [call.call_id for call in pending if call.state == "approval"]
+    if waiting:
+        emits.append(events.turn_waiting(state, "approval", waiting, env.at))
+    return Decision(state, tuple(emits))
+
+
+def _plan(
+    state: ThreadState, call_id: str, asked: AskedTool, spec: AgentSpec | None, env: Environment
+) -> PendingCall | str:
+    """The call to make, or what to tell the model instead."""
+    turn = state.turn
+    offered = turn.options.tools if turn.options.tools is not None else (spec.tools if spec else [])
+    tool = env.tool(state.tenant_id, asked.name) if asked.name in offered else None
+    if tool is None:
+        return f"there is no tool {asked.name!r}; the tools are: {', '.join(offered) or 'none'}"
+    try:
+        arguments: object = json.loads(asked.arguments or "{}")
+    except ValueError as error:
+        return f"the arguments are not JSON: {error}"
+    if not isinstance(arguments, dict):
+        return f"expected a JSON object of arguments, got {type(arguments).__name__}"
+    approval = tool.approval or (spec is not None and (spec.approval == "all" or asked.name in spec.approval))
+    deadline = env.at + timedelta(seconds=tool.timeout_seconds)
+    return PendingCall(
+        call_id=call_id,
+        provider_call_id=asked.provider_call_id,
+        name=asked.name,
+        arguments=cast("JsonObject", arguments),
+        state="approval" if approval else "running",
+        queue=tool.queue,
+        deadline_at=turn.deadline_at if approval else min(deadline, turn.deadline_at),
+    )
+
+
+def _delay(policy: RetryPolicy, tries: int, turn_id: str, retry_after: float | None) -> float:
+    """Seconds until the next try: what the provider asked for, else doubling with up to 25 % of spread by turn."""
+    if retry_after is not None:
+        return max(0.0, retry_after)
+    backoff = min(policy.backoff_seconds * 2 ** (tries - 1), policy.max_backoff_seconds)
+    spread = hashlib.sha256(f"{turn_id}/{tries}".encode()).digest()[0] / 255
+    return backoff * (1 + spread / 4)
+
+
+def _after(emits: list[Emit], decision: Decision) -> Decision:
+    return replace(decision, emits=(*emits, *decision.emits))
