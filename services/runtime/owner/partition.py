@@ -1,0 +1,336 @@
+"""One owned partition: inputs are decided in groups, and each group is one transaction."""
+
+import asyncio
+import contextlib
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar, cast
+
+import structlog
+from pydantic import BaseModel
+
+from schemas.base import ThreadEvent
+from schemas.ids import new_id
+from schemas.topics import MESSAGES, PROMPTS, TOOL_RESULTS, TURNS, state_key
+from services.runtime import metrics
+from services.runtime.errors import UnavailableError
+from services.runtime.failpoints import Failpoints
+from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
+from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
+from services.runtime.owner.takeover import Taken
+from services.runtime.settings import RuntimeSettings
+
+log = structlog.get_logger(__name__)
+
+S = TypeVar("S")
+
+MAX_GROUP = 500
+"""Inputs of one transaction: enough to spread its cost, few enough to keep it short."""
+
+SETTLE_SECONDS = 0.002
+"""What the broker needs after a commit before the next transaction of the id begins without a 20 ms penalty."""
+
+RETRY_SECONDS = 0.5
+"""Between two tries of what a record's preparation found unavailable."""
+
+REMEMBERED_THREADS = 20_000
+"""Threads whose last journal offset is remembered, so that a read need not wait for the whole partition."""
+
+
+@dataclass(slots=True)
+class _Call:
+    wanted: Hashable
+    task: asyncio.Task[None]
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one transaction will write."""
+
+    committed: asyncio.Future[None]
+    emits: list[Emit] = field(default_factory=list[Emit])
+    states: list[StateRecord] = field(default_factory=list[StateRecord])
+    offsets: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+
+
+class PartitionOwner(Generic[S]):
+    """Runs the actors of a partition until it is closed or lost.
+
+    While a group commits the next one forms. A call starts with the commit of the decision that wanted it; its result
+    is an input of a later group and so becomes visible only after that commit. When the process dies at any moment the
+    next owner finds the last committed group, whole.
+    """
+
+    def __init__(
+        self,
+        taken: Taken,
+        *,
+        actor: Actor[S],
+        group_id: str,
+        clients: KafkaClients,
+        settings: RuntimeSettings,
+        failpoints: Failpoints,
+    ) -> None:
+        self.partition = taken.partition
+        self.next_offsets = {PROMPTS.name: taken.prompts_offset, TOOL_RESULTS.name: taken.results_offset}
+        self.unavailable: str | None = None
+        """What preparing waits for now, in words."""
+        self._actor = actor
+        self._group_id = group_id
+        self._clients = clients
+        self._settings = settings
+        self._failpoints = failpoints
+        self._producer: AIOKafkaProducer = taken.producer
+        self._states: dict[str, S] = actor.restore(taken.states)
+        self._journal_floor = taken.journal_end
+        self._journal_ends: OrderedDict[str, int] = OrderedDict()
+        self._arrivals: dict[str, asyncio.Queue[Sequence[Record]]] = {
+            PROMPTS.name: asyncio.Queue(),
+            TOOL_RESULTS.name: asyncio.Queue(),
+        }
+        self._inbox: deque[tuple[str, Prepared]] = deque()
+        self._backlog = 0
+        self._wake = asyncio.Event()
+        self._calls: dict[str, _Call] = {}
+        self._due: dict[str, datetime] = {}
+        self._timers: list[tuple[datetime, str]] = []
+        self._alarm: asyncio.TimerHandle | None = None
+        self._settled_at = 0.0
+        self._committing = False
+        self._idle = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        for key in self._states:
+            self._inbox.append(("", Prepared(next_offset=0, key=key, input=actor.recovered)))
+        if self._states:
+            self._wake.set()
+
+    @property
+    def open_count(self) -> int:
+        """Actors with work left."""
+        return len(self._states)
+
+    @property
+    def backlog(self) -> int:
+        """Records that were consumed and are not decided yet."""
+        return self._backlog
+
+    @property
+    def calls_in_flight(self) -> int:
+        return len(self._calls)
+
+    def feed(self, topic: str, records: Sequence[Record]) -> None:
+        """Takes records of the partition; those that were fed before are dropped."""
+        fresh = [record for record in records if record.offset >= self.next_offsets[topic]]
+        if not fresh:
+            return
+        self._failpoints.hit("intake.after_consume")
+        self.next_offsets[topic] = fresh[-1].offset + 1
+        self._backlog += len(fresh)
+        self._arrivals[topic].put_nowait(fresh)
+
+    async def run(self) -> None:
+        """Runs until cancelled. Raises KafkaError when a commit fails: the partition is lost then."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._tasks = [group.create_task(self._prepare(topic)) for topic in self._arrivals]
+                self._tasks.append(group.create_task(self._commit_groups()))
+        except* KafkaError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._release()
+            with contextlib.suppress(Exception):
+                await self._producer.stop()
+
+    def stop_intake(self) -> None:
+        """From now on nothing new is prepared; calls in flight may still end and be committed."""
+        for task in self._tasks[:2]:
+            task.cancel()
+
+    async def drain(self) -> None:
+        """Waits until no call is in flight and all that was decided is committed. Bound it from outside."""
+        while self._calls or self._inbox or self._committing:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def _release(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for call in self._calls.values():
+            call.task.cancel()
+        self._calls.clear()
+        for key in self._states:
+            self._actor.forgotten(key)
+
+    async def _prepare(self, topic: str) -> None:
+        arrivals = self._arrivals[topic]
+        while True:
+            records = await arrivals.get()
+            while True:
+                try:
+                    prepared = await self._actor.prepare(topic, records)
+                    break
+                except UnavailableError as error:
+                    self.unavailable = str(error)
+                    log.warning("intake_waits", partition=self.partition, reason=str(error))
+                    await asyncio.sleep(RETRY_SECONDS)
+            self.unavailable = None
+            self._inbox.extend((topic, each) for each in prepared)
+            self._wake.set()
+
+    async def _commit_groups(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            at = datetime.now(UTC)
+            self._ring(at)
+            self._committing = True
+            while self._inbox:
+                await self._write(self._decide(at), at)
+                at = datetime.now(UTC)
+            self._committing = False
+            self._idle.set()
+            self._set_alarm(at)
+
+    def _decide(self, at: datetime) -> _Group:
+        """Decides up to MAX_GROUP inputs, in order, and starts the calls that they want."""
+        group = _Group(committed=asyncio.get_running_loop().create_future())
+        before: dict[str, S | None] = {}
+        taken = 0
+        while self._inbox and taken < MAX_GROUP:
+            topic, prepared = self._inbox.popleft()
+            taken += 1
+            if topic:
+                self._backlog -= 1
+                group.offsets[TopicPartition(self._settings.topic(topic), self.partition)] = prepared.next_offset
+            group.emits += prepared.emits
+            key = prepared.key
+            if key is None:
+                continue
+            state = self._states.get(key)
+            before.setdefault(key, state)
+            outcome = self._actor.decide(state, prepared.input, at)
+            group.emits += outcome.emits
+            self._actor.decided(key, outcome)
+            if outcome.state is None:
+                self._states.pop(key, None)
+            else:
+                self._states[key] = outcome.state
+        for key, old in before.items():
+            state = self._states.get(key)
+            group.states += self._actor.state_records(old, state)
+            self._reconcile(key, state, group.committed if old is not None else None)
+        metrics.TRANSACTION_EVENTS.observe(taken)
+        return group
+
+    def _reconcile(self, key: str, state: S | None, barrier: asyncio.Future[None] | None) -> None:
+        """Starts, keeps or cancels the actor's call and timer so that they are what its state wants."""
+        wanted = self._actor.wanted_call(state)
+        running = self._calls.get(key)
+        if running is not None and running.wanted != wanted:
+            del self._calls[key]
+            running.task.cancel()
+        if state is not None and wanted is not None and key not in self._calls:
+            task = asyncio.create_task(self._call(key, state, wanted, barrier))
+            self._calls[key] = _Call(wanted, task)
+        due = self._actor.next_due(state)
+        if due is None:
+            self._due.pop(key, None)
+        elif self._due.get(key) != due:
+            self._due[key] = due
+            heapq.heappush(self._timers, (due, key))
+
+    async def _call(self, key: str, state: S, wanted: Hashable, barrier: asyncio.Future[None] | None) -> None:
+        async def journal_position() -> int:
+            if barrier is not None:
+                await asyncio.shield(barrier)
+            return self._journal_ends.get(key, self._journal_floor)
+
+        happened = await self._actor.call(state, journal_position)
+        running = self._calls.get(key)
+        if running is not None and running.wanted == wanted:
+            del self._calls[key]
+            self._inbox.append(("", Prepared(next_offset=0, key=key, input=happened)))
+            self._wake.set()
+
+    async def _write(self, group: _Group, at: datetime) -> None:
+        """One transaction: events, states, offsets. Raises KafkaError; then nothing of it is visible."""
+        try:
+            if group.emits or group.states or group.offsets:
+                await self._transaction(group, at)
+        except BaseException as error:
+            metrics.TRANSACTIONS.labels("failed").inc()
+            group.committed.cancel()
+            if isinstance(error, KafkaError):
+                log.warning("transaction_failed", partition=self.partition, error=repr(error))
+            raise
+        group.committed.set_result(None)
+
+    async def _transaction(self, group: _Group, at: datetime) -> None:
+        loop = asyncio.get_running_loop()
+        pause = self._settled_at - loop.time()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        self._failpoints.hit("commit.before")
+        started = loop.time()
+        producer = self._producer
+        await producer.begin_transaction()
+        journal: list[tuple[str, asyncio.Future[Any]]] = []
+        for emit in group.emits:
+            target = self.partition if emit.partition is None else emit.partition
+            record = self._clients.record(
+                emit.topic, emit.event, key=emit.key or _thread(emit.event).thread_id, event_id=emit.event_id, at=at
+            )
+            future: asyncio.Future[Any] = await producer.send(**record, partition=target)
+            if emit.topic == MESSAGES.name:
+                thread = _thread(emit.event)
+                journal.append((state_key(thread.tenant_id, thread.thread_id), future))
+        for key, value in group.states:
+            await self._send_state(key, value, at)
+        if group.offsets:
+            await producer.send_offsets_to_transaction(group.offsets, self._group_id)
+        self._failpoints.hit("commit.inside")
+        await producer.commit_transaction()
+        self._failpoints.hit("commit.after")
+        self._settled_at = loop.time() + SETTLE_SECONDS
+        for key, future in journal:
+            self._journal_ends[key] = max(self._journal_ends.get(key, 0), future.result().offset + 1)
+            self._journal_ends.move_to_end(key)
+        while len(self._journal_ends) > REMEMBERED_THREADS:
+            _, end = self._journal_ends.popitem(last=False)
+            self._journal_floor = max(self._journal_floor, end)
+        metrics.TRANSACTIONS.labels("committed").inc()
+        metrics.TRANSACTION_SECONDS.observe(loop.time() - started)
+
+    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> None:
+        if value is None:
+            topic = self._settings.topic(TURNS.name)
+            await self._producer.send(topic, key=key.encode(), partition=self.partition)
+        else:
+            record = self._clients.record(TURNS.name, value, key=key, event_id=new_id(at), at=at)
+            await self._producer.send(**record, partition=self.partition)
+
+    def _ring(self, at: datetime) -> None:
+        """Puts a tick in the inbox for every actor whose time has come."""
+        while self._timers and self._timers[0][0] <= at:
+            due, key = heapq.heappop(self._timers)
+            if self._due.get(key) == due:
+                del self._due[key]
+                self._inbox.append(("", Prepared(next_offset=0, key=key, input=self._actor.tick)))
+
+    def _set_alarm(self, at: datetime) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while self._timers and self._due.get(self._timers[0][1]) != self._timers[0][0]:
+            heapq.heappop(self._timers)
+        if self._timers:
+            seconds = max(0.0, (self._timers[0][0] - at).total_seconds())
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+
+
+def _thread(event: BaseModel) -> ThreadEvent:
+    """The thread of an event that names one (usage does so without being an event of the thread)."""
+    return cast("ThreadEvent", event)
