@@ -9,8 +9,9 @@ from schemas.agents import AgentSpec
 from schemas.completions import ErrorCode, TurnError
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
 from services.agents.turn import events
-from services.agents.turn.inputs import Decision, Emit, Environment, PromptArrived
+from services.agents.turn.inputs import Decision, Environment, PromptArrived
 from services.agents.turn.state import ThreadState
+from services.runtime.owner.actor import Emit
 
 
 def committed_steps(turn: ActiveTurn) -> int:
@@ -19,14 +20,9 @@ def committed_steps(turn: ActiveTurn) -> int:
 
 
 def open_turn(
-    tenant_id: str,
-    thread_id: str,
-    prompt: QueuedPrompt,
-    spec: AgentSpec,
-    at: datetime,
-    queue: tuple[QueuedPrompt, ...] = (),
+    thread: tuple[str, str], prompt: QueuedPrompt, spec: AgentSpec, at: datetime, queue: tuple[QueuedPrompt, ...] = ()
 ) -> Decision:
-    """A prompt becomes the turn of a free thread."""
+    """A prompt becomes the turn of a free thread, which is named by tenant and id."""
     seconds = prompt.options.limits.max_seconds or spec.stop.max_seconds
     turn = ActiveTurn(
         turn_id=prompt.turn_id,
@@ -40,7 +36,7 @@ def open_turn(
         step=1,
         phase=AwaitingHuman() if spec.kind == "human" else Thinking(attempt=1, started_at=at),
     )
-    state = ThreadState(tenant_id, thread_id, turn, queue)
+    state = ThreadState(*thread, turn, queue)
     emits = [events.turn_opened(state), events.user_message(state, prompt, at)]
     if spec.kind == "human":
         emits.append(events.turn_waiting(state, "human", [], at))
@@ -128,7 +124,7 @@ def _close(state: ThreadState, env: Environment, emits: list[Emit]) -> Decision:
         head, queue = queue[0], queue[1:]
         spec = env.agent(state.tenant_id, head.agent, None)
         if spec is not None:
-            opened = open_turn(state.tenant_id, state.thread_id, head, spec, env.at, queue)
+            opened = open_turn((state.tenant_id, state.thread_id), head, spec, env.at, queue)
             return replace(opened, emits=(*emits, *opened.emits))
         emits.append(events.prompt_rejected(state.tenant_id, state.thread_id, head, unknown_agent(head.agent), env.at))
     return Decision(None, tuple(emits))

@@ -9,8 +9,9 @@ from schemas.parts import parts_of
 from schemas.prompts import MessagesAppend, MessagesDelete, ThreadCreate, ThreadDelete, ThreadUpdate
 from schemas.topics import MESSAGES
 from services.agents.turn.closing import cancel_turns
-from services.agents.turn.inputs import CommandArrived, Decision, Emit, Environment
+from services.agents.turn.inputs import CommandArrived, Decision, Environment
 from services.agents.turn.state import ThreadState
+from services.runtime.owner.actor import Emit
 
 
 def command_arrived(state: ThreadState | None, arrived: CommandArrived, env: Environment) -> Decision:

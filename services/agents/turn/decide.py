@@ -95,7 +95,7 @@ def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Envi
         message = f"agent {spec.name!r} needs tools that no worker has announced: {', '.join(unknown)}"
         return rejected(TurnError(code="unknown_tool", message=message, retryable=True))
     if state is None:
-        return open_turn(prompt.tenant_id, prompt.thread_id, queued, spec, env.at)
+        return open_turn((prompt.tenant_id, prompt.thread_id), queued, spec, env.at)
     if spec.on_busy == "reject":
         return rejected(TurnError(code="busy", message="the thread is in another turn", retryable=True))
     if spec.on_busy == "interrupt":

@@ -14,8 +14,9 @@ from schemas.tool_calls import ToolCalled
 from schemas.topics import COMPLETIONS, MESSAGES, TOOL_CALLS, USAGE, tool_queue
 from schemas.turns import ActiveTurn, PendingCall, QueuedPrompt
 from schemas.usage import UsageRecorded
-from services.agents.turn.inputs import Emit, ModelAnswered, ModelFailed
+from services.agents.turn.inputs import ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
+from services.runtime.owner.actor import Emit
 
 
 def call_id_of(turn: ActiveTurn, index: int) -> str:

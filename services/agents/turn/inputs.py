@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pydantic import BaseModel
-
 from schemas.agents import AgentSpec
 from schemas.base import TokenCounts
 from schemas.completions import ErrorCode
@@ -23,6 +21,7 @@ from schemas.prompts import (
 from schemas.tool_calls import ToolFailed, ToolProgress, ToolReturned
 from schemas.tools import ToolSpec
 from services.agents.turn.state import ThreadState
+from services.runtime.owner.actor import Emit
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +124,6 @@ class Environment:
     """Tenant, name and version (None: the current one) to the definition; a version that is gone: the current one."""
     tool: Callable[[str, str], ToolSpec | None]
     """Tenant and name to the definition."""
-
-
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """An event for a topic; `event_id` is the same whenever the same decision is made again."""
-
-    topic: str
-    event: BaseModel
-    event_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.turns import Calling, PendingCall, Thinking
 from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt
-from services.agents.turn.inputs import AskedTool, Decision, Emit, Environment, ModelAnswered, ModelFailed
+from services.agents.turn.inputs import AskedTool, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
+from services.runtime.owner.actor import Emit
 
 
 def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) -> Decision:

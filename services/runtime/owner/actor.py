@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from services.runtime.kafka import Record
 
 S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,11 @@ class Prepared:
     emits: tuple[Emit, ...] = ()
 
 
-class Outcome(Protocol[S]):
+class Outcome(Protocol[S_co]):
     """What `decide` gives: the next state (None: idle) and the events to write."""
 
     @property
-    def state(self) -> S | None: ...
+    def state(self) -> S_co | None: ...
 
     @property
     def emits(self) -> tuple[Emit, ...]: ...
@@ -60,8 +61,10 @@ class Actor(Protocol[S]):
         """A partition was taken: its last prompts, and the end of its journal at that moment."""
         ...
 
-    async def prepare(self, topic: str, records: Sequence[Record]) -> list[Prepared]:
+    async def prepare(self, topic: str, records: Sequence[Record], journal_end: int) -> list[Prepared]:
         """Decodes records of one partition, in order, one result a record; looks up what deciding needs.
+
+        `journal_end` is the offset behind the last journal record that this owner has committed.
 
         Raises UnavailableError while something it asks is down; the owner tries again, the log waits.
         """

@@ -86,6 +86,7 @@ class PartitionOwner(Generic[S]):
         self._producer: AIOKafkaProducer = taken.producer
         self._states: dict[str, S] = actor.restore(taken.states)
         self._journal_floor = taken.journal_end
+        self._journal_end = taken.journal_end
         self._journal_ends: OrderedDict[str, int] = OrderedDict()
         self._arrivals: dict[str, asyncio.Queue[Sequence[Record]]] = {
             PROMPTS.name: asyncio.Queue(),
@@ -170,7 +171,7 @@ class PartitionOwner(Generic[S]):
             records = await arrivals.get()
             while True:
                 try:
-                    prepared = await self._actor.prepare(topic, records)
+                    prepared = await self._actor.prepare(topic, records, self._journal_end)
                     break
                 except UnavailableError as error:
                     self.unavailable = str(error)
@@ -283,7 +284,7 @@ class PartitionOwner(Generic[S]):
             record = self._clients.record(
                 emit.topic, emit.event, key=emit.key or _thread(emit.event).thread_id, event_id=emit.event_id, at=at
             )
-            future: asyncio.Future[Any] = await producer.send(**record, partition=target)
+            future = cast("asyncio.Future[Any]", await producer.send(**record, partition=target))
             if emit.topic == MESSAGES.name:
                 thread = _thread(emit.event)
                 journal.append((state_key(thread.tenant_id, thread.thread_id), future))
@@ -296,7 +297,7 @@ class PartitionOwner(Generic[S]):
         self._failpoints.hit("commit.after")
         self._settled_at = loop.time() + SETTLE_SECONDS
         for key, future in journal:
-            self._journal_ends[key] = max(self._journal_ends.get(key, 0), future.result().offset + 1)
+            self._journal_end = self._journal_ends[key] = future.result().offset + 1
             self._journal_ends.move_to_end(key)
         while len(self._journal_ends) > REMEMBERED_THREADS:
             _, end = self._journal_ends.popitem(last=False)

@@ -1,0 +1,250 @@
+"""The turn as an actor of the partition owner: `decide` for what happens, a model call for what it wants."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from schemas.agents import AgentSpec, ContextOptions
+from schemas.http import ContextRequest, MessageView
+from schemas.journal import MessageAdded
+from schemas.parts import text_of
+from schemas.tools import ToolSpec
+from schemas.topics import state_key
+from schemas.turns import Thinking
+from services.agents.chat import chat_messages, function_specs
+from services.agents.deltas import DeltaEvent, DeltaStream
+from services.agents.intake import Intake
+from services.agents.memory import MemoryClient
+from services.agents.model import ModelAnswer, ModelClient, ModelFailure, ModelRequest
+from services.agents.turn.closing import model_ref
+from services.agents.turn.decide import decide
+from services.agents.turn.inputs import (
+    AskedTool,
+    Decision,
+    Environment,
+    ModelAnswered,
+    ModelFailed,
+    Recovered,
+    ThreadInput,
+    Tick,
+)
+from services.agents.turn.state import (
+    StateRecord,
+    ThreadState,
+    WantedCall,
+    next_due,
+    restore_states,
+    state_records,
+    wanted_call,
+)
+from services.runtime import metrics
+from services.runtime.errors import UnavailableError
+from services.runtime.kafka import Record
+from services.runtime.owner.actor import JournalPosition, Outcome, Prepared
+from services.runtime.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Working:
+    """What the model sees of a turn while this worker has it: the past once, then each message as it is decided."""
+
+    turn_id: str
+    whole: bool
+    """Whether this worker has decided every message of the turn; after a takeover memory gives them."""
+    past: list[MessageView] | None = None
+    own: list[MessageAdded | MessageView] = field(default_factory=list[MessageAdded | MessageView])
+
+
+class TurnActor:
+    """Runs turns. Decisions are pure; this class feeds them registries and time, and makes their model calls."""
+
+    tick = Tick()
+    recovered = Recovered()
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        memory: MemoryClient,
+        model: ModelClient,
+        agents: Registry[AgentSpec],
+        tools: Registry[ToolSpec],
+        default_model: str,
+        call_seconds: float,
+        send_delta: Callable[[DeltaEvent], None],
+    ) -> None:
+        self._intake = intake
+        self._memory = memory
+        self._model = model
+        self._agents = agents
+        self._tools = tools
+        self._default_model = default_model
+        self._call_seconds = call_seconds
+        self._send_delta = send_delta
+        self._working: dict[str, _Working] = {}
+
+    async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
+        self._intake.taken(partition, recent, journal_end)
+
+    async def prepare(self, topic: str, records: Sequence[Record], journal_end: int) -> list[Prepared]:
+        return await self._intake.prepare(topic, records, journal_end)
+
+    def decide(self, state: ThreadState | None, happened: ThreadInput, at: datetime) -> Decision:
+        return decide(state, happened, self._environment(at))
+
+    def state_records(self, before: ThreadState | None, after: ThreadState | None) -> Sequence[StateRecord]:
+        return state_records(before, after)
+
+    def restore(self, values: Sequence[Any]) -> dict[str, ThreadState]:
+        return restore_states(values)
+
+    def wanted_call(self, state: ThreadState | None) -> WantedCall | None:
+        return wanted_call(state)
+
+    def next_due(self, state: ThreadState | None) -> datetime | None:
+        return next_due(state)
+
+    def decided(self, key: str, outcome: Outcome[ThreadState]) -> None:
+        """Adds the messages that were decided to what the model will see of the turn."""
+        for emit in outcome.emits:
+            event = emit.event
+            if event.type == "turn.opened":  # pyright: ignore[reportAttributeAccessIssue]
+                self._working[key] = _Working(event.turn_id, whole=True)  # pyright: ignore[reportAttributeAccessIssue]
+            elif isinstance(event, MessageAdded) and event.turn_id is not None:
+                working = self._working.get(key)
+                if working is not None and working.turn_id == event.turn_id:
+                    working.own.append(event)
+            elif event.type.startswith("turn.c") or event.type == "turn.failed":  # pyright: ignore
+                metrics.TURNS.labels(event.type.removeprefix("turn.")).inc()  # pyright: ignore
+        if outcome.state is None:
+            self._working.pop(key, None)
+
+    def forgotten(self, key: str) -> None:
+        self._working.pop(key, None)
+
+    async def call(self, state: ThreadState, journal_position: JournalPosition) -> ThreadInput:
+        """Asks the model for the next step. Whatever goes wrong becomes a ModelFailed."""
+        turn, phase = state.turn, state.turn.phase
+        assert isinstance(phase, Thinking)
+        environment = self._environment(datetime.now(UTC))
+        model = model_ref(state, environment) or self._default_model
+        try:
+            outcome = await self._ask(state, model, journal_position)
+        except UnavailableError as error:
+            outcome = ModelFailure("", model, "unreachable", str(error), retryable=True, latency_ms=0)
+        except Exception as error:
+            log.exception("model_call_crashed", turn_id=turn.turn_id)
+            outcome = ModelFailure("", model, "provider_error", repr(error), retryable=False, latency_ms=0)
+        metrics.MODEL_CALLS.labels(outcome.provider, "ok" if isinstance(outcome, ModelAnswer) else outcome.code).inc()
+        metrics.MODEL_SECONDS.labels(outcome.provider).observe(outcome.latency_ms / 1000)
+        return _as_input(state, phase.attempt, outcome)
+
+    async def _ask(
+        self, state: ThreadState, model: str, journal_position: JournalPosition
+    ) -> ModelAnswer | ModelFailure:
+        turn = state.turn
+        spec = self._agents.get(turn.agent, tenant_id=state.tenant_id, version=turn.agent_version)
+        if spec is None:
+            return ModelFailure("", model, "unknown_agent", f"agent {turn.agent!r} is gone", False, 0)
+        names = turn.options.tools if turn.options.tools is not None else spec.tools
+        tools = [tool for name in names if (tool := self._tools.get(name, tenant_id=state.tenant_id))]
+        messages = await self._messages(state, turn.options.context or spec.context, journal_position)
+        instructions = turn.options.instructions if turn.options.instructions is not None else spec.instructions
+        left = (turn.deadline_at - datetime.now(UTC)).total_seconds()
+        request = ModelRequest(
+            model=model,
+            messages=chat_messages(instructions, messages),
+            tools=function_specs(tools),
+            call=spec.call | (turn.options.call or {}),
+            response_schema=turn.options.response_schema or spec.response_schema,
+            timeout_seconds=max(0.001, min(self._call_seconds, left)),
+            tenant_id=state.tenant_id,
+        )
+        stream = DeltaStream(state.tenant_id, state.thread_id, turn, spec.stream, self._send_delta)
+        try:
+            outcome = await self._model.attempt(request, stream)
+        except BaseException:
+            stream.abort("cancelled")
+            raise
+        if isinstance(outcome, ModelFailure):
+            stream.abort(outcome.code)
+        else:
+            stream.finish()
+        return outcome
+
+    async def _messages(
+        self, state: ThreadState, options: ContextOptions, journal_position: JournalPosition
+    ) -> list[MessageAdded | MessageView]:
+        """The past once a turn, and the turn's own messages; after a takeover those come from memory too."""
+        key = state_key(state.tenant_id, state.thread_id)
+        turn = state.turn
+        working = self._working.get(key)
+        if working is None or working.turn_id != turn.turn_id:
+            working = self._working[key] = _Working(turn.turn_id, whole=False)
+        if working.past is None:
+            position = await journal_position()
+            own = list(working.own)
+            answer = await self._memory.context(
+                ContextRequest(
+                    tenant_id=state.tenant_id,
+                    thread_id=state.thread_id,
+                    turn_id=turn.turn_id,
+                    user_id=turn.user_id,
+                    query=next((text_of(each.parts) for each in own if each.role == "user"), None),
+                    options=options,
+                    min_offset=position,
+                    partition=self._intake.partition_of(state.thread_id),
+                )
+            )
+            remembered = [each.message for each in answer.messages]
+            working.past = [message for message in remembered if message.turn_id != turn.turn_id]
+            if not working.whole:
+                decided = {message.message_id for message in working.own}
+                earlier = [m for m in remembered if m.turn_id == turn.turn_id and m.message_id not in decided]
+                working.own = [*earlier, *working.own]
+        return [*working.past, *working.own]
+
+    def _environment(self, at: datetime) -> Environment:
+        return Environment(
+            at=at,
+            agent=lambda tenant, name, version: self._agents.get(name, tenant_id=tenant, version=version),
+            tool=lambda tenant, name: self._tools.get(name, tenant_id=tenant),
+        )
+
+
+def _as_input(state: ThreadState, attempt: int, outcome: ModelAnswer | ModelFailure) -> ModelAnswered | ModelFailed:
+    turn = state.turn
+    if isinstance(outcome, ModelFailure):
+        return ModelFailed(
+            turn.turn_id,
+            turn.step,
+            attempt,
+            provider=outcome.provider,
+            model=outcome.model,
+            code=outcome.code,
+            message=outcome.message,
+            retryable=outcome.retryable,
+            usage=outcome.usage,
+            retry_after_seconds=outcome.retry_after_seconds,
+            latency_ms=outcome.latency_ms,
+        )
+    return ModelAnswered(
+        turn.turn_id,
+        turn.step,
+        attempt,
+        provider=outcome.provider,
+        model=outcome.model,
+        text=outcome.text,
+        usage=outcome.usage,
+        finish_reason=outcome.finish_reason,
+        latency_ms=outcome.latency_ms,
+        reasoning=outcome.reasoning,
+        tool_calls=tuple(AskedTool(call.call_id, call.name, call.arguments) for call in outcome.tool_calls),
+        first_token_ms=outcome.first_token_ms,
+        estimated=outcome.estimated,
+    )

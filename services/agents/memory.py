@@ -1,0 +1,57 @@
+"""Memory over HTTP: the past of a thread, and prompts that were seen before."""
+
+import aiohttp
+from pydantic import BaseModel
+
+from schemas.http import ContextRequest, ContextResponse, SeenRequest, SeenResponse
+from services.runtime.errors import UnavailableError
+
+REQUEST_SECONDS = 15
+"""Longer than memory itself waits for an offset, so that its own answer arrives."""
+
+
+class MemoryClient:
+    """Asks the memory service. Every failure is an UnavailableError: the log waits until memory is back."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        self._session = aiohttp.ClientSession(
+            base_url=self._base_url + "/",
+            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
+            connector=aiohttp.TCPConnector(limit=256),
+        )
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def context(self, request: ContextRequest) -> ContextResponse:
+        return ContextResponse.model_validate_json(await self._post("context", request))
+
+    async def seen(self, request: SeenRequest) -> SeenResponse:
+        return SeenResponse.model_validate_json(await self._post("prompts/seen", request))
+
+    async def ready(self) -> bool:
+        assert self._session is not None
+        try:
+            async with self._session.get("readyz", timeout=aiohttp.ClientTimeout(total=2)) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def _post(self, path: str, body: BaseModel) -> bytes:
+        assert self._session is not None
+        try:
+            async with self._session.post(
+                path, data=body.model_dump_json(), headers={"Content-Type": "application/json"}
+            ) as response:
+                answer = await response.read()
+                if response.status != 200:
+                    text = answer[:500].decode(errors="replace")
+                    raise UnavailableError(f"memory at {self._base_url} answered {response.status}: {text}")
+                return answer
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UnavailableError(f"memory at {self._base_url} does not answer: {error!r}") from error
