@@ -6,7 +6,7 @@ from typing import Any
 
 from schemas.topics import ALL, TOOL_CALLS, Topic, tool_queue
 from services.runtime.errors import ConfigurationError
-from services.runtime.kafka import AIOKafkaAdminClient, KafkaClients, NewTopic
+from services.runtime.kafka import AIOKafkaAdminClient, KafkaClients, KafkaError, NewTopic
 from services.runtime.settings import RuntimeSettings
 
 TOPIC_ALREADY_EXISTS = 36
@@ -107,3 +107,21 @@ def _problems(wanted: dict[str, Topic], found: dict[str, int]) -> list[str]:
         if topic.keyed_by != "thread" and found.get(name, 1) != 1
     ]
     return problems
+
+
+async def count_partitions(clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> int:
+    """How many partitions a topic has. Raises ConfigurationError when it does not exist or Kafka does not answer."""
+    admin = clients.admin()
+    try:
+        await admin.start()
+        found = await _describe(admin)
+    except KafkaError as error:
+        raise ConfigurationError(
+            f"no Kafka answers at {settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP ({error!r})"
+        ) from error
+    finally:
+        await admin.close()
+    name = settings.topic(topic.name)
+    if name not in found:
+        raise ConfigurationError(f"topic {name} does not exist: run `turnlog topics apply`")
+    return found[name]
