@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_FENCING_SESSION_MILLISECONDS = 300
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
 _FOREVER_MINUTES = 2**31 - 1
 
@@ -68,10 +70,6 @@ class BrokerConfig:
             "group.min.session.timeout.ms": 1000,
             "message.max.bytes": MESSAGE_MAX_BYTES,
             "replica.fetch.max.bytes": MESSAGE_MAX_BYTES,
-            # After a kill the controller takes the dead broker for alive that long, and refuses the new one; 9 s by
-            # default. Both are one process here, so there is no network between them to be patient with.
-            "broker.session.timeout.ms": 2500,
-            "broker.heartbeat.interval.ms": 500,
             # Small: a heap of a few hundred MB, two cores, and tests that make hundreds of partitions.
             "num.network.threads": 2,
             "num.io.threads": 4,
@@ -83,18 +81,34 @@ class BrokerConfig:
             # Looked for every 5 minutes and 10 s by default: compaction and expired transactions show sooner.
             "log.retention.check.interval.ms": 60_000,
         }
-        return "".join(f"{name}={value}\n" for name, value in settings.items())
+        return _rendered(settings)
+
+    def fencing_properties(self) -> str:
+        """The configuration of the same node as a controller alone, which soon takes the broker for dead."""
+        return _rendered(
+            {
+                "process.roles": "controller",
+                "node.id": 1,
+                "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+                "listeners": f"CONTROLLER://127.0.0.1:{self.controller_port}",
+                "listener.security.protocol.map": "CONTROLLER:PLAINTEXT",
+                "controller.listener.names": "CONTROLLER",
+                "log.dirs": _escaped(self.log_dir),
+                "broker.session.timeout.ms": _FENCING_SESSION_MILLISECONDS,
+                "broker.heartbeat.interval.ms": _FENCING_SESSION_MILLISECONDS // 3,
+            }
+        )
 
 
-def log4j_properties(logs: Path) -> str:
-    """The text of `log4j2.properties`: warnings to `server.log` below `logs`, at most four files of 8 MB."""
+def log4j_properties(log: Path) -> str:
+    """The text of a `log4j2.properties`: warnings, and what the controller decides, to `log` and three older files."""
     return f"""\
 status = error
 name = turnlog-local-kafka
 appender.file.type = RollingFile
 appender.file.name = file
-appender.file.fileName = {_escaped(logs / "server.log")}
-appender.file.filePattern = {_escaped(logs / "server.%i.log")}
+appender.file.fileName = {_escaped(log)}
+appender.file.filePattern = {_escaped(log.with_suffix(".%i.log"))}
 appender.file.layout.type = PatternLayout
 appender.file.layout.pattern = %d{{ISO8601}} %p %c: %m%n
 appender.file.policies.type = Policies
@@ -106,6 +120,8 @@ rootLogger.level = warn
 rootLogger.appenderRef.file.ref = file
 logger.server.name = kafka.server.KafkaRaftServer
 logger.server.level = info
+logger.fencing.name = org.apache.kafka.controller
+logger.fencing.level = info
 """
 
 
@@ -118,6 +134,10 @@ def new_cluster_id() -> str:
         candidate = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         if not candidate.startswith("-"):
             return candidate
+
+
+def _rendered(settings: Mapping[str, str | int]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def _escaped(path: Path) -> str:

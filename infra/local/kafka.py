@@ -47,6 +47,7 @@ PORT_SETTING = "TURNLOG_LOCAL_KAFKA_PORT"
 
 _START_SECONDS = 60.0  # 2 s on an idle machine; recovery after a kill reads the last segments
 _FORMAT_SECONDS = 60.0
+_FENCING_SECONDS = 8.0  # 2 s on an idle machine
 _STOP_SECONDS = 15.0  # Kafka needs about one to close its logs
 _ORPHAN_SECONDS = _STOP_SECONDS + 5.0
 _ANSWER_MILLISECONDS = 2_000  # for one attempt to reach the broker while it starts
@@ -117,6 +118,8 @@ class LocalKafka:
             jars = await cache.ensure(JarLock.read(LOCK_FILE))
             self._write_files(config)
             await self._format(config, jars)
+            if _was_killed(config):
+                await self._fence_the_killed_broker(config, jars)
             self._process = self._run("kafka.Kafka", str(self._properties), jars=jars, out="console.log")
             await self._until_it_answers(self._process, config)
         except BaseException:
@@ -171,7 +174,7 @@ class LocalKafka:
     def _write_files(self, config: BrokerConfig) -> None:
         try:
             self._properties.write_text(config.server_properties())
-            self._log4j.write_text(log4j_properties(self._home / "logs"))
+            self._log4j.write_text(log4j_properties(self.log_file))
         except OSError as error:
             raise DataFolderUnusable(self._home, error) from error
 
@@ -191,7 +194,31 @@ class LocalKafka:
             what = "formatting its folder took too long" if code is None else f"formatting its folder ended with {code}"
             raise BrokerFailed(what, log=self._home / "logs" / "format.log", tail=tail)
 
-    def _run(self, main_class: str, *arguments: str, jars: list[Path], out: str) -> GuardedProcess:
+    async def _fence_the_killed_broker(self, config: BrokerConfig, jars: list[Path]) -> None:
+        """Let the cluster's metadata say that the broker died, before it comes back.
+
+        The metadata of a killed broker still name it as the leader of every partition. Kafka 4.3 then starts the
+        transaction coordinator on that stale leadership; when the broker is registered anew all partitions lose their
+        leader for a moment, and the coordinator takes a partition without a leader for a deleted one: a transaction
+        whose commit was acknowledged just before the kill is marked complete without its marker, and `read_committed`
+        readers wait at it for ever. A short run of the node as a controller alone, which finds the broker silent and
+        takes its leadership away, makes this start look like the one after a clean stop.
+        """
+        log = self._home / "logs" / "fencing.log"
+        properties, log4j = self._home / "fencing.properties", self._home / "fencing-log4j2.properties"
+        log.unlink(missing_ok=True)
+        properties.write_text(config.fencing_properties())
+        log4j.write_text(log4j_properties(log))
+        controller = self._run("kafka.Kafka", str(properties), jars=jars, out="fencing-console.log", log4j=log4j)
+        deadline = time.monotonic() + _FENCING_SECONDS
+        # No such line comes if the last start was killed between this and its registration: hence no error.
+        while controller.poll() is None and time.monotonic() < deadline and not _fenced(log):  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY_SECONDS)
+        await controller.stop()
+
+    def _run(
+        self, main_class: str, *arguments: str, jars: list[Path], out: str, log4j: Path | None = None
+    ) -> GuardedProcess:
         log = self._home / "logs" / out
         log.write_bytes(b"")
         process = GuardedProcess(
@@ -199,7 +226,7 @@ class LocalKafka:
                 main_class,
                 *arguments,
                 jars=jars,
-                options=(f"-Dlog4j2.configurationFile={self._log4j.as_uri()}",),
+                options=(f"-Dlog4j2.configurationFile={(log4j or self._log4j).as_uri()}",),
             ),
             log=log,
             grace_seconds=_STOP_SECONDS,
@@ -219,6 +246,16 @@ class LocalKafka:
                 continue
             what = f"it ended with code {code}" if code is not None else f"it did not answer in {_START_SECONDS:.0f} s"
             raise BrokerFailed(what, log=self.log_file, tail=process.tail() or tail_of(self.log_file))
+
+
+def _was_killed(config: BrokerConfig) -> bool:
+    """Whether a broker ran on this data and did not close it: Kafka leaves a file when it does."""
+    has_run = (config.log_dir / "__cluster_metadata-0").exists()
+    return has_run and not (config.log_dir / ".kafka_cleanshutdown").exists()
+
+
+def _fenced(log: Path) -> bool:
+    return log.exists() and "Fencing broker 1" in log.read_text(errors="replace")
 
 
 async def _answers(config: BrokerConfig) -> bool:

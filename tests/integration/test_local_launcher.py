@@ -110,6 +110,33 @@ async def test_what_was_committed_is_there_after_the_broker_is_killed_and_restar
     assert await read_all(address, count=3) == [b"one", b"two", b"three"]
 
 
+async def test_a_commit_that_was_acknowledged_just_before_a_kill_is_visible_after_it(kafka: LocalKafka) -> None:
+    # Over many partitions the broker needs a while to write all the markers after it has acknowledged the commit.
+    partitions = [TopicPartition("wide", number) for number in range(60)]
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic("wide", len(partitions), 1)])
+    await admin.close()
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id="wide-writer")
+    await producer.start()
+    await producer.begin_transaction()
+    for where in partitions:
+        await producer.send_and_wait(where.topic, b"committed", partition=where.partition)
+    await producer.commit_transaction()
+    assert kafka.pid is not None
+    os.kill(kafka.pid, signal.SIGKILL)
+    await kafka.wait()
+    await producer.stop()
+
+    await kafka.start()
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, isolation_level="read_committed")
+    async with consumer:
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        seen = {(await asyncio.wait_for(consumer.getone(), 20)).partition for _ in partitions}
+    assert seen == set(range(60))
+
+
 async def test_a_clean_stop_keeps_the_data_and_leaves_no_process(tmp_path: Path) -> None:
     async with LocalKafka(data_dir=tmp_path, port=0) as first:
         await create_topic(first.bootstrap)

@@ -184,7 +184,7 @@ def test_nothing_is_forgotten_by_the_broker_on_its_own() -> None:
 
 def test_a_folder_with_a_backslash_survives_the_properties_format() -> None:
     assert rendered(BrokerConfig(port=1, controller_port=2, log_dir=Path("/a\\b")))["log.dirs"] == "/a\\\\b"
-    assert "fileName = /a\\\\b/server.log" in log4j_properties(Path("/a\\b"))
+    assert "fileName = /a\\\\b/server.log" in log4j_properties(Path("/a\\b/server.log"))
 
 
 def test_a_cluster_id_never_begins_with_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
