@@ -1,0 +1,126 @@
+"""The HTTP interface of memory: inside the platform only; the gateway is the door."""
+
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+
+from schemas.base import DEFAULT_TENANT
+from schemas.http import (
+    ContextRequest,
+    ContextResponse,
+    MessageView,
+    Page,
+    Problem,
+    SearchHit,
+    SeenRequest,
+    SeenResponse,
+    ThreadView,
+)
+from services.memory.projector import CallView, TurnView
+from services.memory.reads import BadCursorError, NotFoundError, Reads
+from services.runtime.health import ReadinessCheck
+from services.runtime.projection import Projection
+from services.runtime.web import install_health, install_problems, problem_response
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+WAIT_SECONDS = 5.0
+
+
+def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> FastAPI:
+    """Routes over the reads. A read that names `partition` and `min_offset` waits until the projection is there."""
+    app = FastAPI(title="Turnlog memory", docs_url=None, redoc_url=None)
+    install_problems(app)
+    install_health(app, check)
+
+    async def on_not_found(request: Request, error: Exception) -> Response:
+        return problem_response(
+            Problem(type="urn:turnlog:problem:not-found", title="Not found", status=404, detail=str(error))
+        )
+
+    async def on_bad_cursor(request: Request, error: Exception) -> Response:
+        return problem_response(
+            Problem(type="urn:turnlog:problem:bad-cursor", title="Bad cursor", status=400, detail=str(error))
+        )
+
+    app.add_exception_handler(NotFoundError, on_not_found)
+    app.add_exception_handler(BadCursorError, on_bad_cursor)
+
+    async def reflect(partition: int | None, min_offset: int) -> None:
+        if partition is not None and min_offset:
+            await projection.wait_for(partition, min_offset, WAIT_SECONDS)
+
+    @app.post("/context")
+    async def context(request: ContextRequest) -> ContextResponse:
+        if request.partition is not None:
+            await projection.wait_for(request.partition, request.min_offset, request.wait_seconds)
+        return await reads.context(request)
+
+    @app.post("/prompts/seen")
+    async def seen(request: SeenRequest) -> SeenResponse:
+        await projection.wait_for(request.partition, request.min_offset, request.wait_seconds)
+        return SeenResponse(seen=await reads.seen(request.prompts))
+
+    @app.get("/threads")
+    async def threads(
+        tenant_id: str = DEFAULT_TENANT,
+        user_id: str | None = None,
+        q: str | None = None,
+        cursor: str | None = None,
+        limit: Limit = 50,
+    ) -> Page[ThreadView]:
+        return await reads.threads(tenant_id, user_id=user_id, query=q, cursor=cursor, limit=limit)
+
+    @app.get("/threads/{thread_id}")
+    async def thread(
+        thread_id: str, tenant_id: str = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
+    ) -> ThreadView:
+        await reflect(partition, min_offset)
+        return await reads.thread(tenant_id, thread_id)
+
+    @app.get("/threads/{thread_id}/messages")
+    async def messages(
+        thread_id: str,
+        tenant_id: str = DEFAULT_TENANT,
+        cursor: str | None = None,
+        limit: Limit = 50,
+        order: Literal["asc", "desc"] = "asc",
+        role: str | None = None,
+        turn_id: str | None = None,
+        exclude_tool: bool = False,
+        partition: int | None = None,
+        min_offset: int = 0,
+    ) -> Page[MessageView]:
+        await reflect(partition, min_offset)
+        page = await reads.messages(
+            tenant_id,
+            thread_id,
+            cursor=cursor,
+            limit=limit,
+            descending=order == "desc",
+            role=role,
+            turn_id=turn_id,
+            exclude_tool=exclude_tool,
+        )
+        if not page.items and cursor is None:
+            await reads.thread(tenant_id, thread_id)
+        return page
+
+    @app.get("/search")
+    async def search(
+        q: Annotated[str, Query(min_length=1)],
+        tenant_id: str = DEFAULT_TENANT,
+        user_id: str | None = None,
+        thread_id: str | None = None,
+        limit: Limit = 20,
+    ) -> Page[SearchHit]:
+        return await reads.search(tenant_id, q, user_id=user_id, thread_id=thread_id, limit=limit)
+
+    @app.get("/turns/{turn_id}")
+    async def turn(turn_id: str, tenant_id: str = DEFAULT_TENANT) -> TurnView:
+        return await reads.turn(tenant_id, turn_id)
+
+    @app.get("/tool-calls/{call_id}")
+    async def tool_call(call_id: str, tenant_id: str = DEFAULT_TENANT) -> CallView:
+        return await reads.tool_call(tenant_id, call_id)
+
+    return app

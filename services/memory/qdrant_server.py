@@ -1,0 +1,119 @@
+"""A Qdrant cluster through `AsyncQdrantClient`. The same documents and the same sparse vectors as in process."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdrant_client import AsyncQdrantClient, models
+from qdrant_edge import Bm25, Bm25Config
+
+from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, Changes, Document, Find, Hit, Range
+
+BATCH = 256
+TEXT = "text"
+OFFSET_KIND = "offset"
+
+
+class ServerMemoryStore:
+    """One collection, its tenants kept together by a tenant index."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, collection: str, client: AsyncQdrantClient | None = None
+    ) -> None:
+        self._client = client or AsyncQdrantClient(url=url, api_key=api_key)
+        self._collection = collection
+        self._bm25 = Bm25(Bm25Config())
+
+    async def open(self) -> None:
+        """Creates the collection and its indexes where they are missing."""
+        if await self._client.collection_exists(self._collection):
+            return
+        await self._client.create_collection(
+            self._collection,
+            vectors_config={},
+            sparse_vectors_config={TEXT: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+        )
+        for name in KEYWORD_FIELDS:
+            schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "tenant_id")
+            await self._client.create_payload_index(self._collection, name, schema)
+        for name in INTEGER_FIELDS:
+            await self._client.create_payload_index(self._collection, name, models.PayloadSchemaType.INTEGER)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def positions(self) -> Mapping[int, int]:
+        condition = models.FieldCondition(key="kind", match=models.MatchValue(value=OFFSET_KIND))
+        records, _ = await self._client.scroll(
+            self._collection, scroll_filter=models.Filter(must=[condition]), limit=10_000
+        )
+        payloads = [record.payload or {} for record in records]
+        return {payload["partition"]: payload["next_offset"] for payload in payloads}
+
+    async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
+        for find in changes.delete_all:
+            await self._client.delete(self._collection, models.FilterSelector(filter=_condition(find)), wait=True)
+        points = [self._point(document) for document in changes.upserts]
+        for start in range(0, len(points), BATCH):
+            await self._client.upsert(self._collection, points[start : start + BATCH], wait=True)
+        if changes.deletes:
+            await self._client.delete(self._collection, models.PointIdsList(points=list(changes.deletes)), wait=True)
+        payload = {"kind": OFFSET_KIND, "partition": partition, "next_offset": next_offset}
+        offset = models.PointStruct(id=partition, vector={}, payload=payload)
+        await self._client.upsert(self._collection, [offset], wait=True)
+
+    async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
+        if not point_ids:
+            return []
+        return [_document(record) for record in await self._client.retrieve(self._collection, list(point_ids))]
+
+    async def scroll(
+        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
+    ) -> Sequence[Document]:
+        records, _ = await self._client.scroll(
+            self._collection,
+            scroll_filter=_condition(find, order_by, within),
+            order_by=models.OrderBy(
+                key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
+            ),
+            limit=limit,
+        )
+        return [_document(record) for record in records]
+
+    async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
+        vector = self._bm25.embed_query(text)
+        if not vector.indices:
+            return []
+        answer = await self._client.query_points(
+            self._collection,
+            query=models.SparseVector(indices=vector.indices, values=vector.values),
+            using=TEXT,
+            query_filter=_condition(find),
+            limit=limit,
+        )
+        return [Hit(_document(point), point.score) for point in answer.points]
+
+    def _point(self, document: Document) -> models.PointStruct:
+        vector: dict[str, Any] = {}
+        if document.text:
+            sparse = self._bm25.embed_document(document.text)
+            vector[TEXT] = models.SparseVector(indices=sparse.indices, values=sparse.values)
+        payload = {"kind": document.kind, "tenant_id": document.tenant_id, **document.fields, "body": document.body}
+        return models.PointStruct(id=document.point_id, vector=vector, payload=payload)
+
+
+def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> models.Filter:
+    where = {"kind": find.kind, "tenant_id": find.tenant_id, **find.where}
+    must: list[Any] = [_equals(key, value) for key, value in where.items()]
+    if order_by is not None and (within.above is not None or within.below is not None):
+        must.append(models.FieldCondition(key=order_by, range=models.Range(gt=within.above, lt=within.below)))
+    return models.Filter(must=must, must_not=[_equals(key, value) for key, value in find.without.items()] or None)
+
+
+def _equals(key: str, value: str | int) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+def _document(record: Any) -> Document:
+    payload: dict[str, Any] = dict(record.payload or {})
+    body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
+    return Document(str(record.id), kind, tenant_id, payload, body)

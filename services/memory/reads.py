@@ -1,0 +1,208 @@
+"""What memory answers: threads, messages, turns, search and context."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+
+from schemas.agents import SearchOptions
+from schemas.http import (
+    ContextRequest,
+    ContextResponse,
+    MessageView,
+    Page,
+    SearchHit,
+    SeenPrompt,
+    ThreadView,
+)
+from schemas.ids import turn_id_of
+from services.memory.context import assemble
+from services.memory.projector import CallView, TurnView, call_point, thread_point, turn_point
+from services.memory.store import Document, Fields, Find, MemoryStore, Range
+from services.runtime.errors import TurnlogError
+
+OWN_MESSAGES = 1000
+"""Most messages of one turn that a context carries: far more than any turn's steps."""
+
+
+class NotFoundError(TurnlogError):
+    """There is no such thing in this tenant."""
+
+    code = "not_found"
+
+
+class BadCursorError(TurnlogError):
+    """A cursor that this service did not give out."""
+
+    code = "bad_cursor"
+
+
+def encode_cursor(value: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None) -> int | None:
+    """Raises BadCursorError."""
+    if cursor is None:
+        return None
+    try:
+        value = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error) as error:
+        raise BadCursorError("the cursor was not given out by this service: leave it out to begin anew") from error
+    if not isinstance(value, int):
+        raise BadCursorError("the cursor was not given out by this service: leave it out to begin anew")
+    return value
+
+
+class Reads:
+    """Reads one store. Every method takes the tenant first."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def thread(self, tenant_id: str, thread_id: str) -> ThreadView:
+        """Raises NotFoundError."""
+        return ThreadView.model_validate_json(await self._one(thread_point(tenant_id, thread_id), "thread", thread_id))
+
+    async def turn(self, tenant_id: str, turn_id: str) -> TurnView:
+        """Raises NotFoundError."""
+        return TurnView.model_validate_json(await self._one(turn_point(tenant_id, turn_id), "turn", turn_id))
+
+    async def tool_call(self, tenant_id: str, call_id: str) -> CallView:
+        """Raises NotFoundError."""
+        return CallView.model_validate_json(await self._one(call_point(tenant_id, call_id), "tool call", call_id))
+
+    async def threads(
+        self, tenant_id: str, *, user_id: str | None, query: str | None, cursor: str | None, limit: int
+    ) -> Page[ThreadView]:
+        """Last changed first; with a query the best matches of title and summary, on one page."""
+        where: Fields = {"user_id": user_id} if user_id else {}
+        find = Find("thread", tenant_id, where)
+        if query:
+            hits = await self._store.search(find, query, limit)
+            return Page[ThreadView](items=[ThreadView.model_validate_json(hit.document.body) for hit in hits])
+        documents = await self._store.scroll(
+            find, order_by="updated", descending=True, limit=limit + 1, within=Range(below=decode_cursor(cursor))
+        )
+        items = [ThreadView.model_validate_json(document.body) for document in documents[:limit]]
+        return Page[ThreadView](items=items, next_cursor=_next(documents, "updated", limit))
+
+    async def messages(
+        self,
+        tenant_id: str,
+        thread_id: str,
+        *,
+        cursor: str | None = None,
+        limit: int = 50,
+        descending: bool = False,
+        role: str | None = None,
+        turn_id: str | None = None,
+        exclude_tool: bool = False,
+    ) -> Page[MessageView]:
+        where: dict[str, str | int] = {"thread_id": thread_id}
+        if role is not None:
+            where["role"] = role
+        if turn_id is not None:
+            where["turn_id"] = turn_id
+        find = Find("message", tenant_id, where, {"role": "tool"} if exclude_tool else {})
+        start = decode_cursor(cursor)
+        within = Range(below=start) if descending else Range(above=start)
+        documents = await self._store.scroll(
+            find, order_by="position", descending=descending, limit=limit + 1, within=within
+        )
+        return Page[MessageView](items=_messages(documents[:limit]), next_cursor=_next(documents, "position", limit))
+
+    async def search(
+        self, tenant_id: str, query: str, *, user_id: str | None, thread_id: str | None, limit: int
+    ) -> Page[SearchHit]:
+        """Best matches first, over all threads of the tenant, or of one user or one thread."""
+        where: dict[str, str | int] = {}
+        if thread_id is not None:
+            where["thread_id"] = thread_id
+        if user_id is not None:
+            where["user_id"] = user_id
+        hits = await self._store.search(Find("message", tenant_id, where), query, limit)
+        return Page[SearchHit](
+            items=[
+                SearchHit(message=MessageView.model_validate_json(hit.document.body), score=hit.score) for hit in hits
+            ]
+        )
+
+    async def seen(self, prompts: Sequence[SeenPrompt]) -> list[SeenPrompt]:
+        """Those of the prompts that already had a turn."""
+        points = {
+            turn_point(each.tenant_id, turn_id_of(each.tenant_id, each.thread_id, each.prompt_id)): each
+            for each in prompts
+        }
+        return [points[document.point_id] for document in await self._store.get(list(points))]
+
+    async def context(self, request: ContextRequest) -> ContextResponse:
+        """What a model should see of the thread, without the offset: the caller has waited for it."""
+        options = request.options
+        turn: list[MessageView] = []
+        if request.turn_id is not None:
+            page = await self.messages(
+                request.tenant_id, request.thread_id, turn_id=request.turn_id, limit=OWN_MESSAGES
+            )
+            turn = page.items
+        recent: list[MessageView] = []
+        if options.recent_messages:
+            page = await self.messages(
+                request.tenant_id,
+                request.thread_id,
+                limit=options.recent_messages,
+                descending=True,
+                exclude_tool=options.exclude_tool_messages,
+            )
+            recent = page.items
+        hits: list[tuple[MessageView, float]] = []
+        neighbours: list[MessageView] = []
+        if options.search is not None and options.search.text and options.search.limit and request.query:
+            hits = await self._hits(request, options.search)
+            for message, _ in hits:
+                neighbours += await self._around(request.tenant_id, message, options.search)
+        return ContextResponse(
+            messages=assemble(
+                turn=turn,
+                recent=recent,
+                hits=hits,
+                neighbours=neighbours,
+                exclude_tool_messages=options.exclude_tool_messages,
+            )
+        )
+
+    async def _hits(self, request: ContextRequest, search: SearchOptions) -> list[tuple[MessageView, float]]:
+        elsewhere = search.other_threads and request.user_id is not None
+        where: Fields = {"user_id": str(request.user_id)} if elsewhere else {"thread_id": request.thread_id}
+        hits = await self._store.search(Find("message", request.tenant_id, where), request.query or "", search.limit)
+        least = search.score_threshold
+        return [
+            (MessageView.model_validate_json(hit.document.body), hit.score)
+            for hit in hits
+            if least is None or hit.score >= least
+        ]
+
+    async def _around(self, tenant_id: str, message: MessageView, search: SearchOptions) -> list[MessageView]:
+        find = Find("message", tenant_id, {"thread_id": message.thread_id})
+        found: list[Document] = []
+        if before := search.message_range.before:
+            within = Range(below=message.position)
+            found += await self._store.scroll(find, order_by="position", descending=True, limit=before, within=within)
+        if after := search.message_range.after:
+            within = Range(above=message.position)
+            found += await self._store.scroll(find, order_by="position", descending=False, limit=after, within=within)
+        return _messages(found)
+
+    async def _one(self, point: str, what: str, name: str) -> str:
+        documents = await self._store.get([point])
+        if not documents:
+            raise NotFoundError(f"there is no {what} {name!r}")
+        return documents[0].body
+
+
+def _messages(documents: Sequence[Document]) -> list[MessageView]:
+    return [MessageView.model_validate_json(document.body) for document in documents]
+
+
+def _next(documents: Sequence[Document], order_by: str, limit: int) -> str | None:
+    return encode_cursor(int(documents[limit - 1].fields[order_by])) if len(documents) > limit else None

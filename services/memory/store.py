@@ -1,0 +1,90 @@
+"""The port to Qdrant: documents of a tenant, found by field, by order and by text."""
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Kind = Literal["thread", "message", "turn", "call"]
+Fields = Mapping[str, str | int]
+
+KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent")
+INTEGER_FIELDS = ("position", "updated")
+
+
+def point_id(kind: str, tenant_id: str, *identity: str) -> str:
+    """The point of a document: a UUID from what it is, so that writing it again replaces it."""
+    digest = hashlib.sha256("\x1f".join((kind, tenant_id, *identity)).encode()).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=5))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by."""
+
+    point_id: str
+    kind: Kind
+    tenant_id: str
+    fields: Fields
+    body: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of the field that a query orders by, both exclusive."""
+
+    above: int | None = None
+    below: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Documents of one kind and one tenant. Both are required, so no query can leave the tenant out."""
+
+    kind: Kind
+    tenant_id: str
+    where: Fields = field(default_factory=dict[str, str | int])
+    without: Fields = field(default_factory=dict[str, str | int])
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    document: Document
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a batch of the journal does: whole threads are deleted first, then documents written and deleted."""
+
+    upserts: Sequence[Document] = ()
+    deletes: Sequence[str] = ()
+    delete_all: Sequence[Find] = ()
+
+
+class MemoryStore(Protocol):
+    """One contract, two engines. Raises while the engine is down."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def positions(self) -> Mapping[int, int]: ...
+
+    async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
+        """Durable when it returns; the offset is stored after the data."""
+        ...
+
+    async def get(self, point_ids: Sequence[str]) -> Sequence[Document]: ...
+
+    async def scroll(
+        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
+    ) -> Sequence[Document]:
+        """In order of an integer field."""
+        ...
+
+    async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
+        """Best first, by BM25."""
+        ...

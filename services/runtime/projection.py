@@ -1,0 +1,197 @@
+"""A projection: a topic written into a store that remembers by itself how far it is.
+
+The store keeps the next offset of each partition beside the data, data first. Whatever is killed at whatever moment,
+a restart reads from there: a record may be applied twice, never left out, and applying is idempotent by offset.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.kafka.annotations import KafkaMessage
+from prometheus_client import Gauge
+
+from schemas.envelope import RecordRejectedError, decode_event, header_map
+from schemas.http import ComponentHealth
+from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, Topic
+from services.runtime import metrics
+from services.runtime.dead_letters import rejected_record
+from services.runtime.errors import BehindError
+from services.runtime.failpoints import Failpoints
+from services.runtime.kafka import AIOKafkaProducer, ConsumerRebalanceListener, KafkaClients, Record, TopicPartition
+from services.runtime.settings import RuntimeSettings
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 20
+"""FastStream sleeps this long after an empty poll: it bounds the delay of a projection that was idle."""
+
+RETRY_SECONDS = 0.5
+
+LAG = Gauge("turnlog_projection_lag_records", "Records that a projection is behind", ["topic", "partition"])
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedRecord:
+    """A decoded record."""
+
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    event: Any
+    headers: Mapping[str, str]
+
+
+class ProjectionStore(Protocol):
+    """Where a projection lives."""
+
+    async def positions(self) -> Mapping[int, int]:
+        """The next offset of each partition, as the store remembers it."""
+        ...
+
+    async def apply(self, partition: int, records: Sequence[ProjectedRecord], next_offset: int) -> None:
+        """Writes the records, then `next_offset`. Idempotent by offset; raises while the store is down."""
+        ...
+
+
+class Projection(ConsumerRebalanceListener):
+    """Feeds a store from a topic. A record that is no event goes to `dead-letters` and the partition goes on."""
+
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        *,
+        settings: RuntimeSettings,
+        topic: Topic,
+        group: str,
+        store: ProjectionStore,
+        clients: KafkaClients,
+        failpoints: Failpoints,
+        max_records: int = 1000,
+    ) -> None:
+        self._topic = topic
+        self._name = settings.topic(topic.name)
+        self._source = group
+        self._store = store
+        self._clients = clients
+        self._failpoints = failpoints
+        self._producer: AIOKafkaProducer = clients.producer()
+        self._positions: dict[int, int] = {}
+        self._moved = asyncio.Condition()
+        self._trouble: str | None = "not started"
+        self._subscriber = broker.subscriber(
+            self._name,
+            group_id=f"{settings.topic_prefix}{group}",
+            batch=True,
+            batch_timeout_ms=POLL_MS,
+            max_records=max_records,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            ack_policy=AckPolicy.MANUAL,
+            listener=self,
+            decoder=_undecoded,
+        )
+        self._subscriber(self._handle)
+
+    async def start(self) -> None:
+        """Reads where the store is. Call before the broker starts."""
+        self._positions = dict(await self._store.positions())
+        await self._producer.start()
+        self._trouble = None
+
+    async def stop(self) -> None:
+        await self._producer.stop()
+
+    def health(self) -> ComponentHealth:
+        return ComponentHealth(ready=self._trouble is None, detail=self._trouble or "")
+
+    def position(self, partition: int) -> int:
+        """The next offset of a partition that the store does not reflect yet."""
+        return self._positions.get(partition, 0)
+
+    async def wait_for(self, partition: int, min_offset: int, timeout_seconds: float) -> None:
+        """Returns when the store reflects everything before `min_offset`. Raises BehindError after the time-out."""
+        if self.position(partition) >= min_offset:
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self.position(partition) >= min_offset)
+        except TimeoutError as error:
+            raise BehindError(
+                f"{self._topic.name}[{partition}] is at {self.position(partition)}, asked for {min_offset}"
+            ) from error
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Nothing: what was applied is in the store."""
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Goes on where the store is, whatever the group has committed."""
+        consumer = self._subscriber.consumer
+        assert consumer is not None
+        for partition in assigned:
+            consumer.seek(partition, self._positions.get(partition.partition, 0))
+
+    async def _handle(self, _: Any, message: KafkaMessage) -> None:
+        raw: Record | tuple[Record, ...] = message.raw_message
+        records = raw if isinstance(raw, tuple) else (raw,)
+        by_partition: dict[int, list[Record]] = {}
+        for record in records:
+            by_partition.setdefault(record.partition, []).append(record)
+        for partition, batch in by_partition.items():
+            await self._apply(partition, batch)
+
+    async def _apply(self, partition: int, batch: Sequence[Record]) -> None:
+        """Applies a batch, as often as it takes. An offset is passed only when its record is stored or rejected."""
+        fresh = [record for record in batch if record.offset >= self.position(partition)]
+        if not fresh:
+            return
+        next_offset = fresh[-1].offset + 1
+        while True:
+            try:
+                events = [event for record in fresh if (event := await self._decode(record)) is not None]
+                self._failpoints.hit("projection.before_store")
+                await self._store.apply(partition, events, next_offset)
+                self._failpoints.hit("projection.after_store")
+                break
+            except Exception as error:  # noqa: BLE001 - whatever the store's trouble is, the log waits for it
+                self._trouble = f"{type(error).__name__}: {error}"[:500]
+                log.warning("projection_waits", topic=self._topic.name, partition=partition, reason=self._trouble)
+                await asyncio.sleep(RETRY_SECONDS)
+        self._trouble = None
+        async with self._moved:
+            self._positions[partition] = next_offset
+            self._moved.notify_all()
+        self._measure(partition, next_offset)
+
+    def _measure(self, partition: int, next_offset: int) -> None:
+        consumer = self._subscriber.consumer
+        end = consumer.highwater(TopicPartition(self._name, partition)) if consumer else None
+        LAG.labels(self._topic.name, str(partition)).set(max(0, (end or next_offset) - next_offset))
+
+    async def _decode(self, record: Record) -> ProjectedRecord | None:
+        headers = header_map(record.headers)
+        try:
+            event = decode_event(self._topic, record.value, headers, max_bytes=MAX_RECORD_BYTES)
+        except RecordRejectedError as error:
+            await self._reject(record, error)
+            return None
+        key = record.key.decode(errors="replace") if record.key else None
+        return ProjectedRecord(record.offset, record.timestamp, key, event, headers)
+
+    async def _reject(self, record: Record, error: RecordRejectedError) -> None:
+        at = datetime.now(UTC)
+        letter = rejected_record(source=self._source, record=record, error=error, at=at)
+        event_id = letter.rejection_id
+        await self._producer.send_and_wait(
+            **self._clients.record(DEAD_LETTERS.name, letter, key=self._source, event_id=event_id, at=at)
+        )
+        metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
+
+
+async def _undecoded(message: Any) -> None:
+    """FastStream's decoder is left out: records are decoded one by one, so that a bad one spoils no batch."""
