@@ -1,0 +1,1 @@
+"""What was used: a projection of `usage` in ClickHouse."""

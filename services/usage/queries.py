@@ -1,0 +1,87 @@
+"""SQL of the analytics. Pure: column names come from closed vocabularies, everything from outside is a parameter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, cast, get_args
+
+from schemas.http import UsageDimension
+
+Bucket = Literal["hour", "day", "month"]
+FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
+
+COLUMNS: dict[UsageDimension, str] = {
+    "tenant": "tenant_id",
+    "user": "user_id",
+    "thread": "thread_id",
+    "turn": "turn_id",
+    "agent": "agent",
+    "agent_version": "agent_version",
+    "provider": "provider",
+    "model": "model",
+    "tool": "tool",
+    "kind": "kind",
+    "outcome": "outcome",
+}
+
+_BUCKETS: dict[Bucket, str] = {
+    "hour": "toStartOfHour(occurred_at)",
+    "day": "toStartOfDay(occurred_at)",
+    "month": "toStartOfMonth(occurred_at)",
+}
+
+
+@dataclass(frozen=True)
+class UsageQuery:
+    """Sums of one tenant's usage. Times are half-open: [since, until)."""
+
+    tenant_id: str
+    group_by: Sequence[UsageDimension] = ()
+    bucket: Bucket | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    filters: dict[FilterField, str] = field(default_factory=dict[FilterField, str])
+    limit: int = 100
+    offset: int = 0
+
+
+def parse_dimensions(text: str) -> list[UsageDimension]:
+    """`user,model` to dimensions. Raises ValueError naming what is not one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in get_args(UsageDimension)]
+    if unknown or len(set(names)) != len(names):
+        known = ", ".join(get_args(UsageDimension))
+        raise ValueError(f"expected different dimensions of {known}; got {text!r}")
+    return cast("list[UsageDimension]", names)
+
+
+def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
+    """Statement and parameters. Reads the raw rows with FINAL, so that a row written twice counts once."""
+    groups = [COLUMNS[name] for name in query.group_by]
+    if query.bucket is not None:
+        groups = [f"{_BUCKETS[query.bucket]} AS bucket", *groups]
+    names = [*(["bucket"] if query.bucket else []), *(COLUMNS[name] for name in query.group_by)]
+    where = ["tenant_id = {tenant_id:String}"]
+    parameters: dict[str, Any] = {"tenant_id": query.tenant_id, "limit": query.limit, "offset": query.offset}
+    if query.since is not None:
+        where.append("occurred_at >= {since:DateTime64(6, 'UTC')}")
+        parameters["since"] = query.since
+    if query.until is not None:
+        where.append("occurred_at < {until:DateTime64(6, 'UTC')}")
+        parameters["until"] = query.until
+    for name in get_args(FilterField):
+        if name in query.filters:
+            where.append(f"{name} = {{{name}:String}}")
+            parameters[name] = query.filters[name]
+    selected = "".join(f"{group}, " for group in groups)
+    grouping = f"GROUP BY {', '.join(names)} " if names else ""
+    ordering = ", ".join([*(["bucket"] if query.bucket else []), "total DESC", *names])
+    statement = (  # noqa: S608 - names are of closed vocabularies, values are parameters
+        f"SELECT {selected}count() AS events, countIf(billable) AS billable_events, "
+        "sum(input_tokens) AS input_tokens_sum, sum(cached_input_tokens) AS cached_sum, "
+        "sum(output_tokens) AS output_tokens_sum, sum(reasoning_tokens) AS reasoning_sum, "
+        "avg(latency_ms) AS latency_avg, sum(input_tokens + output_tokens) AS total "
+        f"FROM usage_events FINAL WHERE {' AND '.join(where)} {grouping}"
+        f"ORDER BY {ordering} LIMIT {{limit:UInt32}} OFFSET {{offset:UInt32}}"
+    )
+    return statement, parameters
