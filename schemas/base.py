@@ -58,11 +58,14 @@ Money = Annotated[Decimal, PlainSerializer(str, return_type=str, when_used="json
 
 JsonObject = dict[str, JsonValue]
 
+GROWING = Field(json_schema_extra={"x-growing": True})
+"""Marks a vocabulary to which words may be added: a reader must do something sensible with one it does not know."""
+
 
 class Model(BaseModel):
     """A frozen document that ignores fields it does not know, so that an old reader survives a new writer."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null", use_attribute_docstrings=True)
 
 
 class ThreadEvent(Model):

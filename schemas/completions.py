@@ -4,26 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from schemas.base import Identifier, Model, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.base import GROWING, Identifier, Model, Name, ThreadEvent, Timestamp, TokenCounts
 
-ErrorCode = Literal[
-    "auth",
-    "bad_request",
-    "busy",
-    "context_length",
-    "deadline",
-    "malformed_response",
-    "max_cost",
-    "max_steps",
-    "model_not_found",
-    "provider_error",
-    "rate_limited",
-    "response_schema",
-    "stream_cut",
-    "timeout",
-    "unknown_agent",
-    "unknown_tool",
-    "unreachable",
+ErrorCode = Annotated[
+    Literal[
+        "auth",
+        "bad_request",
+        "busy",
+        "context_length",
+        "deadline",
+        "malformed_response",
+        "max_cost",
+        "max_steps",
+        "model_not_found",
+        "provider_error",
+        "rate_limited",
+        "response_schema",
+        "stream_cut",
+        "timeout",
+        "unknown_agent",
+        "unknown_tool",
+        "unreachable",
+    ],
+    GROWING,
 ]
 """Why a turn failed or was rejected."""
 

@@ -1,19 +1,23 @@
 """Topic `dead-letters`: records that no consumer could use, whole, with the reason."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Base64Bytes
 
-from schemas.base import Identifier, Model, Timestamp
+from schemas.base import GROWING, Identifier, Model, Timestamp
 
-RejectReason = Literal[
-    "not_json",
-    "not_an_event",
-    "unknown_type",
-    "too_large",
-    "unknown_agent",
-    "handler_failed",
+RejectReason = Annotated[
+    Literal[
+        "not_json",
+        "not_an_event",
+        "unknown_type",
+        "too_large",
+        "unknown_agent",
+        "handler_failed",
+    ],
+    GROWING,
 ]
+"""Why a consumer gave a record up."""
 
 
 class RecordRejected(Model):

@@ -31,7 +31,11 @@ DAY_MS = 24 * HOUR_MS
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it is created and checked. `retention_ms` None: kept for ever."""
+    """A topic as it is created and checked. `retention_ms` None: kept for ever.
+
+    `incoming` tells whom its schemas bind: an incoming topic is open to writers other than Turnlog's services, so they
+    say what is accepted; of any other topic they say what a reader will find.
+    """
 
     name: str
     default_type: str
@@ -40,6 +44,7 @@ class Topic:
     writers: str
     retention_ms: int | None = None
     compacted: bool = False
+    incoming: bool = False
     keyed_by: Literal["thread", "name", "source"] = "thread"
 
     def config(self) -> Mapping[str, str]:
@@ -62,6 +67,7 @@ PROMPTS = Topic(
     event=TypeAdapter(prompts.PromptsEvent),
     examples=prompts.EXAMPLES,
     writers="anyone allowed",
+    incoming=True,
 )
 MESSAGES = Topic(
     name="messages",
@@ -84,6 +90,7 @@ TOOL_RESULTS = Topic(
     event=TypeAdapter(tool_calls.ToolResultEvent),
     examples=tool_calls.RESULT_EXAMPLES,
     writers="tools, or any client",
+    incoming=True,
     retention_ms=7 * DAY_MS,
 )
 COMPLETIONS = Topic(
@@ -122,6 +129,7 @@ AGENTS = Topic(
     event=TypeAdapter(agents.AgentEvent),
     examples=agents.EXAMPLES,
     writers="gateway, command line",
+    incoming=True,
     compacted=True,
     keyed_by="name",
 )
@@ -131,6 +139,7 @@ TOOLS = Topic(
     event=TypeAdapter(tools.ToolRegistryEvent),
     examples=tools.EXAMPLES,
     writers="tool workers, gateway, command line",
+    incoming=True,
     compacted=True,
     keyed_by="name",
 )

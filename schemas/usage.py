@@ -1,9 +1,10 @@
 """Topic `usage`: what was spent, written in the transaction of the work itself."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from schemas.base import (
     DEFAULT_TENANT,
+    GROWING,
     Identifier,
     JsonObject,
     Name,
@@ -28,7 +29,7 @@ class UsageRecorded(TokenCounts):
     agent_version: str | None = None
     step: int = 0
     attempt: int = 1
-    kind: Literal["completion", "embedding", "tool"]
+    kind: Annotated[Literal["completion", "embedding", "tool"], GROWING]
     provider: str | None = None
     model: str | None = None
     tool: Name | None = None
