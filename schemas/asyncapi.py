@@ -22,11 +22,11 @@ _KEYS = {
     "name": "`name@version`; `tenant_id/name@version` where the definition is one tenant's",
     "source": "`source`: the consumer that gave the record up",
 }
-_DESCRIPTION = f"""\
-The events of Turnlog on Apache Kafka. A value is one event, UTF-8 JSON, of at most {MAX_EVENT_BYTES} bytes where it
-comes from outside. Headers are the CloudEvents Kafka binding in binary mode and may be left out: the type is then the
-body's `type`, else the default type of the topic. Read with `isolation.level=read_committed`.
-"""
+_DESCRIPTION = (
+    f"The events of Turnlog on Apache Kafka. A value is one event, UTF-8 JSON, of at most {MAX_EVENT_BYTES} bytes "
+    "where it comes from outside. Headers are the CloudEvents Kafka binding in binary mode and may be left out: the "
+    "type is then the body's `type`, else the default type of the topic. Read with `isolation.level=read_committed`."
+)
 
 
 def asyncapi_document(topics: Sequence[Topic], *, version: str) -> Document:
