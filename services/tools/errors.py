@@ -1,4 +1,4 @@
-"""Errors of tools. What a call fails with is told to the model, so each message says what was expected and what came."""
+"""Errors of tools. The model is told what a call fails with: each message says what was expected and what came."""
 
 from typing import Literal
 

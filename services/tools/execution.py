@@ -117,8 +117,8 @@ class Executor:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-class _OutOfTime(Exception):  # noqa: N818
-    pass
+class _OutOfTime(Exception):
+    """The limit passed; unlike TimeoutError, no tool can raise it."""
 
 
 async def _settled(value: Any) -> Any:

@@ -1,8 +1,13 @@
-"""Calls from Kafka by FastStream, results to Kafka: at least once, many at a time, offsets without gaps."""
+"""Calls from Kafka by FastStream, answers to Kafka.
+
+At least once: a call's offset is committed after its answer was acknowledged, and only with every offset before it.
+FastStream's own workers commit the position of whichever call ends first; here one subscriber takes records in order,
+a tracker a partition knows which have ended, and slow calls hold up nobody.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import structlog
@@ -10,156 +15,217 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.annotations import KafkaMessage
 
-from schemas.envelope import RecordRejectedError, decode_event, header_map
-from schemas.ids import derived_id, time_of
-from schemas.tool_calls import ToolCalled, ToolFailed, ToolReturned
-from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, TOOL_CALLS, TOOL_RESULTS, USAGE
-from schemas.usage import UsageRecorded
-from services.runtime import metrics
-from services.runtime.dead_letters import rejected_record
-from services.runtime.failpoints import Failpoints
-from services.runtime.groups import TOOLS_GROUP
-from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
-from services.runtime.settings import RuntimeSettings
-from services.tools.offsets import OffsetTracker
+from schemas.http import ComponentHealth
+from services.runtime.kafka import (
+    AIOKafkaConsumer,
+    ConsumerRebalanceListener,
+    KafkaError,
+    Record,
+    StickyPartitionAssignor,
+    TopicPartition,
+)
+from services.tools.tracker import OffsetTracker
 
 log = structlog.get_logger(__name__)
 
-POLL_MS = 20
-RETRY_SECONDS = 0.5
+COMMIT_RETRY_SECONDS = 0.5
 
-Execute = Callable[[ToolCalled], Awaitable[ToolReturned | ToolFailed]]
+LAST_COMMIT_SECONDS = 5.0
+"""For the commit before leaving; without it other workers run the calls again, which is safe."""
+
+MAX_SPREAD = 5_000
+"""Offsets between the oldest running call of a partition and its newest: what a crash reads again at worst."""
+
+PROBE_SECONDS = 1.5
+
+Handler = Callable[[Record], Awaitable[None]]
 
 
-class CallConsumer:
-    """Runs the calls of the queues. A call is committed when its result is on the log, so a crash runs it again."""
+class CallConsumer(ConsumerRebalanceListener):
+    """Feeds records of the queues to a handler, many at once, and commits those that are answered."""
 
     def __init__(
         self,
         broker: KafkaBroker,
         *,
-        settings: RuntimeSettings,
-        clients: KafkaClients,
-        topics: list[str],
-        execute: Execute,
+        topics: Collection[str],
+        group_id: str,
+        handle: Handler,
         concurrency: int,
-        failpoints: Failpoints,
+        session_timeout_ms: int,
     ) -> None:
-        self._clients = clients
-        self._execute = execute
-        self._failpoints = failpoints
-        self._producer: AIOKafkaProducer = clients.producer()
-        self._slots = asyncio.Semaphore(concurrency)
+        self._handle = handle
+        self._concurrency = concurrency
+        self._most_waiting = max(16, concurrency)
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
         self._committed: dict[TopicPartition, int] = {}
+        self._waiting: deque[tuple[OffsetTracker, Record]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._full = False
+        self._stopping = False
+        self._joined = False
+        self._advanced = asyncio.Event()
+        self._committer: asyncio.Task[None] | None = None
         self._subscriber = broker.subscriber(
-            *(settings.topic(topic) for topic in topics),
-            group_id=f"{settings.topic_prefix}{TOOLS_GROUP}",
-            batch=True,
-            batch_timeout_ms=POLL_MS,
+            *topics,
+            group_id=group_id,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            partition_assignment_strategy=(StickyPartitionAssignor,),
+            session_timeout_ms=session_timeout_ms,
+            heartbeat_interval_ms=max(300, session_timeout_ms // 4),
+            fetch_max_wait_ms=100,
             ack_policy=AckPolicy.MANUAL,
+            listener=self,
             decoder=_undecoded,
         )
-        self._subscriber(self._handle)
+        self._subscriber(self._take)
 
-    async def start(self) -> None:
-        await self._producer.start()
+    def start(self) -> None:
+        """Call before the broker starts."""
+        self._committer = asyncio.create_task(self._commit_as_it_advances(), name="tools:commit")
 
     async def stop(self, grace_seconds: float) -> None:
-        """Gives running calls the grace time; what does not end is run again by another worker."""
+        """Takes nothing more, lets running calls end for the grace time, commits. Call before the broker stops.
+
+        Calls that do not end are cancelled and left uncommitted: another worker runs them again, with the same id.
+        """
+        self._stopping = True
+        self._waiting.clear()
+        self._regulate()
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
-        for task in self._running:
+        cut_off = list(self._running)
+        for task in cut_off:
             task.cancel()
-        await self._producer.stop()
-
-    async def _handle(self, _: Any, message: KafkaMessage) -> None:
-        raw: Record | tuple[Record, ...] = message.raw_message
-        for record in raw if isinstance(raw, tuple) else (raw,):
-            tracker = self._trackers.setdefault(TopicPartition(record.topic, record.partition), OffsetTracker())
-            if not tracker.begin(record.offset):
-                continue
-            await self._slots.acquire()
-            task = asyncio.create_task(self._run(record, tracker))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-
-    async def _run(self, record: Record, tracker: OffsetTracker) -> None:
+        await asyncio.gather(*cut_off, return_exceptions=True)
+        if cut_off:
+            log.warning("calls_cut_off", calls=len(cut_off), grace_seconds=grace_seconds)
+        if self._committer is not None:
+            self._committer.cancel()
+            await asyncio.gather(self._committer, return_exceptions=True)
         try:
-            await self._answer(record)
-            tracker.finish(record.offset)
-            await self._commit(TopicPartition(record.topic, record.partition), tracker)
-        finally:
-            self._slots.release()
+            async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                await self._commit()
+        except (KafkaError, TimeoutError) as error:
+            log.warning("last_commit_failed", reason=repr(error))
 
-    async def _answer(self, record: Record) -> None:
-        try:
-            call: ToolCalled = decode_event(
-                TOOL_CALLS, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES
-            )
-        except RecordRejectedError as error:
-            await self._reject(record, error)
-            return
-        result = await self._execute(call)
-        self._failpoints.hit("tools.before_result")
-        at = datetime.now(UTC)
-        result_id = derived_id("result", call.call_id, at=time_of(call.call_id))
-        await self._send(TOOL_RESULTS.name, result, call.thread_id, result_id, at)
-        used = _usage(call, result, at)
-        await self._send(USAGE.name, used, call.thread_id, used.usage_id, at)
-        self._failpoints.hit("tools.after_result")
-
-    async def _reject(self, record: Record, error: RecordRejectedError) -> None:
-        at = datetime.now(UTC)
-        letter = rejected_record(source=TOOLS_GROUP, record=record, error=error, at=at)
-        await self._send(DEAD_LETTERS.name, letter, TOOLS_GROUP, letter.rejection_id, at)
-        metrics.RECORDS_REJECTED.labels(TOOLS_GROUP, error.reason).inc()
-
-    async def _send(self, topic: str, event: Any, key: str, event_id: str, at: datetime) -> None:
-        """Until the broker has it."""
-        record = self._clients.record(topic, event, key=key, event_id=event_id, at=at)
-        while True:
+    async def health(self) -> ComponentHealth:
+        """Ready when the group has given this worker its share, which may be nothing, and Kafka answers."""
+        consumer = self._consumer
+        if consumer is None or not self._joined:
+            return ComponentHealth(ready=False, detail="waiting for the group to assign partitions")
+        assigned = sorted(consumer.assignment())
+        if assigned:
             try:
-                await self._producer.send_and_wait(**record)
-                return
-            except KafkaError as error:
-                log.warning("result_waits", topic=topic, reason=repr(error))
-                await asyncio.sleep(RETRY_SECONDS)
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await consumer.end_offsets(assigned[:1])
+            except (KafkaError, TimeoutError) as error:
+                return ComponentHealth(ready=False, detail=f"Kafka does not answer: {error!r}")
+        return ComponentHealth(ready=True, detail=f"{len(assigned)} partitions, {len(self._running)} calls running")
 
-    async def _commit(self, partition: TopicPartition, tracker: OffsetTracker) -> None:
-        offset = tracker.committable
-        consumer = self._subscriber.consumer
-        if consumer is None or offset <= self._committed.get(partition, 0):
-            return
-        self._committed[partition] = offset
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] - aiokafka awaits it
+        self, revoked: Collection[TopicPartition]
+    ) -> None:
+        """Commits what is answered, so that whoever gets a partition repeats little."""
         try:
-            await consumer.commit({partition: offset})
-        except KafkaError as error:
-            # The partition has gone to another worker, which runs what was not committed again.
-            self._committed.pop(partition, None)
-            log.info("commit_refused", partition=partition.partition, reason=repr(error))
+            async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                await self._commit()
+        except (KafkaError, TimeoutError) as error:
+            log.info("commit_refused", reason=repr(error))
 
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """An eager rebalance revokes all and gives most of it back: those partitions keep their tracker, and what is
+        read again of them is recognised. Calls of partitions that are gone end, but are not committed here."""
+        self._trackers = {each: self._trackers.get(each) or OffsetTracker() for each in assigned}
+        self._committed = {each: offset for each, offset in self._committed.items() if each in self._trackers}
+        kept = set(map(id, self._trackers.values()))
+        self._waiting = deque(each for each in self._waiting if id(each[0]) in kept)
+        self._joined = True
+        self._regulate()
 
-def _usage(call: ToolCalled, result: ToolReturned | ToolFailed, at: datetime) -> UsageRecorded:
-    """One execution; a second one of the same call is the same fact."""
-    return UsageRecorded(
-        usage_id=derived_id("usage", call.call_id, at=time_of(call.call_id)),
-        tenant_id=call.tenant_id,
-        thread_id=call.thread_id,
-        turn_id=call.turn_id,
-        user_id=call.user_id,
-        agent=call.agent,
-        step=call.step,
-        kind="tool",
-        tool=call.name,
-        latency_ms=result.latency_ms or 0,
-        outcome="ok" if isinstance(result, ToolReturned) else "error",
-        occurred_at=at,
-    )
+    @property
+    def _consumer(self) -> AIOKafkaConsumer | None:
+        return self._subscriber.consumer
+
+    async def _take(self, _: Any, message: KafkaMessage) -> None:
+        """Returns at once: a handler that waited here would stop the consumer from being polled."""
+        record: Record = message.raw_message  # pyright: ignore[reportAssignmentType] - a tuple only in batch mode
+        tracker = self._trackers.get(TopicPartition(record.topic, record.partition))
+        if self._stopping or tracker is None or not tracker.begin(record.offset):
+            return
+        self._waiting.append((tracker, record))
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self._concurrency and not self._stopping:
+            tracker, record = self._waiting.popleft()
+            task = asyncio.create_task(self._run(tracker, record), name=f"call:{record.topic}:{record.offset}")
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+        self._regulate()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Not answered, so not committed: the partition waits and the next owner runs the call again.
+            log.error("call_unanswered", call=task.get_name(), reason=repr(error))
+        self._fill()
+
+    async def _run(self, tracker: OffsetTracker, record: Record) -> None:
+        await self._handle(record)
+        tracker.finish(record.offset)
+        self._advanced.set()
+
+    def _regulate(self) -> None:
+        """Pauses what must not be read now. The consumer is still polled, so that it stays in the group."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        if len(self._waiting) >= self._most_waiting:
+            self._full = True
+        elif len(self._waiting) <= self._most_waiting // 2:
+            self._full = False
+        held = self._stopping or self._full
+        paused = consumer.paused()
+        for partition in consumer.assignment():
+            tracker = self._trackers.get(partition)
+            hold = held or (tracker is not None and tracker.spread >= MAX_SPREAD)
+            if hold and partition not in paused:
+                consumer.pause(partition)
+            elif not hold and partition in paused:
+                consumer.resume(partition)
+
+    async def _commit_as_it_advances(self) -> None:
+        """One commit at a time, each of all that has ended by then."""
+        while True:
+            await self._advanced.wait()
+            self._advanced.clear()
+            try:
+                await self._commit()
+            except KafkaError as error:
+                # A rebalance is under way, or Kafka is away: the next commit says the same and more.
+                log.info("commit_refused", reason=repr(error))
+                await asyncio.sleep(COMMIT_RETRY_SECONDS)
+                self._advanced.set()
+
+    async def _commit(self) -> None:
+        consumer = self._consumer
+        if consumer is None:
+            return
+        assigned = consumer.assignment()
+        offsets = {
+            partition: position
+            for partition, tracker in self._trackers.items()
+            if partition in assigned
+            and (position := tracker.position) is not None
+            and position > self._committed.get(partition, -1)
+        }
+        if offsets:
+            await consumer.commit(offsets)
+            self._committed |= offsets
+            self._regulate()
 
 
 async def _undecoded(message: Any) -> None:
-    """FastStream's decoder is left out: records are decoded one by one, so that a bad one spoils no batch."""
+    """FastStream's decoder is left out: the handler decodes, and knows what to do with what is no event."""

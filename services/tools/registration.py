@@ -230,24 +230,24 @@ def _parse_docstring(text: str) -> tuple[str, dict[str, str]]:
     summary: list[str] = []
     described: dict[str, str] = {}
     section: str | None = None
-    current: str | None = None
+    current = ""
     indent = 0
     for line in text.splitlines():
         stripped = line.strip()
         if rest := _REST.match(stripped):
-            section, current = "rest", rest[1]
+            section, current = "rest", str(rest[1])
             described[current] = rest[2]
         elif found := _SECTION.match(line):
-            section, current = found[1], None
+            section, current = found[1], ""
         elif stripped.startswith(":") and section in (None, "rest"):
-            section, current = "rest", None
+            section, current = "rest", ""
         elif section is None:
             summary.append(line)
         elif section in ("Args", "Arguments", "Parameters") and stripped:
             depth = len(line) - len(line.lstrip())
             entry = _ARGUMENT.match(stripped)
-            if entry and (current is None or depth <= indent):
-                current, indent = entry[1], depth
+            if entry and (not current or depth <= indent):
+                current, indent = str(entry[1]), depth
                 described[current] = entry[2]
             elif current:
                 described[current] = f"{described[current]} {stripped}".strip()
