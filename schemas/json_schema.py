@@ -19,7 +19,7 @@ JsonSchema = dict[str, Any]
 """A JSON Schema document or a part of one."""
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-MONEY_PATTERN = r"^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+MONEY_PATTERN = r"^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 """How a decimal is written. A number would be a float in most languages, so only text is in the contract."""
 
 

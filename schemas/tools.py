@@ -1,17 +1,20 @@
 """Topic `tools`: what agents can call."""
 
-import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints
 
 from schemas.base import JsonObject, Name, Spec
+
+ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""Letters, digits, `_` and `-` only, as the model APIs demand of a function."""
 
 
 class ToolSpec(Spec):
     """A tool: what the model is told of it, and where its calls go."""
 
     type: Literal["tool.applied"] = "tool.applied"
+    name: ToolName
     description: str = ""
     parameters: JsonObject = {"type": "object", "properties": {}}
     """JSON Schema of the arguments, an object."""
@@ -20,13 +23,6 @@ class ToolSpec(Spec):
     timeout_seconds: float = Field(default=60, gt=0, le=86_400)
     approval: bool = False
     """Whether every call waits for a person, whatever the agent says."""
-
-    @field_validator("name")
-    @classmethod
-    def _function_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-            raise ValueError("a tool's name has letters, digits, '_' and '-' only, as the model APIs demand")
-        return name
 
 
 ToolRegistryEvent = ToolSpec
