@@ -1,25 +1,38 @@
 """Wiring of the tools worker."""
 
+import asyncio
+import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
+
+import structlog
 
 from schemas.http import ComponentHealth
 from schemas.topics import TOOL_CALLS, TOOLS, tool_queue
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import TOOLS_GROUP
 from services.runtime.health import HealthServer
-from services.runtime.kafka import KafkaClients
+from services.runtime.kafka import AIOKafkaProducer, KafkaClients
 from services.runtime.registry import apply_spec
 from services.runtime.stream import build_broker
 from services.runtime.topics import count_partitions, ensure_queue
 from services.tools.calls import CallRunner
 from services.tools.execution import Executor
+from services.tools.http_tools import HttpTools
 from services.tools.kafka import CallConsumer
+from services.tools.mcp_tools import McpServer
 from services.tools.modules import load_tools
 from services.tools.results import KafkaOutbox
 from services.tools.settings import ToolsSettings
 from services.tools.threads import Threads
 from services.tools.tool import Tool
 from services.tools.toolbox import Toolbox
+from services.tools.tools_file import ToolsFile, read_tools_file
+
+log = structlog.get_logger(__name__)
+
+MCP_START_SECONDS = 10.0
+"""How long the start waits for MCP servers; their tools are taken up later too, and readiness says who is missing."""
 
 
 class ToolsService:
@@ -30,8 +43,14 @@ class ToolsService:
     def __init__(self, settings: ToolsSettings) -> None:
         """Raises ConfigurationError when a module or the file of tools cannot be used."""
         self._settings = settings
-        self._toolbox = Toolbox(load_tools(settings.tools_modules))
-        self._queues = {tool.spec.queue for tool in self._toolbox.all()} or {None}
+        path = settings.tools_file
+        file, secrets = read_tools_file(path, os.environ) if path else (ToolsFile(), frozenset[str]())
+        self._http = HttpTools(file.http, secrets=secrets)
+        self._toolbox = Toolbox([*load_tools(settings.tools_modules), *self._http.tools])
+        self._mcp = [McpServer(entry, on_tools=self._take_up) for entry in file.mcp]
+        self._announced: dict[str, str] = {}
+        self._announcer: AIOKafkaProducer | None = None
+        self._queues = {tool.spec.queue for tool in self._toolbox.all()} | {entry.queue for entry in file.mcp} or {None}
         self._threads = Threads()
         self._clients = KafkaClients(settings, client_id="turnlog-tools")
         self._outbox = KafkaOutbox(self._clients)
@@ -64,7 +83,13 @@ class ToolsService:
         for queue in sorted(queue for queue in self._queues if queue is not None):
             await ensure_queue(self._clients, self._settings, queue)
         await self._outbox.start()
+        await self._http.start()
+        self._announcer = self._clients.producer()
+        await self._announcer.start()
         await self._announce(self._toolbox.all())
+        for server in self._mcp:
+            server.start()
+        await asyncio.gather(*(server.listed(timeout_seconds=MCP_START_SECONDS) for server in self._mcp))
         self._consumer.start()
         await self._broker.start()
 
@@ -72,7 +97,11 @@ class ToolsService:
         """Running calls get the grace time to end and be answered; the rest is run again by another worker."""
         await self._consumer.stop(self._settings.tools_grace_seconds)
         await self._broker.stop()
+        await asyncio.gather(*(server.stop() for server in self._mcp))
+        await self._http.stop()
         await self._outbox.stop()
+        if self._announcer is not None:
+            await self._announcer.stop()
         await self._health.stop()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
@@ -84,13 +113,19 @@ class ToolsService:
                 ready=hanging < self._settings.tools_concurrency,
                 detail=f"{hanging} threads hang in sync tools past their time limit" if hanging else "",
             ),
-        }
+        } | {f"mcp:{server.entry.name}": server.health() for server in self._mcp}
 
-    async def _announce(self, tools: list[Tool]) -> None:
-        producer = self._clients.producer()
-        await producer.start()
-        try:
-            for tool in tools:
-                await apply_spec(producer, self._clients, self._settings, TOOLS, tool.spec)
-        finally:
-            await producer.stop()
+    async def _take_up(self, server: str, tools: Sequence[Tool]) -> None:
+        """The tools that an MCP server has now."""
+        taken = self._toolbox.replace(server, tools)
+        if taken:
+            log.warning("tool_names_taken", server=server, names=taken)
+        await self._announce([tool for tool in tools if tool.spec.name not in taken])
+
+    async def _announce(self, tools: Sequence[Tool]) -> None:
+        """Writes the specs that this worker has not written yet."""
+        assert self._announcer is not None
+        for spec in (tool.spec for tool in tools):
+            if self._announced.get(spec.name) != spec.version:
+                await apply_spec(self._announcer, self._clients, self._settings, TOOLS, spec)
+                self._announced[spec.name] = spec.version
