@@ -110,11 +110,16 @@ class Registry(Generic[S]):
         self._versions[spec.tenant_id, spec.name, spec.version] = spec
 
 
+def spec_key(spec: Spec) -> str:
+    """The record key of a definition. It carries the version, so that compaction keeps every version of a name."""
+    owner = f"{spec.tenant_id}/" if spec.tenant_id else ""
+    return f"{owner}{spec.name}@{spec.version}"
+
+
 async def apply_spec(
     producer: AIOKafkaProducer, clients: KafkaClients, settings: RuntimeSettings, topic: Topic, spec: Spec
 ) -> None:
-    """Writes a definition. The key carries the version, so that compaction keeps every version of it."""
+    """Writes a definition; it is the current one of its name when this returns."""
     at = datetime.now(UTC)
-    owner = f"{spec.tenant_id}/" if spec.tenant_id else ""
-    record = clients.record(topic.name, spec, key=f"{owner}{spec.name}@{spec.version}", event_id=new_id(at), at=at)
+    record = clients.record(topic.name, spec, key=spec_key(spec), event_id=new_id(at), at=at)
     await producer.send_and_wait(**record, partition=0)

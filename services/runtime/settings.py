@@ -92,14 +92,14 @@ class RuntimeSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=RuntimeSettings)
 
 
-def load_settings(model: type[Settings], **overrides: object) -> Settings:
+def load_settings(kind: type[Settings], /, **overrides: object) -> Settings:
     """Settings from the environment and `.env`; `overrides` win.
 
     Raises:
         ConfigurationError: at least one setting is wrong; the message names them all.
     """
     try:
-        return model(**overrides)  # pyright: ignore[reportArgumentType]
+        return kind(**overrides)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         problems = "; ".join(
             f"TURNLOG_{'_'.join(str(step) for step in problem['loc']).upper()}: {problem['msg']}"

@@ -1,6 +1,5 @@
 """FastStream's Kafka broker, built from our settings."""
 
-import logging
 import ssl
 
 from faststream.kafka import KafkaBroker
@@ -19,7 +18,7 @@ def build_broker(settings: RuntimeSettings, *, client_id: str) -> KafkaBroker:
         security=_security(settings),
         enable_idempotence=True,
         allow_auto_create_topics=False,
-        logger=logging.getLogger("faststream"),
+        logger=None,
     )
 
 

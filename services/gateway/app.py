@@ -1,0 +1,105 @@
+"""Wiring of the gateway."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+
+from schemas.agents import AgentSpec
+from schemas.http import ComponentHealth, Problem
+from schemas.tools import ToolSpec
+from schemas.topics import AGENTS, MAX_EVENT_BYTES, PROMPTS, TOOLS
+from services.gateway.kafka import ThreadLog
+from services.gateway.ports import Ports
+from services.gateway.routes import catalog, openai, prompts, threads
+from services.gateway.settings import GatewaySettings
+from services.gateway.upstream import Upstream
+from services.runtime.groups import AGENTS_GROUP
+from services.runtime.health import ReadinessCheck
+from services.runtime.kafka import KafkaClients
+from services.runtime.membership import group_members
+from services.runtime.registry import Registry
+from services.runtime.topics import count_partitions
+from services.runtime.web import WebServer, install_health, install_problems, problem_response
+
+
+def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
+    """The public API over the ports."""
+    app = FastAPI(title="Turnlog", description="Threads, turns and usage of AI agents, on a log.")
+    app.state.ports = ports
+    install_problems(app)
+    install_health(app, check)
+    for router in (threads.router, prompts.router, catalog.router, openai.router):
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    @app.middleware("http")
+    async def limit_body(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+        if int(request.headers.get("content-length") or 0) > MAX_EVENT_BYTES:
+            return problem_response(
+                Problem(
+                    type="urn:turnlog:problem:too-large",
+                    title="The request is too large",
+                    status=413,
+                    detail=f"at most {MAX_EVENT_BYTES} bytes",
+                )
+            )
+        return await following(request)
+
+    return app
+
+
+class GatewayService:
+    """The public HTTP interface. Has no state of its own: start as many as needed."""
+
+    name = "gateway"
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._clients = KafkaClients(settings, client_id="turnlog-gateway")
+        self._ports = Ports(
+            settings=settings,
+            log=ThreadLog(self._clients, settings),
+            memory=Upstream("memory", settings.memory_base_url),
+            usage=Upstream("usage", settings.usage_base_url),
+            agents=Registry[AgentSpec](self._clients, settings, AGENTS),
+            tools=Registry[ToolSpec](self._clients, settings, TOOLS),
+        )
+        self._server = WebServer(
+            build_api(self._ports, self.readiness), host=settings.http_host, port=settings.http_port
+        )
+
+    async def start(self) -> None:
+        ports = self._ports
+        await ports.memory.start()
+        await ports.usage.start()
+        await ports.log.start(await count_partitions(self._clients, self._settings, PROMPTS))
+        await ports.agents.start()
+        await ports.tools.start()
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+        await self._ports.tools.stop()
+        await self._ports.agents.stop()
+        await self._ports.log.stop()
+        await self._ports.usage.stop()
+        await self._ports.memory.stop()
+
+    async def readiness(self) -> dict[str, ComponentHealth]:
+        """Ready when a prompt would be answered: Kafka, memory, usage, and agents that are members of their group."""
+        memory = await self._ports.memory.ready()
+        usage = await self._ports.usage.ready()
+        workers = await group_members(self._clients, f"{self._settings.topic_prefix}{AGENTS_GROUP}")
+        return {
+            "kafka": self._ports.log.health(),
+            "memory": ComponentHealth(ready=memory is None, detail=memory or ""),
+            "usage": ComponentHealth(ready=usage is None, detail=usage or ""),
+            "agents": ComponentHealth(
+                ready=bool(workers),
+                detail=f"{workers} workers" if workers else "no agents worker: `turnlog run agents`",
+            ),
+        }

@@ -1,0 +1,188 @@
+"""The log as the gateway needs it: produce to `prompts`, tail what threads emit, read a stretch of the past."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Generator
+from datetime import UTC, datetime
+from typing import Any
+
+import pydantic_core
+import structlog
+from pydantic import BaseModel
+
+from schemas.base import ThreadEvent
+from schemas.envelope import header_map
+from schemas.http import ComponentHealth
+from schemas.ids import new_id
+from schemas.topics import COMPLETIONS, DELTAS, MESSAGES, PROMPTS, TOOL_CALLS, TOOL_RESULTS, Topic
+from services.gateway.fanout import Fanout, Listener, LogEvent, Position
+from services.runtime.errors import UnavailableError
+from services.runtime.kafka import (
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
+    KafkaClients,
+    KafkaError,
+    Record,
+    TopicPartition,
+    partition_of,
+)
+from services.runtime.settings import RuntimeSettings
+
+log = structlog.get_logger(__name__)
+
+TAILED: tuple[Topic, ...] = (MESSAGES, DELTAS, TOOL_CALLS, TOOL_RESULTS, COMPLETIONS)
+PRODUCE_SECONDS = 10
+RETRY_SECONDS = 1.0
+
+
+class ThreadLog:
+    """Reads and writes threads on Kafka. One tail serves every client of the process."""
+
+    def __init__(self, clients: KafkaClients, settings: RuntimeSettings) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._topics = {settings.topic(topic.name): topic for topic in TAILED}
+        self._producer: AIOKafkaProducer = clients.producer()
+        self._partitions = 0
+        self._fanout = Fanout()
+        self._task: asyncio.Task[None] | None = None
+        self._trouble: str | None = "starting"
+
+    async def start(self, partitions: int) -> None:
+        self._partitions = partitions
+        await self._producer.start()
+        tailing = asyncio.Event()
+        self._task = asyncio.create_task(self._tail(tailing), name="gateway:tail")
+        await tailing.wait()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._producer.stop()
+
+    def health(self) -> ComponentHealth:
+        return ComponentHealth(ready=self._trouble is None, detail=self._trouble or "")
+
+    def partition(self, thread_id: str) -> int:
+        return partition_of(thread_id, self._partitions)
+
+    def journal_position(self, thread_id: str) -> tuple[int, int]:
+        """Partition of a thread, and the offset of `messages` that a read must reflect to show what was seen here."""
+        partition = self.partition(thread_id)
+        return partition, self._fanout.position(partition).next(MESSAGES.name) or 0
+
+    async def submit(self, event: ThreadEvent) -> tuple[int, int]:
+        """Writes an event to `prompts`: partition and offset. Raises UnavailableError; then it may be sent again."""
+        at = datetime.now(UTC)
+        record = self._clients.record(PROMPTS.name, event, key=event.thread_id, event_id=new_id(at), at=at)
+        try:
+            async with asyncio.timeout(PRODUCE_SECONDS):
+                written = await self._producer.send_and_wait(**record, partition=self.partition(event.thread_id))
+        except (KafkaError, TimeoutError) as error:
+            raise UnavailableError(f"Kafka does not take the record: {error!r}") from error
+        return written.partition, written.offset
+
+    async def send(self, topic: Topic, event: BaseModel, key: str) -> None:
+        """Writes a definition to a registry topic. Raises UnavailableError."""
+        at = datetime.now(UTC)
+        record = self._clients.record(topic.name, event, key=key, event_id=new_id(at), at=at)
+        try:
+            async with asyncio.timeout(PRODUCE_SECONDS):
+                await self._producer.send_and_wait(**record, partition=0)
+        except (KafkaError, TimeoutError) as error:
+            raise UnavailableError(f"Kafka does not take the record: {error!r}") from error
+
+    @contextlib.contextmanager
+    def listening(self, tenant_id: str, thread_id: str) -> Generator[Listener]:
+        """A listener on the thread, from now on."""
+        listener = self._fanout.listen(tenant_id, thread_id, self.partition(thread_id))
+        try:
+            yield listener
+        finally:
+            self._fanout.leave(listener)
+
+    async def past(self, listener: Listener, since: Position | None) -> AsyncIterator[LogEvent]:
+        """What the thread emitted between a position and the beginning of the listener, in order of time.
+
+        Without a position: everything that the log still has.
+        """
+        consumer = self._clients.consumer()
+        await consumer.start()
+        try:
+            events: list[LogEvent] = []
+            for name, topic in self._topics.items():
+                partition = TopicPartition(name, listener.partition)
+                begin = since.next(topic.name) if since is not None else 0
+                end = listener.began.next(topic.name) or 0
+                if begin is not None and begin < end:
+                    events += await self._stretch(consumer, partition, begin, end, listener.key)
+        finally:
+            await consumer.stop()
+        for event in sorted(events, key=lambda each: each.timestamp_ms):
+            yield event
+
+    async def _stretch(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, begin: int, end: int, key: tuple[str, str]
+    ) -> list[LogEvent]:
+        consumer.assign([partition])
+        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets([partition])
+        consumer.seek(partition, max(begin, beginnings[partition]))
+        events: list[LogEvent] = []
+        while await consumer.position(partition) < end:
+            batches: dict[TopicPartition, list[Record]] = await consumer.getmany(timeout_ms=100)
+            for batch in batches.values():
+                for record in batch:
+                    event = self._event(record)
+                    if event is not None and record.offset < end and (event.tenant_id, event.thread_id) == key:
+                        events.append(event)
+        return events
+
+    async def _tail(self, tailing: asyncio.Event) -> None:
+        """Reads the end of every topic for ever; after a failure from where it was."""
+        partitions = [TopicPartition(name, number) for name in self._topics for number in range(self._partitions)]
+        positions: dict[TopicPartition, int] = {}
+        while True:
+            consumer = self._clients.consumer(fetch_max_wait_ms=50)
+            try:
+                await consumer.start()
+                consumer.assign(partitions)
+                if not positions:
+                    positions = dict(await consumer.end_offsets(partitions))
+                    for partition, offset in positions.items():
+                        topic = self._topics[partition.topic].name
+                        self._fanout.position(partition.partition).passed(topic, offset - 1)
+                for partition, offset in positions.items():
+                    consumer.seek(partition, offset)
+                self._trouble = None
+                tailing.set()
+                while True:
+                    batches: dict[TopicPartition, list[Record]] = await consumer.getmany(timeout_ms=1000)
+                    for partition, records in batches.items():
+                        for record in records:
+                            self._publish(record)
+                        positions[partition] = records[-1].offset + 1
+            except (KafkaError, OSError) as error:
+                self._trouble = f"Kafka: {error!r}"
+                log.warning("tail_waits", reason=repr(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            finally:
+                await consumer.stop()
+
+    def _publish(self, record: Record) -> None:
+        event = self._event(record)
+        if event is not None:
+            self._fanout.publish(record.partition, event)
+
+    def _event(self, record: Record) -> LogEvent | None:
+        topic = self._topics[record.topic]
+        try:
+            body: Any = pydantic_core.from_json(record.value or b"")
+            kind = header_map(record.headers).get("ce_type") or body.get("type") or topic.default_type
+            thread_id = body["thread_id"]
+            tenant_id = body.get("tenant_id") or "default"
+        except (ValueError, AttributeError, KeyError, TypeError):
+            return None
+        data = (record.value or b"").decode()
+        return LogEvent(topic.name, record.offset, record.timestamp, kind, tenant_id, thread_id, body, data)

@@ -1,0 +1,61 @@
+"""`/v1/agents`, `/v1/tools` and `/v1/usage`."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from schemas.agents import AgentSpec
+from schemas.base import Spec
+from schemas.http import Page, UsageRow
+from schemas.tools import ToolSpec
+from schemas.topics import AGENTS, TOOLS, Topic
+from services.gateway.ports import Ports, PortsDep, TenantDep
+from services.runtime.registry import spec_key
+from services.runtime.web import problem
+
+router = APIRouter()
+
+
+@router.get("/v1/agents", tags=["agents"])
+async def list_agents(ports: PortsDep, tenant_id: TenantDep) -> Page[AgentSpec]:
+    return Page[AgentSpec](items=ports.agents.all(tenant_id))
+
+
+@router.get("/v1/agents/{name}", tags=["agents"])
+async def get_agent(name: str, ports: PortsDep, tenant_id: TenantDep, version: str | None = None) -> AgentSpec:
+    spec = ports.agents.get(name, tenant_id=tenant_id, version=version)
+    if spec is None:
+        raise problem(404, "not-found", "Not found", f"there is no agent {name!r}")
+    return spec
+
+
+@router.post("/v1/agents", status_code=201, tags=["agents"])
+async def apply_agent(spec: AgentSpec, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+    """Applies a version of an agent; running workers take it up at once."""
+    await _apply(ports, AGENTS, spec, tenant_id)
+    return {"name": spec.name, "version": spec.version}
+
+
+@router.get("/v1/tools", tags=["tools"])
+async def list_tools(ports: PortsDep, tenant_id: TenantDep) -> Page[ToolSpec]:
+    return Page[ToolSpec](items=ports.tools.all(tenant_id))
+
+
+@router.post("/v1/tools", status_code=201, tags=["tools"])
+async def apply_tool(spec: ToolSpec, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+    """Announces a tool whose calls a worker of your own answers."""
+    await _apply(ports, TOOLS, spec, tenant_id)
+    return {"name": spec.name, "version": spec.version}
+
+
+@router.get("/v1/usage", response_model=Page[UsageRow], tags=["usage"])
+async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
+    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, filters, `limit`, `cursor`."""
+    parameters: dict[str, object] = dict(request.query_params)
+    return await ports.usage.get("usage", **{**parameters, "tenant_id": tenant_id})
+
+
+async def _apply(ports: Ports, topic: Topic, spec: Spec, tenant_id: str) -> None:
+    if ports.settings.trust_tenant_header and spec.tenant_id != tenant_id:
+        raise problem(403, "other-tenant", "Not yours", f"tenant_id must be {tenant_id!r}, the tenant that asks")
+    await ports.log.send(topic, spec, spec_key(spec))

@@ -1,0 +1,187 @@
+"""`/v1/threads`: threads, their messages, events, context and search."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from schemas.agents import ContextOptions
+from schemas.base import Identifier, JsonObject, Model, ThreadId
+from schemas.http import ContextRequest, ContextResponse, MessageView, Page, SearchHit, ThreadView
+from schemas.ids import new_id
+from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
+from services.gateway.fanout import BadPositionError, Position
+from services.gateway.ports import PortsDep, TenantDep
+from services.gateway.sse import thread_events
+from services.runtime.web import problem
+
+router = APIRouter(tags=["threads"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class ThreadBody(Model):
+    thread_id: ThreadId | None = None
+    user_id: Identifier | None = None
+    title: str | None = None
+    summary: str | None = None
+    metadata: JsonObject = {}
+
+
+class ThreadPatch(Model):
+    title: str | None = None
+    summary: str | None = None
+    status: Literal["active", "archived"] | None = None
+    metadata: JsonObject | None = None
+
+
+class AppendBody(Model):
+    messages: Annotated[list[NewMessage], Field(min_length=1, max_length=1000)]
+
+
+class DeleteBody(Model):
+    message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)]
+
+
+class ContextBody(Model):
+    user_id: Identifier | None = None
+    query: str | None = None
+    options: ContextOptions = ContextOptions()
+
+
+@router.post("/v1/threads", status_code=202)
+async def create_thread(body: ThreadBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+    """Creates a thread; one that is only prompted comes into being by itself."""
+    thread_id = body.thread_id or new_id(datetime.now(UTC))
+    fields = body.model_dump(exclude={"thread_id"})
+    await ports.log.submit(ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields))
+    return {"thread_id": thread_id}
+
+
+@router.get("/v1/threads", response_model=Page[ThreadView])
+async def list_threads(
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    user_id: str | None = None,
+    q: str | None = None,
+    cursor: str | None = None,
+    limit: Limit = 50,
+) -> Any:
+    """Last changed first; `q` searches titles and summaries."""
+    return await ports.memory.get("threads", tenant_id=tenant_id, user_id=user_id, q=q, cursor=cursor, limit=limit)
+
+
+@router.get("/v1/threads/{thread_id}", response_model=ThreadView)
+async def get_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep) -> Any:
+    partition, offset = ports.log.journal_position(thread_id)
+    return await ports.memory.get(f"threads/{thread_id}", tenant_id=tenant_id, partition=partition, min_offset=offset)
+
+
+@router.patch("/v1/threads/{thread_id}", status_code=202)
+async def patch_thread(thread_id: ThreadId, body: ThreadPatch, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+    """Changes what is given."""
+    await ports.log.submit(ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump()))
+    return {"thread_id": thread_id}
+
+
+@router.delete("/v1/threads/{thread_id}", status_code=202)
+async def delete_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+    """Ends the turns of the thread and removes it."""
+    await ports.log.submit(ThreadDelete(tenant_id=tenant_id, thread_id=thread_id))
+    return {"thread_id": thread_id}
+
+
+@router.get("/v1/threads/{thread_id}/messages", response_model=Page[MessageView])
+async def list_messages(
+    thread_id: ThreadId,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    cursor: str | None = None,
+    limit: Limit = 50,
+    order: Literal["asc", "desc"] = "asc",
+    role: str | None = None,
+    turn_id: str | None = None,
+    exclude_tool: bool = False,
+) -> Any:
+    """The conversation in order. Shows everything whose completion this gateway has given out."""
+    partition, offset = ports.log.journal_position(thread_id)
+    return await ports.memory.get(
+        f"threads/{thread_id}/messages",
+        tenant_id=tenant_id,
+        cursor=cursor,
+        limit=limit,
+        order=order,
+        role=role,
+        turn_id=turn_id,
+        exclude_tool=exclude_tool,
+        partition=partition,
+        min_offset=offset,
+    )
+
+
+@router.post("/v1/threads/{thread_id}/messages", status_code=202)
+async def append_messages(
+    thread_id: ThreadId, body: AppendBody, ports: PortsDep, tenant_id: TenantDep
+) -> dict[str, Any]:
+    """Adds messages without asking an agent."""
+    at = datetime.now(UTC)
+    messages = [each.model_copy(update={"message_id": each.message_id or new_id(at)}) for each in body.messages]
+    await ports.log.submit(MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=messages))
+    return {"thread_id": thread_id, "message_ids": [each.message_id for each in messages]}
+
+
+@router.delete("/v1/threads/{thread_id}/messages", status_code=202)
+async def delete_messages(
+    thread_id: ThreadId, body: DeleteBody, ports: PortsDep, tenant_id: TenantDep
+) -> dict[str, Any]:
+    await ports.log.submit(MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=body.message_ids))
+    return {"thread_id": thread_id, "message_ids": body.message_ids}
+
+
+@router.get("/v1/threads/{thread_id}/events")
+async def stream_thread(
+    thread_id: ThreadId,
+    request: Request,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    last_event_id: Annotated[str | None, Header()] = None,
+    from_start: bool = False,
+) -> StreamingResponse:
+    """Everything that happens on the thread, as server-sent events. `Last-Event-ID` resumes on any gateway."""
+    try:
+        since = Position.parse(last_event_id) if last_event_id else None
+    except BadPositionError as error:
+        raise problem(400, "bad-last-event-id", "Bad Last-Event-ID", str(error)) from error
+    events = thread_events(ports.log, tenant_id, thread_id, since=since, from_start=from_start)
+    return StreamingResponse(events, media_type="text/event-stream")
+
+
+@router.post("/v1/threads/{thread_id}/context", response_model=ContextResponse)
+async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenant_id: TenantDep) -> Any:
+    """What a model would see of the thread."""
+    partition, offset = ports.log.journal_position(thread_id)
+    request = ContextRequest(
+        tenant_id=tenant_id,
+        thread_id=thread_id,
+        user_id=body.user_id,
+        query=body.query,
+        options=body.options,
+        partition=partition,
+        min_offset=offset,
+    )
+    return await ports.memory.post("context", request.model_dump_json())
+
+
+@router.get("/v1/search", response_model=Page[SearchHit])
+async def search(
+    q: Annotated[str, Query(min_length=1)],
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    user_id: str | None = None,
+    thread_id: str | None = None,
+    limit: Limit = 20,
+) -> Any:
+    """Messages that match, best first."""
+    return await ports.memory.get("search", tenant_id=tenant_id, q=q, user_id=user_id, thread_id=thread_id, limit=limit)
