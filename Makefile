@@ -1,0 +1,25 @@
+# uv is taken from PATH, or put by pip into .uv/ inside the project.
+UV := $(shell command -v uv || echo .uv/bin/uv)
+
+.PHONY: run test test-fast bench lint schemas
+
+run: | $(UV)
+	$(UV) run turnlog up
+
+test: | $(UV)
+	$(UV) run pytest
+
+test-fast: | $(UV)
+	$(UV) run pytest -m "not broker"
+
+bench: | $(UV)
+	$(UV) run python -m tests.bench
+
+lint: | $(UV)
+	$(UV) run python -m tests.lint
+
+schemas: | $(UV)
+	$(UV) run python -m schemas.generate
+
+.uv/bin/uv:
+	python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv

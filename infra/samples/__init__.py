@@ -1,0 +1,1 @@
+"""Sample definitions that `turnlog up` applies."""

@@ -1,0 +1,160 @@
+"""Commands and their options. What they do is in the module of their group."""
+
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+
+from services.cli import catalog, dead_letters, doctor, talk, topics, up, usage
+from services.cli.composition import SERVICES, ServiceName, build_service, settings_of
+from services.runtime.errors import TurnlogError
+from services.runtime.logs import configure_logs
+from services.runtime.service import run_service
+
+app = typer.Typer(
+    help="Turnlog: an event-sourced platform for AI agents.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
+agents_app = typer.Typer(help="Agents: apply and list.", no_args_is_help=True)
+tools_app = typer.Typer(help="Tools that workers have announced.", no_args_is_help=True)
+dead_letters_app = typer.Typer(help="Records that nobody could use.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+app.add_typer(agents_app, name="agents")
+app.add_typer(tools_app, name="tools")
+app.add_typer(dead_letters_app, name="dead-letters")
+
+CONFIGURATION_EXIT = 2
+
+
+def main() -> None:
+    """Entry point. An error that Turnlog raises on purpose is one line on standard error and exit code 2."""
+    try:
+        app()
+    except TurnlogError as error:
+        _complain(error)
+    except ExceptionGroup as group:
+        known = group.subgroup(TurnlogError)
+        if known is None:
+            raise
+        _complain(known.exceptions[0])
+
+
+def _complain(error: Exception) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"turnlog: {error}", markup=False)
+    sys.exit(CONFIGURATION_EXIT)
+
+
+def _run(work: Coroutine[Any, Any, int | None]) -> None:
+    code = uvloop.run(work)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command("up")
+def up_command(
+    workers: Annotated[int, typer.Option(min=0, help="Agent workers as processes of their own; 0: one in here.")] = 0,
+    no_agents: Annotated[bool, typer.Option("--no-agents", help="Start no agents worker at all.")] = False,
+) -> None:
+    """Runs everything on this machine until Ctrl-C."""
+    _run(up.run_up(workers=workers, with_agents=not no_agents))
+
+
+@app.command("run")
+def run_command(service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")]) -> None:
+    """Runs one service in the foreground until Ctrl-C."""
+    if service not in SERVICES:
+        raise typer.BadParameter(f"expected one of {', '.join(SERVICES)}, got {service!r}")
+    name: ServiceName = service
+    configure_logs(settings_of(name))
+    _run(run_service(build_service(name)))
+
+
+@app.command("prompt")
+def prompt_command(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    thread: Annotated[str | None, typer.Option(help="Thread to go on with; a new one by default.")] = None,
+    agent: Annotated[str, typer.Option(help="Who answers.")] = "assistant",
+    user: Annotated[str | None, typer.Option(help="Who asks.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the terminal event instead of the text.")] = False,
+) -> None:
+    """Sends a prompt and shows the answer as it is written."""
+    _run(talk.prompt(text, thread_id=thread, agent=agent, user_id=user, as_json=as_json))
+
+
+@app.command("tail")
+def tail_command(
+    thread: Annotated[str, typer.Argument(help="Thread to watch.")],
+    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with everything the log still has.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+) -> None:
+    """Shows every event of a thread as it happens."""
+    _run(talk.tail(thread, from_start=from_start, as_json=as_json))
+
+
+@app.command("usage")
+def usage_command(
+    group_by: Annotated[str, typer.Option(help="Dimensions, by commas.")] = "user,model",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Sums what was used."""
+    _run(usage.show(group_by, as_json=as_json))
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Checks what is needed and says what to do about what is missing."""
+    _run(doctor.check())
+
+
+@topics_app.command("apply")
+def topics_apply() -> None:
+    """Creates the topics that are missing."""
+    _run(topics.apply())
+
+
+@topics_app.command("list")
+def topics_list() -> None:
+    """Shows every topic as it should be, and what is not."""
+    _run(topics.show())
+
+
+@agents_app.command("apply")
+def agents_apply(file: Annotated[Path, typer.Argument(help="YAML file, one agent a document.")]) -> None:
+    """Applies agents; running workers take them up at once."""
+    _run(catalog.apply_agents(file))
+
+
+@agents_app.command("list")
+def agents_list() -> None:
+    """Lists the agents with their current version."""
+    _run(catalog.list_agents())
+
+
+@tools_app.command("list")
+def tools_list() -> None:
+    """Lists the tools that agents may name."""
+    _run(catalog.list_tools())
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 50,
+) -> None:
+    """Lists the latest dead letters."""
+    _run(dead_letters.show(limit))
+
+
+@dead_letters_app.command("replay")
+def dead_letters_replay(
+    rejection_id: Annotated[str, typer.Argument(help="Id of the dead letter, as `list` shows it.")],
+) -> None:
+    """Writes the record of a dead letter back to where it came from, for the cause has been mended."""
+    _run(dead_letters.replay(rejection_id))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`turnlog agents` and `turnlog tools`."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from schemas.agents import AgentSpec
+from schemas.base import DEFAULT_TENANT
+from schemas.tools import ToolSpec
+from schemas.topics import AGENTS, TOOLS, Topic
+from services.runtime.errors import ConfigurationError, UnavailableError
+from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.registry import Registry, apply_spec
+from services.runtime.settings import RuntimeSettings, load_settings
+
+console = Console(highlight=False)
+
+
+def read_agents(file: Path) -> list[AgentSpec]:
+    """The agents of a YAML file, one a document. Raises ConfigurationError naming file, document and field."""
+    try:
+        documents: list[Any] = [each for each in yaml.safe_load_all(file.read_text()) if each is not None]
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not documents:
+        raise ConfigurationError(f"{file} has no agent in it")
+    agents: list[AgentSpec] = []
+    for number, document in enumerate(documents, start=1):
+        try:
+            agents.append(AgentSpec.model_validate(document, extra="forbid"))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(step) for step in each['loc']) or 'document'}: {each['msg']}"
+                for each in error.errors(include_url=False, include_input=False)
+            )
+            raise ConfigurationError(f"{file}, document {number}: {problems}") from error
+    return agents
+
+
+async def apply_agents(file: Path) -> None:
+    settings = load_settings(RuntimeSettings)
+    agents = read_agents(file)
+    clients = KafkaClients(settings, client_id="turnlog-cli")
+    producer = clients.producer()
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await producer.stop()
+        raise _no_kafka(settings) from error
+    try:
+        for agent in agents:
+            await apply_spec(producer, clients, settings, AGENTS, agent)
+            console.print(f"applied {agent.name} version {agent.version}")
+    finally:
+        await producer.stop()
+
+
+async def list_agents() -> None:
+    table = Table("agent", "version", "model", "tools", "description")
+    registry: Registry[AgentSpec] = await _read(AGENTS)
+    for agent in registry.all(DEFAULT_TENANT):
+        table.add_row(agent.name, agent.version, agent.model or "(default)", ", ".join(agent.tools), agent.description)
+    console.print(table)
+
+
+async def list_tools() -> None:
+    table = Table("tool", "queue", "time limit", "description")
+    registry: Registry[ToolSpec] = await _read(TOOLS)
+    for tool in registry.all(DEFAULT_TENANT):
+        table.add_row(tool.name, tool.queue or "", f"{tool.timeout_seconds:g} s", tool.description.split("\n")[0])
+    console.print(table)
+
+
+async def _read(topic: Topic) -> Registry[Any]:
+    settings = load_settings(RuntimeSettings)
+    registry: Registry[Any] = Registry(KafkaClients(settings, client_id="turnlog-cli"), settings, topic)
+    try:
+        await registry.start()
+    except KafkaError as error:
+        raise _no_kafka(settings) from error
+    finally:
+        await registry.stop()
+    return registry
+
+
+def _no_kafka(settings: RuntimeSettings) -> UnavailableError:
+    return UnavailableError(
+        f"no Kafka answers at {settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP"
+    )

@@ -1,0 +1,54 @@
+"""`turnlog topics`."""
+
+from rich.console import Console
+from rich.table import Table
+
+from schemas.topics import ALL, HOUR_MS
+from services.runtime.errors import UnavailableError
+from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.settings import RuntimeSettings, load_settings
+from services.runtime.topics import TopicsReport, apply_topics, check_topics, partitions_of
+
+console = Console(highlight=False)
+
+
+async def apply() -> int:
+    """Exit code 1 when a topic exists and is not as it should be."""
+    settings = load_settings(RuntimeSettings)
+    report = await _ask(settings, create=True)
+    console.print(f"created {len(report.created)}, found {len(report.existing)}")
+    return _problems(report)
+
+
+async def show() -> int:
+    settings = load_settings(RuntimeSettings)
+    table = Table("topic", "default type", "written by", "kept", "partitions")
+    for topic in ALL:
+        kept = (
+            "compacted"
+            if topic.compacted
+            else f"{topic.retention_ms // 3_600_000} h"
+            if topic.retention_ms
+            else "for ever"
+        )
+        table.add_row(
+            settings.topic(topic.name), topic.default_type, topic.writers, kept, str(partitions_of(topic, settings))
+        )
+    console.print(table)
+    return _problems(await _ask(settings, create=False))
+
+
+async def _ask(settings: RuntimeSettings, *, create: bool) -> TopicsReport:
+    clients = KafkaClients(settings, client_id="turnlog-cli")
+    try:
+        return await (apply_topics if create else check_topics)(clients, settings)
+    except KafkaError as error:
+        raise UnavailableError(
+            f"no Kafka answers at {settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP"
+        ) from error
+
+
+def _problems(report: TopicsReport) -> int:
+    for problem in report.problems:
+        console.print(problem, style="red")
+    return 1 if report.problems else 0

@@ -1,0 +1,32 @@
+"""`turnlog usage`."""
+
+from rich.console import Console
+from rich.table import Table
+
+from schemas.http import Page, UsageRow
+from services.cli.gateway import request
+from services.runtime.settings import RuntimeSettings, load_settings
+
+console = Console(highlight=False)
+
+
+async def show(group_by: str, *, as_json: bool) -> None:
+    settings = load_settings(RuntimeSettings)
+    async with request(settings, "GET", "/v1/usage", params={"group_by": group_by}) as response:
+        text = await response.text()
+    if as_json:
+        console.print(text, markup=False, soft_wrap=True)
+        return
+    page = Page[UsageRow].model_validate_json(text)
+    names = [name for name in group_by.split(",") if name]
+    table = Table(*names, "events", "input tokens", "cached", "output tokens", "reasoning")
+    for row in page.items:
+        counts = (
+            row.events,
+            row.input_tokens,
+            row.cached_input_tokens,
+            row.output_tokens,
+            row.reasoning_tokens,
+        )
+        table.add_row(*(str(row.group.get(name) or "") for name in names), *map(str, counts))
+    console.print(table)
