@@ -10,6 +10,7 @@ from schemas.topics import MAX_RECORD_BYTES, TOOL_CALLS
 from schemas.usage import UsageRecorded
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import Record
+from services.tools import metrics
 from services.tools.execution import Executor, Outcome
 from services.tools.toolbox import Toolbox
 
@@ -75,6 +76,7 @@ class CallRunner:
 
         tool = self._toolbox.get(call.name, tenant_id=call.tenant_id)
         outcome = await self._executor.run(tool, call, progress=progress)
+        _measure(call, outcome)
         self._failpoints.hit("tools.before_result")
         await self._outbox.answer(outcome, usage_of(call, outcome), traceparent=traceparent)
         self._failpoints.hit("tools.after_result")
@@ -105,3 +107,10 @@ def usage_of(call: ToolCalled, outcome: Outcome) -> UsageRecorded | None:
         billable=returned,
         occurred_at=call.called_at,
     )
+
+
+def _measure(call: ToolCalled, outcome: Outcome) -> None:
+    event = outcome.event
+    metrics.CALLS.labels("ok" if isinstance(event, ToolReturned) else event.code).inc()
+    if outcome.attempts:
+        metrics.CALL_SECONDS.labels(call.name).observe((event.latency_ms or 0) / 1000)

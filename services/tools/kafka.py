@@ -8,7 +8,7 @@ a tracker a partition knows which have ended, and slow calls hold up nobody.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from faststream import AckPolicy
@@ -24,6 +24,7 @@ from services.runtime.kafka import (
     StickyPartitionAssignor,
     TopicPartition,
 )
+from services.tools import metrics
 from services.tools.tracker import OffsetTracker
 
 log = structlog.get_logger(__name__)
@@ -134,15 +135,36 @@ class CallConsumer(ConsumerRebalanceListener):
         except (KafkaError, TimeoutError) as error:
             log.info("commit_refused", reason=repr(error))
 
-    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride] - aiokafka awaits it
+        self, assigned: Collection[TopicPartition]
+    ) -> None:
         """An eager rebalance revokes all and gives most of it back: those partitions keep their tracker, and what is
         read again of them is recognised. Calls of partitions that are gone end, but are not committed here."""
+        await self._pass_over_what_others_did([each for each in assigned if each in self._trackers])
         self._trackers = {each: self._trackers.get(each) or OffsetTracker() for each in assigned}
         self._committed = {each: offset for each, offset in self._committed.items() if each in self._trackers}
         kept = set(map(id, self._trackers.values()))
         self._waiting = deque(each for each in self._waiting if id(each[0]) in kept)
         self._joined = True
         self._regulate()
+
+    async def _pass_over_what_others_did(self, kept: Collection[TopicPartition]) -> None:
+        """A partition that seems kept may have been away: this worker slept, another one went on with it."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        for partition in kept:
+            try:
+                async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                    committed = cast("int | None", await consumer.committed(partition))
+            except (KafkaError, TimeoutError) as error:
+                # Without the answer the partition is taken as new: calls may run twice, none is left out.
+                log.info("committed_unknown", topic=partition.topic, partition=partition.partition, reason=repr(error))
+                del self._trackers[partition]
+                continue
+            if committed is not None and committed > self._committed.get(partition, -1):
+                self._trackers[partition].pass_over(committed)
+                self._committed[partition] = committed
 
     @property
     def _consumer(self) -> AIOKafkaConsumer | None:
@@ -179,6 +201,8 @@ class CallConsumer(ConsumerRebalanceListener):
 
     def _regulate(self) -> None:
         """Pauses what must not be read now. The consumer is still polled, so that it stays in the group."""
+        metrics.CALLS_RUNNING.set(len(self._running))
+        metrics.CALLS_WAITING.set(len(self._waiting))
         consumer = self._consumer
         if consumer is None:
             return

@@ -10,9 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import Gauge
-
-ABANDONED = Gauge("turnlog_tool_threads_abandoned", "Threads of sync tools that outlived their call's time limit")
+from services.tools import metrics
 
 
 class Threads:
@@ -56,4 +54,4 @@ class Threads:
 
     def _count(self, change: int) -> None:
         self.abandoned += change
-        ABANDONED.set(self.abandoned)
+        metrics.THREADS_ABANDONED.set(self.abandoned)

@@ -21,8 +21,15 @@ class OffsetTracker:
         return True
 
     def finish(self, offset: int) -> None:
-        """The record's result is on the log. Raises KeyError when it was not in hand."""
-        del self._open[offset]
+        """The record's answer is on the log."""
+        self._open.pop(offset, None)
+
+    def pass_over(self, committed: int) -> None:
+        """Everything before `committed` was answered by another worker, while this one was thought dead: it holds the
+        position back no longer, so that the group's offset never goes backwards."""
+        for offset in [each for each in self._open if each < committed]:
+            del self._open[offset]
+        self._highest = max(self._highest or 0, committed - 1) if committed > 0 else self._highest
 
     @property
     def position(self) -> int | None:

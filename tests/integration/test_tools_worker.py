@@ -1,12 +1,13 @@
 """The tools worker on the real broker: answers, refusals, a slow call among fast ones, kills in the middle of one."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,8 @@ from uuid import uuid4
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from infra.local.kafka import LocalKafka
@@ -65,6 +68,31 @@ def quick(number: int) -> int:
 @tool(queue="heavy")
 def heavy(context: ToolContext) -> str:
     return "heavy"
+"""
+
+MCP_SERVER = """
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("child")
+
+@server.tool()
+def add(left: int, right: int) -> int:
+    return left + right
+
+server.run("stdio")
+"""
+
+TOOLS_FILE = """
+http:
+  - name: stock
+    url: {shop}{{item}}
+    headers: {{Authorization: none}}
+    parameters: {{type: object, properties: {{item: {{type: string}}}}, required: [item]}}
+mcp:
+  - name: child
+    command: {python}
+    args: [{folder}/server.py]
+    prefix: child_
 """
 
 
@@ -139,6 +167,11 @@ class Installation:
         finally:
             await consumer.stop()
 
+    async def until_committed(self, offset: int, *, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while (now := await self.committed()) != offset:
+            assert time.monotonic() < deadline, f"committed is {now}, not {offset}"
+
     def ran(self) -> list[str]:
         file = self.folder / "ran.txt"
         return file.read_text().split() if file.exists() else []
@@ -160,8 +193,25 @@ async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
         yield broker.bootstrap
 
 
+async def until_async(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.05)
+
+
+async def is_unready(service: ToolsService) -> bool:
+    return not all(each.ready for each in (await service.readiness()).values())
+
+
 @pytest_asyncio.fixture(loop_scope="module")
 async def installation(kafka: str, tmp_path: Path) -> AsyncIterator[Installation]:
+    async with installed(kafka, tmp_path) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def installed(kafka: str, tmp_path: Path) -> AsyncIterator[Installation]:
     module = tmp_path / "shop_tools.py"
     module.write_text(TOOLS_MODULE)
     settings = ToolsSettings(
@@ -234,9 +284,7 @@ async def test_calls_are_answered_metered_and_committed(installation: Installati
         ("get_weather", "tool", "ok"),
         ("heavy", "tool", "ok"),
     ]
-    deadline = time.monotonic() + 20
-    while await installation.committed() != 4:
-        assert time.monotonic() < deadline
+    await installation.until_committed(4)
 
 
 async def test_the_tools_are_announced_and_the_worker_is_ready(
@@ -278,9 +326,7 @@ async def test_one_slow_call_does_not_hold_up_others_and_is_not_committed_past(i
 
     installation.open_gate("open")
     assert (await installation.answers(slow))[slow.call_id].result == "through open"
-    deadline = time.monotonic() + 20
-    while await installation.committed() != 101:
-        assert time.monotonic() < deadline
+    await installation.until_committed(101)
     progress = [each for each in await installation.read(TOOL_RESULTS) if isinstance(each, ToolProgress)]
     assert [(each.call_id, each.fraction) for each in progress] == [(slow.call_id, 0.5)]
 
@@ -323,6 +369,101 @@ async def test_a_kill_around_the_answer_loses_no_call_and_meters_it_once(
     finally:
         second.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(second.wait(), 30) == 0
+
+
+async def test_a_worker_that_slept_while_another_went_on_takes_nothing_back(installation: Installation) -> None:
+    first = await start_process(installation)
+    slow = await installation.call("gated", gate="open")
+    await until(lambda: bool(installation.ran()))
+    first.send_signal(signal.SIGSTOP)
+    second = await start_process(installation)
+    try:
+        await until(lambda: len(installation.ran()) == 2, seconds=60)
+        installation.open_gate("open")
+        quick = [await installation.call("quick", number=number) for number in range(5)]
+        await installation.answers(slow, *quick)
+        await installation.until_committed(6)
+        first.send_signal(signal.SIGCONT)
+        # Its call of old ends, its commit is refused or changes nothing, and both workers go on.
+        more = [await installation.call("quick", number=number) for number in range(5)]
+        await installation.answers(*more)
+        await installation.until_committed(11)
+        answers = [each.call_id for each in await installation.read(TOOL_RESULTS) if isinstance(each, ToolReturned)]
+        assert set(answers) == {call.call_id for call in (slow, *quick, *more)}
+    finally:
+        for process in (first, second):
+            process.send_signal(signal.SIGTERM)
+        for process in (first, second):
+            assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_more_calls_than_a_worker_runs_at_once_wait_their_turn(installation: Installation) -> None:
+    settings = installation.settings.model_copy(update={"tools_concurrency": 2})
+    service = ToolsService(settings)
+    await service.start()
+    try:
+        slow = await installation.call("gated", gate="open")
+        calls = [await installation.call("quick", number=number) for number in range(300)]
+        found = await installation.answers(*calls)
+        assert slow.call_id not in found
+        installation.open_gate("open")
+        await installation.until_committed(301)
+        results = [each for each in await installation.read(TOOL_RESULTS) if isinstance(each, ToolReturned)]
+        assert len(results) == 301
+    finally:
+        await service.stop()
+
+
+async def test_tools_of_the_file_are_announced_and_called(installation: Installation, tmp_path: Path) -> None:
+    async def stock(request: web.Request) -> web.Response:
+        return web.json_response({"item": request.match_info["item"], "token": request.headers["Authorization"]})
+
+    application = web.Application()
+    application.router.add_get("/stock/{item}", stock)
+    (tmp_path / "server.py").write_text(MCP_SERVER)
+    async with TestServer(application) as shop:
+        file = tmp_path / "tools.yaml"
+        file.write_text(TOOLS_FILE.format(shop=shop.make_url("/stock/"), python=sys.executable, folder=tmp_path))
+        service = ToolsService(installation.settings.model_copy(update={"tools_file": file}))
+        await service.start()
+        try:
+            http = await installation.call("stock", item="tea")
+            mcp = await installation.call("child_add", left=2, right=3)
+            found = await installation.answers(http, mcp)
+            assert found[http.call_id].result == {"item": "tea", "token": "none"}
+            assert found[mcp.call_id].result == {"result": 5}
+            assert {"stock", "child_add"} <= {spec.name for spec in await installation.read(TOOLS)}
+            components = await service.readiness()
+            assert components["mcp:child"].ready
+        finally:
+            await service.stop()
+
+
+async def test_a_call_that_ends_while_kafka_is_away_is_answered_when_it_is_back(tmp_path: Path) -> None:
+    kafka = LocalKafka(data_dir=tmp_path / "data", port=0)
+    port = int((await kafka.start()).rpartition(":")[2])
+    service: ToolsService | None = None
+    try:
+        async with installed(kafka.bootstrap, tmp_path) as installation:
+            service = ToolsService(installation.settings)
+            await service.start()
+            call = await installation.call("gated", gate="open")
+            await until(lambda: bool(installation.ran()))
+            await kafka.stop()
+            installation.open_gate("open")
+            await until_async(lambda: is_unready(service))
+            kafka = LocalKafka(data_dir=tmp_path / "data", port=port)
+            await kafka.start()
+            found = await installation.answers(call, seconds=60)
+            assert found[call.call_id].result == "through open"
+            assert installation.ran() == [call.call_id]
+            after = await installation.call("quick", number=1)
+            await installation.answers(after, seconds=60)
+            await installation.until_committed(2, seconds=60)
+    finally:
+        if service is not None:
+            await service.stop()
+        await kafka.stop()
 
 
 async def test_a_stopping_worker_lets_running_calls_end(installation: Installation) -> None:

@@ -39,6 +39,23 @@ class Tracking(RuleBasedStateMachine):
         if position is not None:
             assert not any(self.tracker.begin(offset) for offset in self.log if offset >= position)
 
+    @precondition(lambda self: self.log)
+    @rule(data=st.data())
+    def another_worker_went_on(self, data: st.DataObject) -> None:
+        position = self.tracker.position
+        assert position is not None
+        committed = position + data.draw(st.integers(0, 30))
+        self.tracker.pass_over(committed)
+        self.log += [committed - 1] if committed - 1 > self.log[-1] else []
+        passed = {offset for offset in self.log if offset < committed}
+        self.open -= passed
+        self.done |= passed
+
+    @rule(offset=st.integers(0, 10))
+    def end_what_another_worker_had_done(self, offset: int) -> None:
+        if offset in self.done:
+            self.tracker.finish(offset)
+
     @invariant()
     def everything_before_the_position_is_done(self) -> None:
         position = self.tracker.position
