@@ -16,7 +16,12 @@ bench: | $(UV)
 	$(UV) run python -m tests.bench
 
 lint: | $(UV)
-	$(UV) run python -m tests.lint
+	$(UV) run ruff check
+	$(UV) run ruff format --check
+	$(UV) run pyright
+	$(UV) run lint-imports
+	$(UV) run python -m schemas.generate --check
+	$(UV) run python -m schemas.compatibility
 
 schemas: | $(UV)
 	$(UV) run python -m schemas.generate

@@ -24,13 +24,8 @@ async def show() -> int:
     settings = load_settings(RuntimeSettings)
     table = Table("topic", "default type", "written by", "kept", "partitions")
     for topic in ALL:
-        kept = (
-            "compacted"
-            if topic.compacted
-            else f"{topic.retention_ms // 3_600_000} h"
-            if topic.retention_ms
-            else "for ever"
-        )
+        hours = f"{topic.retention_ms // HOUR_MS} h" if topic.retention_ms else "for ever"
+        kept = "compacted" if topic.compacted else hours
         table.add_row(
             settings.topic(topic.name), topic.default_type, topic.writers, kept, str(partitions_of(topic, settings))
         )
