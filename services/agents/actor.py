@@ -9,7 +9,7 @@ import structlog
 
 from schemas.agents import AgentSpec, ContextOptions
 from schemas.http import ContextRequest, MessageView
-from schemas.journal import MessageAdded
+from schemas.journal import MessageAdded, TurnClosed, TurnOpened
 from schemas.parts import text_of
 from schemas.tools import ToolSpec
 from schemas.topics import state_key
@@ -113,14 +113,14 @@ class TurnActor:
         """Adds the messages that were decided to what the model will see of the turn."""
         for emit in outcome.emits:
             event = emit.event
-            if event.type == "turn.opened":  # pyright: ignore[reportAttributeAccessIssue]
-                self._working[key] = _Working(event.turn_id, whole=True)  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(event, TurnOpened):
+                self._working[key] = _Working(event.turn_id, whole=True)
             elif isinstance(event, MessageAdded) and event.turn_id is not None:
                 working = self._working.get(key)
                 if working is not None and working.turn_id == event.turn_id:
                     working.own.append(event)
-            elif event.type.startswith("turn.c") or event.type == "turn.failed":  # pyright: ignore
-                metrics.TURNS.labels(event.type.removeprefix("turn.")).inc()  # pyright: ignore
+            elif isinstance(event, TurnClosed):
+                metrics.TURNS.labels(event.outcome).inc()
         if outcome.state is None:
             self._working.pop(key, None)
 

@@ -51,7 +51,7 @@ class ModelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ModelFailure:
-    """No answer. `retryable`: the same call may succeed later, after `retry_after_seconds` where the provider said so."""
+    """No answer. `retryable`: a later call may succeed, after `retry_after_seconds` where the provider said so."""
 
     provider: str
     model: str

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, cast
 
 import openai
 
@@ -147,11 +147,11 @@ class OpenAIModels:
         return ModelFailure(provider.name, model, code, message, retryable, _milliseconds(began), retry_after, spent)
 
     async def _stream(self, provider: Provider, model: str, request: ModelRequest, received: _Received) -> None:
-        client = self._clients[provider.name]
+        create: Any = self._clients[provider.name].chat.completions.with_streaming_response.create
         done = False
-        async with client.chat.completions.with_streaming_response.create(
+        async with create(
             model=model,
-            messages=request.messages,  # pyright: ignore[reportArgumentType]
+            messages=request.messages,
             stream=True,
             stream_options={"include_usage": True},
             extra_body=_parameters(provider, request),
@@ -164,9 +164,10 @@ class OpenAIModels:
                     chunk = json.loads(line)
                 except ValueError as error:
                     raise _StreamError("malformed_response", f"a chunk of the answer is not JSON: {error}") from error
-                if not isinstance(chunk, dict):
-                    raise _StreamError("malformed_response", "a chunk of the answer is not an object")
-                received.take(chunk)  # pyright: ignore[reportUnknownArgumentType]
+                try:
+                    received.take(chunk)
+                except (AttributeError, TypeError, ValueError) as error:
+                    raise _StreamError("malformed_response", f"a chunk has another shape: {line[:200]}") from error
         if received.finish_reason is None and not done:
             raise _StreamError("stream_cut", "the stream ended before the answer did")
         if received.finish_reason is None and not received.text and not received.calls:
@@ -254,16 +255,15 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _message(error: object) -> str:
     """What the provider says, short; bodies may be anything."""
-    if isinstance(error, dict):
-        fields: dict[str, Any] = error  # pyright: ignore[reportUnknownVariableType]
-        inner = fields.get("error", fields)
-        error = inner.get("message", inner) if isinstance(inner, dict) else inner  # pyright: ignore
+    for field in ("error", "message"):
+        if isinstance(error, dict):
+            error = cast("dict[str, object]", error).get(field, cast("object", error))
     return str(error)[:500]
 
 
 def _token_counts(usage: Mapping[str, Any]) -> TokenCounts:
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
+    prompt: Mapping[str, Any] = usage.get("prompt_tokens_details") or {}
+    completion: Mapping[str, Any] = usage.get("completion_tokens_details") or {}
     return TokenCounts(
         input_tokens=usage.get("prompt_tokens") or 0,
         cached_input_tokens=prompt.get("cached_tokens") or 0,

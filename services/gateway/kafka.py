@@ -149,7 +149,7 @@ class ThreadLog:
                 await consumer.start()
                 consumer.assign(partitions)
                 if not positions:
-                    positions = dict(await consumer.end_offsets(partitions))
+                    positions = await consumer.end_offsets(partitions)
                     for partition, offset in positions.items():
                         topic = self._topics[partition.topic].name
                         self._fanout.position(partition.partition).passed(topic, offset - 1)

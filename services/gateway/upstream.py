@@ -29,7 +29,7 @@ class Upstream:
             await self._session.close()
 
     async def get(self, path: str, **parameters: object) -> Any:
-        """The JSON of an answer. Raises ProblemError with the service's own problem, UnavailableError when it is down."""
+        """The JSON of an answer. Raises ProblemError with the service's own problem, UnavailableError when down."""
         named = {
             name.rstrip("_"): str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in parameters.items()

@@ -10,7 +10,5 @@ class MemorySettings(RuntimeSettings):
 
     qdrant_url: str | None = Field(default=None, description="URL of a Qdrant cluster; unset: the engine in process")
     qdrant_api_key: SecretStr | None = Field(default=None, description="API key of the Qdrant cluster")
-    qdrant_collection: str = Field(
-        default="turnlog", description="collection on the cluster, behind the prefix"
-    )
+    qdrant_collection: str = Field(default="turnlog", description="collection on the cluster, behind the prefix")
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")

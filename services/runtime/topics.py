@@ -86,7 +86,7 @@ async def _create(
                 f"error {outcome['error_code']} {outcome.get('error_message') or ''}"
             )
     async with asyncio.timeout(CREATION_SECONDS):
-        while not missing.keys() <= (await _describe(admin)).keys():
+        while not missing.keys() <= (await _describe(admin)).keys():  # noqa: ASYNC110 - Kafka tells nobody
             await asyncio.sleep(0.02)
 
 

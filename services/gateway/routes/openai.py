@@ -133,7 +133,7 @@ async def _import(ports: Ports, tenant_id: str, thread_id: str, messages: list[C
 
 
 async def _chunks(ports: Ports, prompt: PromptSubmitted, model: str) -> AsyncIterator[str]:
-    """Text deltas as chunks of a chat completion. What a failed attempt had sent stays; OpenAI's clients know no undo."""
+    """Text deltas as chunks of a chat completion. What a failed attempt sent stays: these clients know no undo."""
     turn_id = turn_id_of(prompt.tenant_id, prompt.thread_id, prompt.prompt_id or "")
     created = int(time.time())
 
