@@ -1,0 +1,43 @@
+"""One broker for a run of the tests; each test has topics of its own behind a prefix of its own."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from infra.local.kafka import running_kafka
+from tests.scripted_model.server import ScriptedModel
+
+ROOT = Path(__file__).parents[1]
+
+os.environ.setdefault("TURNLOG_CACHE_DIR", str(ROOT / ".turnlog" / "cache"))
+"""The jars of `make run`, so that neither fetches what the other has."""
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees no setting of the shell that runs it."""
+    for name in list(os.environ):
+        if name.startswith(("TURNLOG_", "OPENAI_")) and not name.startswith(("TURNLOG_TEST_", "TURNLOG_CACHE_DIR")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the broker that a run shares. A test that stops or kills a broker starts one of its own."""
+    with running_kafka(data_dir=tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Put before every topic of a test."""
+    return f"{uuid4().hex[:10]}."
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[ScriptedModel]:
+    async with ScriptedModel() as server:
+        yield server
