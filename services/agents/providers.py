@@ -56,6 +56,11 @@ class Providers:
         return iter(self._others.values())
 
 
+def names_a_provider(settings: AgentsSettings, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether somebody has said which default provider to ask, or left it open."""
+    return bool(settings.model_base_url or settings.model_api_key or environment.get("OPENAI_API_KEY"))
+
+
 def providers_from(settings: AgentsSettings, environment: Mapping[str, str] = os.environ) -> Providers:
     """Reads the table. The default provider is `TURNLOG_MODEL_BASE_URL`, or OpenAI with `OPENAI_API_KEY`.
 

@@ -9,9 +9,11 @@ import typer
 import uvloop
 from rich.console import Console
 
+from infra.local.errors import LocalError
 from services.cli import catalog, dead_letters, doctor, talk, topics, up, usage
 from services.cli.composition import SERVICES, ServiceName, build_service, settings_of
 from services.runtime.errors import TurnlogError
+from services.runtime.kafka import KafkaConnectionError
 from services.runtime.logs import configure_logs
 from services.runtime.service import run_service
 
@@ -35,6 +37,8 @@ def main() -> None:
     try:
         app()
     except TurnlogError as error:
+        _complain(error)
+    except (LocalError, KafkaConnectionError) as error:
         _complain(error)
     except ExceptionGroup as group:
         known = group.subgroup(TurnlogError)

@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from importlib import resources
 
 import yaml
@@ -17,7 +14,11 @@ from infra.local.model import LOCAL_MODEL_NAME, LocalModel
 from schemas.agents import AgentSpec
 from schemas.http import ComponentHealth
 from schemas.topics import AGENTS
+from services.agents.providers import names_a_provider
+from services.agents.settings import AgentsSettings
 from services.cli.composition import SERVICES, ServiceName, build_service
+from services.cli.greeting import greet
+from services.cli.workers import kept_workers
 from services.runtime.errors import ConfigurationError
 from services.runtime.health import readiness
 from services.runtime.kafka import KafkaClients
@@ -29,51 +30,50 @@ from services.runtime.topics import apply_topics
 
 console = Console(highlight=False)
 
-READY_SECONDS = 60
-WORKER_STOP_SECONDS = 30
-RESTART_SECONDS = 1.0
+READY_SECONDS = 20
+
+Overrides = Mapping[str, object]
+"""Settings that win over the environment."""
 
 
 async def run_up(*, workers: int, with_agents: bool) -> None:
-    """Runs until SIGINT or SIGTERM. Raises ConfigurationError when something can never start."""
+    """Runs until SIGINT or SIGTERM. Raises ConfigurationError or LocalError when something can never start."""
     settings = load_settings(RuntimeSettings)
     configure_logs(settings)
     stopping = asyncio.ensure_future(wait_for_signal())
-    running = asyncio.ensure_future(_run_all(settings, workers, with_agents, stopping))
-    await asyncio.wait({stopping, running}, return_when=asyncio.FIRST_COMPLETED)
-    if not running.done() and not stopping.cancelled():
-        console.print("stopping ...")
-    try:
-        await running
-    finally:
-        stopping.cancel()
-
-
-async def _run_all(
-    settings: RuntimeSettings, workers: int, with_agents: bool, stopping: "asyncio.Future[signal.Signals]"
-) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        _make_data_folder(settings)
-        if settings.local:
-            await stack.enter_async_context(_kafka(settings))
-        clients = KafkaClients(settings, client_id="turnlog-up")
-        report = await apply_topics(clients, settings)
-        if report.problems:
-            raise ConfigurationError("; ".join(report.problems))
-        model = await stack.enter_async_context(_model(settings))
-        names: list[ServiceName] = [name for name in SERVICES if name != "agents" or (with_agents and not workers)]
-        services = {name: build_service(name, **(model if name == "agents" else {})) for name in names}
-        for service in services.values():
-            stack.push_async_callback(service.stop)
-            await service.start()
-        if workers and with_agents:
-            await stack.enter_async_context(_workers(workers, model))
-        await _apply_sample(clients, settings)
-        if with_agents:
-            await _until_ready(services["gateway"], stopping)
-        if not stopping.done():
-            _greet(settings, model, with_agents)
-        await asyncio.wait({stopping})
+        starting = asyncio.ensure_future(_start_all(settings, stack, workers=workers, with_agents=with_agents))
+        await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await stopping
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        console.print("stopping ...")
+
+
+async def _start_all(
+    settings: RuntimeSettings, stack: contextlib.AsyncExitStack, *, workers: int, with_agents: bool
+) -> None:
+    """Starts everything, and puts on the stack how it is stopped."""
+    _make_data_folder(settings)
+    if settings.local:
+        await stack.enter_async_context(_kafka(settings))
+    clients = KafkaClients(settings, client_id="turnlog-up")
+    report = await apply_topics(clients, settings)
+    if report.problems:
+        raise ConfigurationError("; ".join(report.problems))
+    model = await stack.enter_async_context(_model(settings))
+    names: list[ServiceName] = [name for name in SERVICES if name != "agents" or (with_agents and not workers)]
+    services = {name: build_service(name, **(model if name == "agents" else {})) for name in names}
+    for service in services.values():
+        stack.push_async_callback(service.stop)
+        await service.start()
+    if workers and with_agents:
+        await stack.enter_async_context(kept_workers(workers, data_dir=settings.data_dir, overrides=model))
+    await _apply_sample(clients, settings)
+    waiting = await _until_ready(services["gateway"]) if with_agents else ""
+    greet(settings, local_model=bool(model), with_agents=with_agents, waiting=waiting)
 
 
 def _make_data_folder(settings: RuntimeSettings) -> None:
@@ -107,54 +107,13 @@ async def _kafka(settings: RuntimeSettings) -> AsyncGenerator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _model(settings: RuntimeSettings) -> AsyncGenerator[dict[str, object]]:
-    """Overrides that name the model: none when the environment does, else the local model's."""
-    if os.environ.get("OPENAI_API_KEY") or _configured("TURNLOG_MODEL_BASE_URL"):
+async def _model(settings: RuntimeSettings) -> AsyncGenerator[Overrides]:
+    """Settings that name the local model, which runs meanwhile; none when somebody has named another."""
+    if names_a_provider(load_settings(AgentsSettings)):
         yield {}
         return
     async with LocalModel(data_dir=settings.data_dir) as model:
         yield {"model_base_url": model.base_url, "model": LOCAL_MODEL_NAME}
-
-
-def _configured(name: str) -> bool:
-    """Whether a setting is in the environment or in `.env`."""
-    agents = load_settings(_ModelSettings)
-    return bool(os.environ.get(name) or agents.model_base_url)
-
-
-class _ModelSettings(RuntimeSettings):
-    model_base_url: str | None = None
-
-
-@contextlib.asynccontextmanager
-async def _workers(count: int, overrides: dict[str, object]) -> AsyncGenerator[None]:
-    """Agent workers as processes, started again when one dies, stopped with their grace time."""
-    environment = os.environ | {f"TURNLOG_{name.upper()}": str(value) for name, value in overrides.items()}
-    tasks = [asyncio.create_task(_keep_worker(number, environment)) for number in range(count)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _keep_worker(number: int, environment: dict[str, str]) -> None:
-    while True:
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli.app", "run", "agents", env=environment, start_new_session=True
-        )
-        try:
-            code = await worker.wait()
-        except asyncio.CancelledError:
-            worker.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(worker.wait(), WORKER_STOP_SECONDS)
-            if worker.returncode is None:
-                worker.kill()
-            raise
-        console.print(f"agents worker {number} ended with {code}; starting it again")
-        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def _apply_sample(clients: KafkaClients, settings: RuntimeSettings) -> None:
@@ -176,45 +135,13 @@ async def _apply_sample(clients: KafkaClients, settings: RuntimeSettings) -> Non
         await producer.stop()
 
 
-async def _until_ready(gateway: Service, stopping: "asyncio.Future[signal.Signals]") -> None:
-    """Returns when a prompt would be answered. Raises ConfigurationError when that does not come about."""
+async def _until_ready(gateway: Service) -> str:
+    """Empty when a prompt would be answered; what is still waited for when that takes long."""
     components: dict[str, ComponentHealth] = {}
     for _ in range(READY_SECONDS * 10):
         answer = await readiness(gateway.readiness)
         components = answer.components
-        if answer.ready or stopping.done():
-            return
+        if answer.ready:
+            return ""
         await asyncio.sleep(0.1)
-    waiting = "; ".join(f"{name}: {each.detail}" for name, each in components.items() if not each.ready)
-    raise ConfigurationError(f"not ready after {READY_SECONDS} s: {waiting}")
-
-
-def _greet(settings: RuntimeSettings, model: dict[str, object], with_agents: bool) -> None:
-    base = f"http://{settings.http_host}:{settings.http_port}"
-    console.print(f"[bold]Turnlog is up.[/bold]  HTTP {base}  (docs: {base}/docs)   Kafka {settings.bootstrap}")
-    if model:
-        console.print(
-            "The model is SmolLM2 on this machine: it answers in text and calls no tools by itself. "
-            "Set OPENAI_API_KEY or TURNLOG_MODEL_BASE_URL for one that does."
-        )
-    if not with_agents:
-        console.print("No agents worker runs: start some with `turnlog run agents`.")
-    console.print("\nTry, over HTTP:")
-    console.print(
-        f"  curl -s '{base}/v1/threads/t-1/prompts?wait=30' -H 'Content-Type: application/json' "
-        """-d '{"content": "hello"}'""",
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print("or from Kafka:")
-    console.print(
-        f"""  uv run python -c 'import asyncio, aiokafka
-async def main():
-    async with aiokafka.AIOKafkaProducer(bootstrap_servers="{settings.bootstrap}") as producer:
-        event = b"{{\\"thread_id\\": \\"t-1\\", \\"agent\\": \\"assistant\\", \\"content\\": \\"hello\\"}}"
-        await producer.send_and_wait("{settings.topic("prompts")}", event, key=b"t-1")
-asyncio.run(main())'""",
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print("and watch it: `uv run turnlog tail t-1`. Ctrl-C stops everything; the data stays.")
+    return "; ".join(f"{name}: {each.detail}" for name, each in components.items() if not each.ready)
