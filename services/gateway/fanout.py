@@ -59,6 +59,10 @@ class Position:
     def next(self, topic: str) -> int | None:
         return self._offsets.get(topic)
 
+    def beginning(self) -> "Position":
+        """The first position of the same topics."""
+        return Position(dict.fromkeys(self._offsets, 0))
+
     def copy(self) -> "Position":
         return Position(self._offsets)
 

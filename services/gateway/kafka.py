@@ -1,6 +1,7 @@
 """The log as the gateway needs it: produce to `prompts`, tail what threads emit, read a stretch of the past."""
 
 import asyncio
+import heapq
 import contextlib
 from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime
@@ -104,23 +105,25 @@ class ThreadLog:
             self._fanout.leave(listener)
 
     async def past(self, listener: Listener, since: Position | None) -> AsyncIterator[LogEvent]:
-        """What the thread emitted between a position and the beginning of the listener, in order of time.
+        """What the thread emitted between a position and the beginning of the listener.
+
+        Topics are merged by time and each keeps its own order, so that a position after any event leaves none out.
 
         Without a position: everything that the log still has.
         """
         consumer = self._clients.consumer()
         await consumer.start()
         try:
-            events: list[LogEvent] = []
+            stretches: list[list[LogEvent]] = []
             for name, topic in self._topics.items():
                 partition = TopicPartition(name, listener.partition)
                 begin = since.next(topic.name) if since is not None else 0
                 end = listener.began.next(topic.name) or 0
                 if begin is not None and begin < end:
-                    events += await self._stretch(consumer, partition, begin, end, listener.key)
+                    stretches.append(await self._stretch(consumer, partition, begin, end, listener.key))
         finally:
             await consumer.stop()
-        for event in sorted(events, key=lambda each: each.timestamp_ms):
+        for event in heapq.merge(*stretches, key=lambda each: each.timestamp_ms):
             yield event
 
     async def _stretch(

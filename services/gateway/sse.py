@@ -25,13 +25,14 @@ async def thread_events(
     `listening` is awaited once nothing can be missed any more: a prompt is sent there, so that its stream is whole.
     """
     with log.listening(tenant_id, thread_id) as listener:
-        position = since.copy() if since is not None else listener.began.copy()
         yield ": open\n\n"
         if since is not None or from_start:
+            position = since.copy() if since is not None else listener.began.beginning()
             async for event in log.past(listener, since):
                 position.passed(event.topic, event.offset)
                 if wanted(event):
                     yield _format(event, position)
+        position = listener.began.copy()
         if listening is not None:
             await listening()
         while True:

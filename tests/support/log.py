@@ -78,10 +78,7 @@ class Log:
             )
             await consumer.start()
             name = self.prefix + topic
-            await consumer.topics()
-            numbers = consumer.partitions_for_topic(name)
-            assert numbers, f"there is no topic {name}"
-            partitions = [TopicPartition(name, number) for number in numbers]
+            partitions = [TopicPartition(name, each) for each in await self._producer.partitions_for(name)]
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             self._consumers[topic] = consumer

@@ -1,0 +1,208 @@
+"""`turnlog up` and its sister commands as processes, the way a person runs them."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.support.log import Log
+from tests.support.waiting import eventually, until
+
+START_SECONDS = 60
+STOP_SECONDS = 45
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free now."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first = probe.getsockname()[1]
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first
+
+
+@dataclass
+class Running:
+    """A command that has been started. Its output goes to a file, so that no pipe fills."""
+
+    process: asyncio.subprocess.Process
+    output_file: Path
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text(errors="replace")
+
+    async def until_says(self, text: str, *, seconds: float = START_SECONDS) -> None:
+        """Waits for words of its output. Fails when the process ends before, or takes too long."""
+
+        def said() -> bool:
+            assert text in self.output or self.process.returncode is None, f"it ended with:\n{self.output}"
+            return text in self.output
+
+        await until(said, f"{text!r} in:\n{self.output}", seconds=seconds)
+
+    async def interrupt(self) -> int:
+        """Ctrl-C; returns the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+@dataclass
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+@dataclass
+class Installation:
+    """One installation of Turnlog: settings, and what runs with them."""
+
+    folder: Path
+    environment: dict[str, str]
+    log: Log
+    http: aiohttp.ClientSession
+    started: list[Running] = field(default_factory=list)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.environment['TURNLOG_HTTP_PORT']}"
+
+    async def start(self, *arguments: str, **extra: str) -> Running:
+        """Starts a `turnlog` command and leaves it running."""
+        output = self.folder / f"output-{len(self.started)}.txt"
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "services.cli.app",
+                *arguments,
+                env=self.environment | extra,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        running = Running(process, output)
+        self.started.append(running)
+        return running
+
+    async def up(self, *arguments: str, **extra: str) -> Running:
+        """Starts `turnlog up` and waits until it says that it is ready."""
+        running = await self.start("up", *arguments, **extra)
+        await running.until_says("Turnlog is up.")
+        return running
+
+    async def run(self, *arguments: str, seconds: float = 60, **extra: str) -> Finished:
+        """Runs a `turnlog` command to its end."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.cli.app",
+            *arguments,
+            env=self.environment | extra,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await asyncio.wait_for(process.communicate(), seconds)
+        return Finished(process.returncode or 0, output.decode(), errors.decode())
+
+    async def prompt(self, thread_id: str, content: str, **fields: Any) -> str:
+        """Publishes a prompt from Kafka, as another system does; returns its thread."""
+        event = {"thread_id": thread_id, "agent": "assistant", "content": content, **fields}
+        await self.log.publish("prompts", event)
+        return thread_id
+
+    async def completion(self, thread_id: str, *, count: int = 1, seconds: float = 60) -> dict[str, Any]:
+        """The terminal event of a thread's turn; the last one of `count`."""
+        found = await self.log.wait_for(
+            "completions", lambda event: event["thread_id"] == thread_id, count=count, seconds=seconds
+        )
+        return found[-1]
+
+    async def get(self, path: str, *, status: int = 200) -> Any:
+        async with self.http.get(self.base_url + path) as response:
+            body = await response.json(content_type=None)
+            assert response.status == status, body
+            return body
+
+    async def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None, status: int) -> Any:
+        async with self.http.post(self.base_url + path, json=body, headers=headers) as response:
+            answer = await response.json(content_type=None)
+            assert response.status == status, answer
+            return answer
+
+    async def stream(self, method: str, path: str, **options: Any) -> AsyncIterator[tuple[str, str, Any]]:
+        """Server-sent events: name, id, data."""
+        async with self.http.request(method, self.base_url + path, **options) as response:
+            assert response.status == 200, await response.text()
+            assert response.content_type == "text/event-stream"
+            block: dict[str, str] = {}
+            async for line in response.content:
+                if match := re.match(r"(event|id|data): ?(.*)", line.decode().rstrip("\n")):
+                    block[match[1]] = block.get(match[1], "") + match[2]
+                elif block and not line.strip():
+                    if "data" in block:
+                        yield block.get("event", "message"), block.get("id", ""), json.loads(block["data"])
+                    block = {}
+
+    async def messages(self, thread_id: str, *, count: int) -> list[dict[str, Any]]:
+        """The messages of a thread once memory has as many."""
+
+        async def probe() -> list[dict[str, Any]] | None:
+            items = (await self.get(f"/v1/threads/{thread_id}/messages"))["items"]
+            return items if len(items) >= count else None
+
+        return await eventually(probe, f"{count} messages of {thread_id}")
+
+
+@asynccontextmanager
+async def installation(folder: Path, *, model_url: str, kafka: str, prefix: str) -> AsyncIterator[Installation]:
+    """An installation on a broker that runs; whatever it has started is killed at the end."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("TURNLOG_", "OPENAI_"))
+    } | {
+        "TURNLOG_DATA_DIR": str(folder / "data"),
+        "TURNLOG_HTTP_PORT": str(free_ports(3)),
+        "TURNLOG_KAFKA_BOOTSTRAP": kafka,
+        "TURNLOG_TOPIC_PREFIX": prefix,
+        "TURNLOG_TOPIC_PARTITIONS": "4",
+        "TURNLOG_TOPIC_REPLICATION": "1",
+        "TURNLOG_MODEL_BASE_URL": model_url,
+        "TURNLOG_MODEL": "scripted",
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    timeout = aiohttp.ClientTimeout(total=90)
+    async with Log(kafka, prefix=prefix) as log, aiohttp.ClientSession(timeout=timeout) as http:
+        made = Installation(folder, environment, log, http)
+        try:
+            yield made
+        finally:
+            for running in made.started:
+                await running.kill()
