@@ -2,7 +2,7 @@
 
 from typing import Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from schemas.agents import ContextOptions
 from schemas.base import (
@@ -132,7 +132,13 @@ class SearchHit(Model):
     score: float
 
 
-class PromptBody(Model):
+class RequestBody(Model):
+    """A body that a client sends. Events ignore fields that they don't know; here one is a slip of the pen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptBody(RequestBody):
     """Body of `POST /v1/threads/{id}/prompts`."""
 
     agent: Name = "assistant"

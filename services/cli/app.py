@@ -1,7 +1,9 @@
 """Commands and their options. What they do is in the module of their group."""
 
+import contextlib
 import sys
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +76,7 @@ def run_command(service: Annotated[str, typer.Argument(help=f"One of {', '.join(
         raise typer.BadParameter(f"expected one of {', '.join(SERVICES)}, got {service!r}")
     name: ServiceName = service
     configure_logs(settings_of(name))
-    _run(run_service(build_service(name)))
+    _run(run_service(partial(build_service, name)))
 
 
 @app.command("prompt")
@@ -96,7 +98,8 @@ def tail_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
 ) -> None:
     """Shows every event of a thread as it happens."""
-    _run(talk.tail(thread, from_start=from_start, as_json=as_json))
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(talk.tail(thread, from_start=from_start, as_json=as_json))
 
 
 @app.command("usage")

@@ -1,6 +1,7 @@
 """Services by name, loaded when they are asked for: `turnlog --help` and an image with one service import no other."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from services.runtime.service import Service
@@ -21,6 +22,11 @@ def build_service(name: ServiceName, **overrides: object) -> Service:
     """A service that is wired and not started. Raises ConfigurationError."""
     settings = settings_of(name, **overrides)
     return _load(f"services.{name}.app", f"{name.title()}Service")(settings)
+
+
+def build_gateway(beside: Sequence[Service]) -> Service:
+    """The gateway, ready only when the services beside it in the process are."""
+    return _load("services.gateway.app", "GatewayService")(settings_of("gateway"), beside=beside)
 
 
 def _load(module: str, attribute: str) -> Any:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from services.cli.composition import SERVICES, settings_of
 from services.cli.gateway import base_url
-from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.errors import UnavailableError
+from services.runtime.kafka import KafkaClients
 from services.runtime.settings import RuntimeSettings, load_settings
 from services.runtime.topics import check_topics
 
@@ -66,15 +67,15 @@ async def _findings(settings: RuntimeSettings) -> AsyncIterator[Finding]:
 def _data_folder(settings: RuntimeSettings) -> Finding:
     folder = settings.data_dir.absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if os.access(existing, os.W_OK):
+    if existing.is_dir() and os.access(existing, os.W_OK):
         return Finding("data folder", "ok", str(folder))
-    return Finding("data folder", "fail", f"{existing} is not writable", "set TURNLOG_DATA_DIR")
+    return Finding("data folder", "fail", f"{existing} is no folder that can be written to", "set TURNLOG_DATA_DIR")
 
 
 async def _kafka(settings: RuntimeSettings) -> Finding:
     try:
         report = await check_topics(KafkaClients(settings, client_id="turnlog-doctor"), settings)
-    except (KafkaError, OSError):
+    except UnavailableError:
         if settings.local:
             return Finding("Kafka", "warn", f"not running on port {settings.local_kafka_port}", "start `turnlog up`")
         return Finding("Kafka", "fail", f"no answer at {settings.bootstrap}", "set TURNLOG_KAFKA_BOOTSTRAP")

@@ -16,7 +16,7 @@ from schemas.http import ComponentHealth
 from schemas.topics import AGENTS
 from services.agents.providers import names_a_provider
 from services.agents.settings import AgentsSettings
-from services.cli.composition import SERVICES, ServiceName, build_service
+from services.cli.composition import SERVICES, build_gateway, build_service
 from services.cli.greeting import greet
 from services.cli.workers import kept_workers
 from services.runtime.errors import ConfigurationError
@@ -64,16 +64,24 @@ async def _start_all(
     if report.problems:
         raise ConfigurationError("; ".join(report.problems))
     model = await stack.enter_async_context(_model(settings))
-    names: list[ServiceName] = [name for name in SERVICES if name != "agents" or (with_agents and not workers)]
-    services = {name: build_service(name, **(model if name == "agents" else {})) for name in names}
-    for service in services.values():
-        stack.push_async_callback(service.stop)
-        await service.start()
+    beside: list[Service] = []
+    for name in SERVICES:
+        if name == "gateway" or (name == "agents" and (workers or not with_agents)):
+            continue
+        service = build_service(name, **(model if name == "agents" else {}))
+        beside.append(await _started(service, stack))
+    gateway = await _started(build_gateway(beside), stack)
     if workers and with_agents:
         await stack.enter_async_context(kept_workers(workers, data_dir=settings.data_dir, overrides=model))
     await _apply_sample(clients, settings)
-    waiting = await _until_ready(services["gateway"]) if with_agents else ""
+    waiting = await _until_ready(gateway) if with_agents else ""
     greet(settings, local_model=bool(model), with_agents=with_agents, waiting=waiting)
+
+
+async def _started(service: Service, stack: contextlib.AsyncExitStack) -> Service:
+    stack.push_async_callback(service.stop)
+    await service.start()
+    return service
 
 
 def _make_data_folder(settings: RuntimeSettings) -> None:

@@ -1,6 +1,6 @@
 """Wiring of the gateway."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -19,6 +19,7 @@ from services.runtime.health import ReadinessCheck
 from services.runtime.kafka import KafkaClients
 from services.runtime.membership import group_members
 from services.runtime.registry import Registry
+from services.runtime.service import Service
 from services.runtime.topics import count_partitions
 from services.runtime.web import WebServer, install_health, install_problems, problem_response
 
@@ -53,11 +54,15 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
 
 
 class GatewayService:
-    """The public HTTP interface. Has no state of its own: start as many as needed."""
+    """The public HTTP interface. Has no state of its own: start as many as needed.
+
+    Args:
+        beside: services of the same process, which its readiness includes.
+    """
 
     name = "gateway"
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, *, beside: Sequence[Service] = ()) -> None:
         self._settings = settings
         self._clients = KafkaClients(settings, client_id="turnlog-gateway")
         self._ports = Ports(
@@ -68,6 +73,7 @@ class GatewayService:
             agents=Registry[AgentSpec](self._clients, settings, AGENTS),
             tools=Registry[ToolSpec](self._clients, settings, TOOLS),
         )
+        self._beside = beside
         self._server = WebServer(
             build_api(self._ports, self.readiness), host=settings.http_host, port=settings.http_port
         )
@@ -90,11 +96,11 @@ class GatewayService:
         await self._ports.memory.stop()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
-        """Ready when a prompt would be answered: Kafka, memory, usage, and agents that are members of their group."""
+        """Ready when a prompt would be answered: Kafka, memory, usage, agents in their group, and what is beside."""
         memory = await self._ports.memory.ready()
         usage = await self._ports.usage.ready()
         workers = await group_members(self._clients, f"{self._settings.topic_prefix}{AGENTS_GROUP}")
-        return {
+        components = {
             "kafka": self._ports.log.health(),
             "memory": ComponentHealth(ready=memory is None, detail=memory or ""),
             "usage": ComponentHealth(ready=usage is None, detail=usage or ""),
@@ -103,3 +109,9 @@ class GatewayService:
                 detail=f"{workers} workers" if workers else "no agents worker: `turnlog run agents`",
             ),
         }
+        for service in self._beside:
+            failing = [each for each in (await service.readiness()).values() if not each.ready]
+            if failing:
+                detail = "; ".join(each.detail for each in failing)
+                components[service.name] = ComponentHealth(ready=False, detail=detail)
+        return components

@@ -1,8 +1,8 @@
 """The log as the gateway needs it: produce to `prompts`, tail what threads emit, read a stretch of the past."""
 
 import asyncio
-import heapq
 import contextlib
+import heapq
 from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime
 from typing import Any

@@ -33,6 +33,9 @@ POLL_MS = 20
 
 RETRY_SECONDS = 0.5
 
+MARKER_SECONDS = 0.25
+"""A projection that is still behind after this looks whether it waits for a record at all."""
+
 LAG = Gauge("turnlog_projection_lag_records", "Records that a projection is behind", ["topic", "partition"])
 
 
@@ -119,12 +122,41 @@ class Projection(ConsumerRebalanceListener):
         if self.position(partition) >= min_offset:
             return
         try:
-            async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: self.position(partition) >= min_offset)
+            async with asyncio.timeout(timeout_seconds):
+                if not await self._moves_to(partition, min_offset, MARKER_SECONDS):
+                    await self._pass_markers(partition, min_offset)
+                    await self._moves_to(partition, min_offset, timeout_seconds)
         except TimeoutError as error:
             raise BehindError(
                 f"{self._topic.name}[{partition}] is at {self.position(partition)}, asked for {min_offset}"
             ) from error
+
+    async def _moves_to(self, partition: int, min_offset: int, seconds: float) -> bool:
+        """Whether the partition gets there in time."""
+        try:
+            async with asyncio.timeout(seconds), self._moved:
+                return await self._moved.wait_for(lambda: self.position(partition) >= min_offset)
+        except TimeoutError:
+            return False
+
+    async def _pass_markers(self, partition: int, min_offset: int) -> None:
+        """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
+        begin = self.position(partition)
+        tp = TopicPartition(self._name, partition)
+        consumer = self._clients.consumer()
+        await consumer.start()
+        try:
+            consumer.assign([tp])
+            consumer.seek(tp, begin)
+            while await consumer.position(tp) < min_offset:
+                batches: dict[TopicPartition, list[Record]] = await consumer.getmany(tp, timeout_ms=100)
+                if any(record.offset < min_offset for records in batches.values() for record in records):
+                    return
+        finally:
+            await consumer.stop()
+        async with self._moved:
+            self._positions[partition] = max(self.position(partition), min_offset)
+            self._moved.notify_all()
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Nothing: what was applied is in the store."""

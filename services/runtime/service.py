@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Protocol
 
 from schemas.http import ComponentHealth
@@ -39,8 +40,9 @@ async def wait_for_signal() -> signal.Signals:
     return await received
 
 
-async def run_service(service: Service) -> None:
-    """Runs one service in the foreground until SIGINT or SIGTERM."""
+async def run_service(build: Callable[[], Service]) -> None:
+    """Builds one service inside the event loop and runs it in the foreground until SIGINT or SIGTERM."""
+    service = build()
     stopping = asyncio.ensure_future(wait_for_signal())
     starting = asyncio.ensure_future(service.start())
     await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)

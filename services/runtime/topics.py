@@ -1,11 +1,13 @@
 """Creates the topics that `schemas.topics` declares and checks those that exist."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.topics import ALL, TOOL_CALLS, Topic, tool_queue
-from services.runtime.errors import ConfigurationError
+from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import AIOKafkaAdminClient, KafkaClients, KafkaError, NewTopic
 from services.runtime.settings import RuntimeSettings
 
@@ -39,28 +41,20 @@ async def ensure_queue(clients: KafkaClients, settings: RuntimeSettings, queue: 
 
 async def check_topics(clients: KafkaClients, settings: RuntimeSettings) -> TopicsReport:
     """What `apply_topics` would find, without creating anything: missing topics are among the problems."""
-    admin = clients.admin()
-    await admin.start()
-    try:
+    async with _admin(clients, settings) as admin:
         found = await _describe(admin)
-    finally:
-        await admin.close()
     wanted = {settings.topic(topic.name): topic for topic in ALL}
     missing = [f"{name}: does not exist" for name in wanted if name not in found]
     return TopicsReport(created=[], existing=[*found.keys() & wanted], problems=missing + _problems(wanted, found))
 
 
 async def _apply(clients: KafkaClients, settings: RuntimeSettings, wanted: dict[str, Topic]) -> TopicsReport:
-    admin = clients.admin()
-    await admin.start()
-    try:
+    async with _admin(clients, settings) as admin:
         found = await _describe(admin)
         missing = {name: topic for name, topic in wanted.items() if name not in found}
         if missing:
             await _create(admin, missing, settings, found)
-        return TopicsReport(created=[*missing], existing=[*found.keys() & wanted], problems=_problems(wanted, found))
-    finally:
-        await admin.close()
+    return TopicsReport(created=[*missing], existing=[*found.keys() & wanted], problems=_problems(wanted, found))
 
 
 async def _create(
@@ -90,6 +84,22 @@ async def _create(
             await asyncio.sleep(0.02)
 
 
+@contextlib.asynccontextmanager
+async def _admin(clients: KafkaClients, settings: RuntimeSettings) -> AsyncGenerator[AIOKafkaAdminClient]:
+    """Raises UnavailableError when no Kafka answers."""
+    admin = clients.admin()
+    try:
+        try:
+            await admin.start()
+        except (KafkaError, OSError) as error:
+            raise UnavailableError(
+                f"no Kafka answers at {settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP"
+            ) from error
+        yield admin
+    finally:
+        await admin.close()
+
+
 async def _describe(admin: AIOKafkaAdminClient) -> dict[str, int]:
     described: list[dict[str, Any]] = await admin.describe_topics()
     return {each["topic"]: len(each["partitions"]) for each in described if each["error_code"] == 0}
@@ -110,17 +120,9 @@ def _problems(wanted: dict[str, Topic], found: dict[str, int]) -> list[str]:
 
 
 async def count_partitions(clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> int:
-    """How many partitions a topic has. Raises ConfigurationError when it does not exist or Kafka does not answer."""
-    admin = clients.admin()
-    try:
-        await admin.start()
+    """How many partitions a topic has. Raises ConfigurationError when it is missing, UnavailableError without Kafka."""
+    async with _admin(clients, settings) as admin:
         found = await _describe(admin)
-    except KafkaError as error:
-        raise ConfigurationError(
-            f"no Kafka answers at {settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP ({error!r})"
-        ) from error
-    finally:
-        await admin.close()
     name = settings.topic(topic.name)
     if name not in found:
         raise ConfigurationError(f"topic {name} does not exist: run `turnlog topics apply`")

@@ -40,7 +40,7 @@ from services.runtime.settings import load_settings
 from services.tools.app import ToolsService
 from services.tools.settings import ToolsSettings
 
-asyncio.run(run_service(ToolsService(load_settings(ToolsSettings))))
+asyncio.run(run_service(lambda: ToolsService(load_settings(ToolsSettings))))
 """
 
 TOOLS_MODULE = """

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from schemas.base import Identifier, Model, ThreadId
-from schemas.http import PromptAccepted, PromptBody
+from schemas.base import Identifier, ThreadId
+from schemas.http import PromptAccepted, PromptBody, RequestBody
 from schemas.ids import new_id
 from schemas.parts import Content
 from schemas.prompts import HumanReply, PromptSubmitted, ToolApproval, TurnCancel
@@ -20,18 +20,18 @@ router = APIRouter(tags=["prompts"])
 MAX_WAIT_SECONDS = 300.0
 
 
-class CancelBody(Model):
+class CancelBody(RequestBody):
     reason: str | None = None
     user_id: Identifier | None = None
 
 
-class ApprovalBody(Model):
+class ApprovalBody(RequestBody):
     approved: bool
     user_id: Identifier | None = None
     reason: str | None = None
 
 
-class ReplyBody(Model):
+class ReplyBody(RequestBody):
     content: Content
     user_id: Identifier | None = None
 

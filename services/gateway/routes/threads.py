@@ -8,8 +8,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from schemas.agents import ContextOptions
-from schemas.base import Identifier, JsonObject, Model, ThreadId
-from schemas.http import ContextRequest, ContextResponse, MessageView, Page, SearchHit, ThreadView
+from schemas.base import Identifier, JsonObject, ThreadId
+from schemas.http import ContextRequest, ContextResponse, MessageView, Page, RequestBody, SearchHit, ThreadView
 from schemas.ids import new_id
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
@@ -22,7 +22,7 @@ router = APIRouter(tags=["threads"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class ThreadBody(Model):
+class ThreadBody(RequestBody):
     thread_id: ThreadId | None = None
     user_id: Identifier | None = None
     title: str | None = None
@@ -30,22 +30,22 @@ class ThreadBody(Model):
     metadata: JsonObject = {}
 
 
-class ThreadPatch(Model):
+class ThreadPatch(RequestBody):
     title: str | None = None
     summary: str | None = None
     status: Literal["active", "archived"] | None = None
     metadata: JsonObject | None = None
 
 
-class AppendBody(Model):
+class AppendBody(RequestBody):
     messages: Annotated[list[NewMessage], Field(min_length=1, max_length=1000)]
 
 
-class DeleteBody(Model):
+class DeleteBody(RequestBody):
     message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)]
 
 
-class ContextBody(Model):
+class ContextBody(RequestBody):
     user_id: Identifier | None = None
     query: str | None = None
     options: ContextOptions = ContextOptions()
