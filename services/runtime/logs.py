@@ -38,4 +38,10 @@ def configure_logs(settings: RuntimeSettings) -> None:
             foreign_pre_chain=shared,
         )
     )
+    handler.addFilter(_is_news)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leaves out what aiokafka calls an error and is the ordinary first second of a new cluster: it asks again."""
+    return "GroupCoordinatorNotAvailableError" not in record.getMessage()

@@ -1,7 +1,7 @@
 """`decide`: what an input does to a thread."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from schemas.completions import TurnError
 from schemas.parts import parts_of, text_of
@@ -37,6 +37,7 @@ from services.agents.turn.inputs import (
 )
 from services.agents.turn.state import ThreadState
 from services.agents.turn.steps import (
+    call_deadline,
     model_answered,
     model_failed,
     recovered,
@@ -120,8 +121,7 @@ def _approval(state: ThreadState, approval: ToolApproval, env: Environment) -> D
         return settle_calls(
             state, [call.call_id], f"the tool {call.name!r} is gone", env, is_error=True, waiting="approval"
         )
-    deadline = min(env.at + timedelta(seconds=tool.timeout_seconds), state.turn.deadline_at)
-    running = call.model_copy(update={"state": "running", "deadline_at": deadline})
+    running = call.model_copy(update={"state": "running", "deadline_at": call_deadline(tool, state.turn, env.at)})
     calls = [running if each is call else each for each in phase.calls]
     return Decision(state.with_turn(phase=Calling(calls=calls)), (events.tool_called(state, running, env.at),))
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import cast
 
 from pydantic import JsonValue
@@ -12,12 +12,17 @@ from schemas.agents import AgentSpec, RetryPolicy
 from schemas.base import JsonObject
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
 from schemas.tool_calls import ToolFailed, ToolReturned
-from schemas.turns import Calling, PendingCall, Thinking
+from schemas.tools import ToolSpec
+from schemas.turns import ActiveTurn, Calling, PendingCall, Thinking
 from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt
 from services.agents.turn.inputs import AskedTool, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
 from services.runtime.owner.actor import Emit
+
+QUEUE_SECONDS = 30
+"""Time for a call to reach a worker and for its answer to come back, beyond the tool's own time limit: longer than
+it takes to restart a worker or to hand a partition over."""
 
 
 def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) -> Decision:
@@ -189,7 +194,6 @@ def _plan(
     if not isinstance(arguments, dict):
         return f"expected a JSON object of arguments, got {type(arguments).__name__}"
     approval = tool.approval or (spec is not None and (spec.approval == "all" or asked.name in spec.approval))
-    deadline = env.at + timedelta(seconds=tool.timeout_seconds)
     return PendingCall(
         call_id=call_id,
         provider_call_id=asked.provider_call_id,
@@ -197,8 +201,13 @@ def _plan(
         arguments=cast("JsonObject", arguments),
         state="approval" if approval else "running",
         queue=tool.queue,
-        deadline_at=turn.deadline_at if approval else min(deadline, turn.deadline_at),
+        deadline_at=turn.deadline_at if approval else call_deadline(tool, turn, env.at),
     )
+
+
+def call_deadline(tool: ToolSpec, turn: ActiveTurn, at: datetime) -> datetime:
+    """When the turn stops waiting for a call that is made now."""
+    return min(at + timedelta(seconds=tool.timeout_seconds + QUEUE_SECONDS), turn.deadline_at)
 
 
 def _delay(policy: RetryPolicy, tries: int, turn_id: str, retry_after: float | None) -> float:

@@ -105,8 +105,8 @@ class PartitionOwner(Generic[S]):
         self._tasks: list[asyncio.Task[None]] = []
         for key in self._states:
             self._inbox.append(("", Prepared(next_offset=0, key=key, input=actor.recovered)))
-        if self._states:
-            self._wake.set()
+        self._unread_results = taken.results
+        self._wake.set()
 
     @property
     def open_count(self) -> int:
@@ -133,8 +133,14 @@ class PartitionOwner(Generic[S]):
         self._arrivals[topic].put_nowait(fresh)
 
     async def run(self) -> None:
-        """Runs until cancelled. Raises KafkaError when a commit fails: the partition is lost then."""
+        """Runs until cancelled. Raises KafkaError when a commit fails: the partition is lost then.
+
+        What came while nobody owned the partition is in the inbox before the first timer can ring.
+        """
         try:
+            if self._unread_results:
+                self._backlog += len(self._unread_results)
+                await self._prepare_records(TOOL_RESULTS.name, self._unread_results)
             async with asyncio.TaskGroup() as group:
                 self._tasks = [group.create_task(self._prepare(topic)) for topic in self._arrivals]
                 self._tasks.append(group.create_task(self._commit_groups()))
@@ -168,18 +174,21 @@ class PartitionOwner(Generic[S]):
     async def _prepare(self, topic: str) -> None:
         arrivals = self._arrivals[topic]
         while True:
-            records = await arrivals.get()
-            while True:
-                try:
-                    prepared = await self._actor.prepare(topic, records, self._journal_end)
-                    break
-                except UnavailableError as error:
-                    self.unavailable = str(error)
-                    log.warning("intake_waits", partition=self.partition, reason=str(error))
-                    await asyncio.sleep(RETRY_SECONDS)
-            self.unavailable = None
-            self._inbox.extend((topic, each) for each in prepared)
-            self._wake.set()
+            await self._prepare_records(topic, await arrivals.get())
+
+    async def _prepare_records(self, topic: str, records: Sequence[Record]) -> None:
+        """Puts records into the inbox, as soon as what preparing them asks is available."""
+        while True:
+            try:
+                prepared = await self._actor.prepare(topic, records, self._journal_end)
+                break
+            except UnavailableError as error:
+                self.unavailable = str(error)
+                log.warning("intake_waits", partition=self.partition, reason=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+        self.unavailable = None
+        self._inbox.extend((topic, each) for each in prepared)
+        self._wake.set()
 
     async def _commit_groups(self) -> None:
         while True:

@@ -32,12 +32,15 @@ class Taken:
     producer: AIOKafkaProducer
     prompts_offset: int
     results_offset: int
+    """Behind `results`."""
     journal_end: int
     """The end of `messages`: a read that reflects it sees everything the old owner wrote."""
     states: Sequence[Any]
     """Decoded values of the state topic."""
     recent: Sequence[Record]
     """The last prompts that were taken in."""
+    results: Sequence[Record]
+    """Tool results that nobody has decided yet: they come before any timer that ran out in the meantime."""
 
 
 async def take_partition(
@@ -67,11 +70,12 @@ async def take_partition(
             beginnings: dict[TopicPartition, int] = await reader.beginning_offsets([prompts, results])
             prompts_offset = max(committed[prompts] or 0, beginnings[prompts])
             results_offset = max(committed[results] or 0, beginnings[results])
-            ends: dict[TopicPartition, int] = await reader.end_offsets([turns, messages])
+            ends: dict[TopicPartition, int] = await reader.end_offsets([turns, messages, results])
             states = await _read(reader, turns, 0, ends[turns])
             recent = await _read(
                 reader, prompts, max(beginnings[prompts], prompts_offset - RECENT_PROMPTS), prompts_offset
             )
+            waiting = await _read(reader, results, results_offset, ends[results])
             failpoints.hit("takeover.after_restore")
         finally:
             await reader.stop()
@@ -79,10 +83,11 @@ async def take_partition(
             partition=partition,
             producer=producer,
             prompts_offset=prompts_offset,
-            results_offset=results_offset,
+            results_offset=max(results_offset, ends[results]),
             journal_end=ends[messages],
             states=_latest(states),
             recent=recent,
+            results=waiting,
         )
     except BaseException:
         await producer.stop()
