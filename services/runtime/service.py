@@ -5,7 +5,11 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
+
 from schemas.http import ComponentHealth
+
+log = structlog.get_logger(__name__)
 
 
 class Service(Protocol):
@@ -49,8 +53,10 @@ async def run_service(build: Callable[[], Service]) -> None:
     try:
         if starting.done():
             starting.result()
+            log.info("service_started", service=service.name)
         await stopping
     finally:
         stopping.cancel()
         starting.cancel()
         await service.stop()
+        log.info("service_stopped", service=service.name)
