@@ -12,7 +12,7 @@ from tests.scripted_model.server import ScriptedModel
 
 ROOT = Path(__file__).parents[1]
 
-os.environ.setdefault("TURNLOG_CACHE_DIR", str(ROOT / ".turnlog" / "cache"))
+CACHE = Path(os.environ.setdefault("TURNLOG_CACHE_DIR", str(ROOT / ".turnlog" / "cache")))
 """The jars of `make run`, so that neither fetches what the other has."""
 
 

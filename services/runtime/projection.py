@@ -63,7 +63,12 @@ class ProjectionStore(Protocol):
 
 
 class Projection(ConsumerRebalanceListener):
-    """Feeds a store from a topic. A record that is no event goes to `dead-letters` and the partition goes on."""
+    """Feeds a store from a topic. A record that is no event goes to `dead-letters` and the partition goes on.
+
+    Args:
+        max_records: largest batch.
+        pause_seconds: between two batches, for a store that prefers few large ones.
+    """
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class Projection(ConsumerRebalanceListener):
         clients: KafkaClients,
         failpoints: Failpoints,
         max_records: int = 1000,
+        pause_seconds: float = 0,
     ) -> None:
         self._topic = topic
         self._name = settings.topic(topic.name)
@@ -83,6 +89,7 @@ class Projection(ConsumerRebalanceListener):
         self._store = store
         self._clients = clients
         self._failpoints = failpoints
+        self._pause_seconds = pause_seconds
         self._producer: AIOKafkaProducer = clients.producer()
         self._positions: dict[int, int] = {}
         self._moved = asyncio.Condition()
@@ -176,6 +183,7 @@ class Projection(ConsumerRebalanceListener):
             by_partition.setdefault(record.partition, []).append(record)
         for partition, batch in by_partition.items():
             await self._apply(partition, batch)
+        await asyncio.sleep(self._pause_seconds)
 
     async def _apply(self, partition: int, batch: Sequence[Record]) -> None:
         """Applies a batch, as often as it takes. An offset is passed only when its record is stored or rejected."""

@@ -1,0 +1,1 @@
+"""`make bench`: figures of this machine, printed with what they were measured on. No test asserts a time."""

@@ -1,0 +1,109 @@
+"""Turns of one tool call and two model calls, from the prompt on Kafka to the committed completion.
+
+The model answers at once: 200 characters after the tool's result. What remains is what the platform costs.
+"""
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from tests.bench.bench_installation import bench_in, scripted_model
+from tests.bench.report import Figure
+from tests.conftest import CACHE
+
+ANSWER = "word " * 40
+CONTENT = f'[[tool calculate {{"expression": "6 * 7"}}]][[then]][[say {ANSWER.strip()}]]'
+
+RUNS = {1: 200, 64: 3000}
+"""Turns to measure, by how many are in flight."""
+
+WARM_UP = 100
+
+
+async def measure(*arguments: str) -> list[Figure]:
+    """`arguments` of `turnlog up`, such as `--workers 1`."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
+        async with scripted_model() as url:
+            bench = bench_in(Path(name), model_url=url, cache=CACHE)
+            async with bench.up(*arguments):
+                client = Client(bench.bootstrap)
+                await client.start()
+                await client.turns(WARM_UP, in_flight=8)
+                for in_flight, count in RUNS.items():
+                    began = time.monotonic()
+                    took = sorted(await client.turns(count, in_flight=in_flight))
+                    seconds = time.monotonic() - began
+                    figures += [
+                        Figure(f"{in_flight} in flight: turns a second", count / seconds, "/s"),
+                        Figure(f"{in_flight} in flight: p50", percentile(took, 50) * 1000, "ms"),
+                        Figure(f"{in_flight} in flight: p99", percentile(took, 99) * 1000, "ms"),
+                    ]
+                await client.stop()
+    return figures
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """Nearest rank."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+class Client:
+    """Publishes prompts and waits for their completions, read committed, with nothing but a Kafka client."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap, isolation_level="read_committed", fetch_max_wait_ms=100
+        )
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._producer.start()
+        await self._consumer.start()
+        numbers = await self._producer.partitions_for("completions")
+        partitions = [TopicPartition("completions", number) for number in numbers]
+        self._consumer.assign(partitions)
+        await self._consumer.seek_to_end(*partitions)
+        self._reading = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        assert self._reading is not None
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._consumer.stop()
+        await self._producer.stop()
+
+    async def turns(self, count: int, *, in_flight: int) -> list[float]:
+        """Seconds that each turn took, a thread a turn."""
+        turn = asyncio.Semaphore(in_flight)
+
+        async def one() -> float:
+            async with turn:
+                thread = f"bench-{uuid4().hex}"
+                done = self._waiting[thread] = asyncio.get_running_loop().create_future()
+                event = {"thread_id": thread, "agent": "assistant", "content": CONTENT}
+                began = time.monotonic()
+                await self._producer.send("prompts", json.dumps(event).encode(), key=thread.encode())
+                await asyncio.wait_for(done, 60)
+                return time.monotonic() - began
+
+        return await asyncio.gather(*(one() for _ in range(count)))
+
+    async def _read(self) -> None:
+        async for record in self._consumer:
+            event = json.loads(record.value)
+            waiting = self._waiting.pop(event["thread_id"], None)
+            if waiting is None:
+                continue
+            if event["type"] == "turn.completed" and event["text"] == ANSWER.strip():
+                waiting.set_result(None)
+            else:
+                waiting.set_exception(AssertionError(f"not the answer: {event}"))
