@@ -1,5 +1,6 @@
 """The turn as an actor of the partition owner: `decide` for what happens, a model call for what it wants."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 import structlog
 
 from schemas.agents import AgentSpec, ContextOptions
-from schemas.http import ContextRequest, MessageView
+from schemas.http import ContextRequest, ContextResponse, MessageView
 from schemas.journal import MessageAdded, TurnClosed, TurnOpened
 from schemas.parts import text_of
 from schemas.tools import ToolSpec
@@ -47,6 +48,8 @@ from services.runtime.owner.actor import JournalPosition, Outcome, Prepared
 from services.runtime.registry import Registry
 
 log = structlog.get_logger(__name__)
+
+MEMORY_RETRY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -128,15 +131,16 @@ class TurnActor:
         self._working.pop(key, None)
 
     async def call(self, state: ThreadState, journal_position: JournalPosition) -> ThreadInput:
-        """Asks the model for the next step. Whatever goes wrong becomes a ModelFailed."""
+        """Asks the model for the next step. Whatever goes wrong with it becomes a ModelFailed.
+
+        While memory is down the turn waits: that is no attempt of the model. The turn's deadline cancels the wait.
+        """
         turn, phase = state.turn, state.turn.phase
         assert isinstance(phase, Thinking)
         environment = self._environment(datetime.now(UTC))
         model = model_ref(state, environment) or self._default_model
         try:
             outcome = await self._ask(state, model, journal_position)
-        except UnavailableError as error:
-            outcome = ModelFailure("", model, "unreachable", str(error), retryable=True, latency_ms=0)
         except Exception as error:
             log.exception("model_call_crashed", turn_id=turn.turn_id)
             outcome = ModelFailure("", model, "provider_error", repr(error), retryable=False, latency_ms=0)
@@ -189,7 +193,7 @@ class TurnActor:
         if working.past is None:
             position = await journal_position()
             own = list(working.own)
-            answer = await self._memory.context(
+            answer = await self._context(
                 ContextRequest(
                     tenant_id=state.tenant_id,
                     thread_id=state.thread_id,
@@ -208,6 +212,14 @@ class TurnActor:
                 earlier = [m for m in remembered if m.turn_id == turn.turn_id and m.message_id not in decided]
                 working.own = [*earlier, *working.own]
         return [*working.past, *working.own]
+
+    async def _context(self, request: ContextRequest) -> ContextResponse:
+        while True:
+            try:
+                return await self._memory.context(request)
+            except UnavailableError as error:
+                log.warning("context_waits", turn_id=request.turn_id, reason=str(error))
+                await asyncio.sleep(MEMORY_RETRY_SECONDS)
 
     def _environment(self, at: datetime) -> Environment:
         return Environment(

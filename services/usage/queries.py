@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
 from schemas.http import UsageDimension
+from services.usage.rows import EARLIEST, LATEST
 
 Bucket = Literal["hour", "day", "month"]
 FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
@@ -25,10 +26,11 @@ COLUMNS: dict[UsageDimension, str] = {
 }
 
 _BUCKETS: dict[Bucket, str] = {
-    "hour": "toStartOfHour(occurred_at)",
-    "day": "toStartOfDay(occurred_at)",
-    "month": "toStartOfMonth(occurred_at)",
+    "hour": "formatDateTime(occurred_at, '%Y-%m-%dT%H:00:00Z', 'UTC')",
+    "day": "formatDateTime(occurred_at, '%Y-%m-%dT00:00:00Z', 'UTC')",
+    "month": "formatDateTime(occurred_at, '%Y-%m-01T00:00:00Z', 'UTC')",
 }
+"""The start of a bucket as text: the engine in process drops the zone of a time that it answers with."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,19 @@ def parse_dimensions(text: str) -> list[UsageDimension]:
         known = ", ".join(get_args(UsageDimension))
         raise ValueError(f"expected different dimensions of {known}; got {text!r}")
     return cast("list[UsageDimension]", names)
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 time or date in UTC; without an offset it is UTC. Raises ValueError, also outside 1970 to 2105."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        hint = "; write + as %2B" if " " in text else ""
+        raise ValueError(f"expected a time like 2026-01-31T12:00:00Z or a date, got {text!r}{hint}") from error
+    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    if not EARLIEST <= time <= LATEST:
+        raise ValueError(f"expected a time from 1970 to 2105, got {text!r}")
+    return time.astimezone(UTC)
 
 
 def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
