@@ -4,8 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.topics import ALL, HOUR_MS
-from services.runtime.errors import UnavailableError
-from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.kafka import KafkaClients
 from services.runtime.settings import RuntimeSettings, load_settings
 from services.runtime.topics import TopicsReport, apply_topics, check_topics, partitions_of
 
@@ -15,7 +14,7 @@ console = Console(highlight=False)
 async def apply() -> int:
     """Exit code 1 when a topic exists and is not as it should be."""
     settings = load_settings(RuntimeSettings)
-    report = await _ask(settings, create=True)
+    report = await apply_topics(KafkaClients(settings, client_id="turnlog-cli"), settings)
     console.print(f"created {len(report.created)}, found {len(report.existing)}")
     return _problems(report)
 
@@ -30,17 +29,7 @@ async def show() -> int:
             settings.topic(topic.name), topic.default_type, topic.writers, kept, str(partitions_of(topic, settings))
         )
     console.print(table)
-    return _problems(await _ask(settings, create=False))
-
-
-async def _ask(settings: RuntimeSettings, *, create: bool) -> TopicsReport:
-    clients = KafkaClients(settings, client_id="turnlog-cli")
-    try:
-        return await (apply_topics if create else check_topics)(clients, settings)
-    except KafkaError as error:
-        raise UnavailableError(
-            f"no Kafka answers at {settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP"
-        ) from error
+    return _problems(await check_topics(KafkaClients(settings, client_id="turnlog-cli"), settings))
 
 
 def _problems(report: TopicsReport) -> int:
