@@ -5,7 +5,7 @@ a restart reads from there: a record may be applied twice, never left out, and a
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -67,6 +67,7 @@ class Projection(ConsumerRebalanceListener):
 
     Args:
         max_records: largest batch.
+        check: raises RecordRejectedError for an event that the store could never hold.
         pause_seconds: between two batches, for a store that prefers few large ones.
     """
 
@@ -82,6 +83,7 @@ class Projection(ConsumerRebalanceListener):
         failpoints: Failpoints,
         max_records: int = 1000,
         pause_seconds: float = 0,
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         self._topic = topic
         self._name = settings.topic(topic.name)
@@ -90,6 +92,7 @@ class Projection(ConsumerRebalanceListener):
         self._clients = clients
         self._failpoints = failpoints
         self._pause_seconds = pause_seconds
+        self._check = check
         self._producer: AIOKafkaProducer = clients.producer()
         self._positions: dict[int, int] = {}
         self._moved = asyncio.Condition()
@@ -217,6 +220,8 @@ class Projection(ConsumerRebalanceListener):
         headers = header_map(record.headers)
         try:
             event = decode_event(self._topic, record.value, headers, max_bytes=MAX_RECORD_BYTES)
+            if self._check is not None:
+                self._check(event)
         except RecordRejectedError as error:
             await self._reject(record, error)
             return None

@@ -3,16 +3,50 @@
 import base64
 import binascii
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import FastAPI, Query
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schemas.base import DEFAULT_TENANT
 from schemas.http import Page, UsageRow
 from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem
-from services.usage.queries import Bucket, FilterField, UsageQuery, parse_dimensions
+from services.usage.queries import FILTERS, Bucket, UsageQuery, parse_dimensions, parse_time
 from services.usage.store import UsageStore
+
+LAST_OFFSET = 10**9
+
+Time = Annotated[datetime, BeforeValidator(parse_time)]
+
+
+class UsageParameters(BaseModel):
+    """What `GET /usage` takes. A name that is not here is refused: a misspelt filter would answer for everybody."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant_id: str = DEFAULT_TENANT
+    group_by: str = ""
+    bucket: Bucket | None = None
+    since: Time | None = Field(default=None, alias="from")
+    until: Time | None = Field(default=None, alias="to")
+    user_id: str | None = None
+    thread_id: str | None = None
+    turn_id: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    kind: str | None = None
+    outcome: str | None = None
+    tool: str | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise ValueError("expected from at or before to")
+        return self
 
 
 def build_api(store: UsageStore, check: ReadinessCheck) -> FastAPI:
@@ -22,51 +56,25 @@ def build_api(store: UsageStore, check: ReadinessCheck) -> FastAPI:
     install_health(app, check)
 
     @app.get("/usage")
-    async def usage(
-        tenant_id: str = DEFAULT_TENANT,
-        group_by: str = "",
-        bucket: Bucket | None = None,
-        since: Annotated[datetime | None, Query(alias="from")] = None,
-        until: Annotated[datetime | None, Query(alias="to")] = None,
-        user_id: str | None = None,
-        thread_id: str | None = None,
-        turn_id: str | None = None,
-        agent: str | None = None,
-        model: str | None = None,
-        provider: str | None = None,
-        kind: str | None = None,
-        outcome: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: str | None = None,
-    ) -> Page[UsageRow]:
+    async def usage(asked: Annotated[UsageParameters, Query()]) -> Page[UsageRow]:
         try:
-            dimensions = parse_dimensions(group_by)
+            dimensions = parse_dimensions(asked.group_by)
         except ValueError as error:
             raise problem(400, "bad-group-by", "Bad group_by", str(error)) from error
-        named: dict[FilterField, str | None] = {
-            "user_id": user_id,
-            "thread_id": thread_id,
-            "turn_id": turn_id,
-            "agent": agent,
-            "model": model,
-            "provider": provider,
-            "kind": kind,
-            "outcome": outcome,
-        }
-        offset = _offset(cursor)
+        offset = _offset(asked.cursor)
         query = UsageQuery(
-            tenant_id=tenant_id,
+            tenant_id=asked.tenant_id,
             group_by=dimensions,
-            bucket=bucket,
-            since=since,
-            until=until,
-            filters={name: value for name, value in named.items() if value is not None},
-            limit=limit + 1,
+            bucket=asked.bucket,
+            since=asked.since,
+            until=asked.until,
+            filters={name: value for name in FILTERS if (value := getattr(asked, name)) is not None},
+            limit=asked.limit + 1,
             offset=offset,
         )
         rows = await store.query(query)
-        following = _cursor(offset + limit) if len(rows) > limit else None
-        return Page[UsageRow](items=list(rows[:limit]), next_cursor=following)
+        following = _cursor(offset + asked.limit) if len(rows) > asked.limit else None
+        return Page[UsageRow](items=list(rows[: asked.limit]), next_cursor=following)
 
     return app
 
@@ -79,7 +87,10 @@ def _offset(cursor: str | None) -> int:
     if cursor is None:
         return 0
     try:
-        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error) as error:
+        offset = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error):
+        offset = -1
+    if not 0 <= offset <= LAST_OFFSET:
         detail = "the cursor was not given out by this service: leave it out to begin anew"
-        raise problem(400, "bad-cursor", "Bad cursor", detail) from error
+        raise problem(400, "bad-cursor", "Bad cursor", detail)
+    return offset

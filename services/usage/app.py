@@ -1,22 +1,32 @@
 """Wiring of usage."""
 
+import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
+
+import structlog
 
 from schemas.http import ComponentHealth
 from schemas.topics import USAGE
+from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import USAGE_GROUP
-from services.runtime.kafka import KafkaClients
+from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.projection import ProjectedRecord, Projection
 from services.runtime.stream import build_broker
 from services.runtime.web import WebServer
 from services.usage.api import build_api
 from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
 from services.usage.store import Block, UsageStore
 
+log = structlog.get_logger(__name__)
+
 BLOCK_SECONDS = 0.5
 """An insert costs 10 ms of CPU however few its rows are: two blocks a second are as fresh as a dashboard needs."""
+
+CONNECT_RETRY_SECONDS = 1.0
 
 
 class UsageProjection:
@@ -53,22 +63,54 @@ class UsageService:
             failpoints=Failpoints(settings.failpoints),
             max_records=10_000,
             pause_seconds=BLOCK_SECONDS,
+            check=check_event,
         )
         self._server = WebServer(
             build_api(self._store, self.readiness), host=settings.http_host, port=settings.usage_port
         )
+        self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
+        self._connecting: asyncio.Task[None] | None = None
+        self._trouble = "not connected yet"
+
+    @property
+    def port(self) -> int:
+        """The port of the HTTP interface, once started."""
+        return self._server.port
 
     async def start(self) -> None:
+        """Returns while ClickHouse is still down; it is tried until it answers. Raises ConfigurationError."""
         await self._server.start()
-        await self._store.open()
-        await self._projection.start()
-        await self._broker.start()
+        try:
+            await self._connect()
+        except UnavailableError as error:
+            self._trouble = str(error)
+            self._connecting = asyncio.create_task(self._keep_trying(), name="usage:connect")
 
     async def stop(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
         await self._server.stop()
         await self._broker.stop()
         await self._projection.stop()
         await self._store.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
-        return {"projection": self._projection.health()}
+        connections = ComponentHealth(ready=not self._trouble, detail=self._trouble)
+        return {"connections": connections, "projection": self._projection.health()}
+
+    async def _connect(self) -> None:
+        """Starts what is not started yet, one after the other."""
+        while self._to_start:
+            await self._to_start[0]()
+            self._to_start.popleft()
+        self._trouble = ""
+
+    async def _keep_trying(self) -> None:
+        while self._trouble:
+            log.warning("usage_waits", reason=self._trouble)
+            await asyncio.sleep(CONNECT_RETRY_SECONDS)
+            try:
+                await self._connect()
+            except (TurnlogError, KafkaError) as error:
+                self._trouble = str(error)

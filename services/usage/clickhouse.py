@@ -7,47 +7,27 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
 import clickhouse_connect
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from schemas.http import UsageRow
-from schemas.usage import UsageRecorded
-from services.runtime.errors import ConfigurationError
+from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.queries import COLUMNS, UsageQuery, usage_sql
+from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
 from services.usage.store import Block
 
 R = TypeVar("R")
 
-EVENT_COLUMNS = (
-    "usage_id",
-    "tenant_id",
-    "thread_id",
-    "turn_id",
-    "prompt_id",
-    "user_id",
-    "agent",
-    "agent_version",
-    "step",
-    "attempt",
-    "kind",
-    "provider",
-    "model",
-    "tool",
-    "input_tokens",
-    "cached_input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "latency_ms",
-    "first_token_ms",
-    "outcome",
-    "estimated",
-    "billable",
-    "occurred_at",
-)
-BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last")
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 60
+"""Most that a server may take; a server that hangs would hold up every query behind it."""
+
+INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
+"""A block read again after years spans more months than the 100 that ClickHouse allows by itself."""
 
 
 class ClickHouseUsageStore:
@@ -60,6 +40,7 @@ class ClickHouseUsageStore:
     def __init__(self, *, url: str | None, folder: Path) -> None:
         self._url = url
         self._folder = folder
+        self._name = _without_password(url) if url else str(folder)
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
         self._writer: Any = None
@@ -67,31 +48,32 @@ class ClickHouseUsageStore:
         self._lock: IO[str] | None = None
 
     async def open(self) -> None:
-        if self._url is None:
-            self._take_lock()
-        self._writer = await self._run(self._writing, self._connect)
-        await self._run(self._writing, self._migrate)
-        self._reader = await self._run(self._reading, self._connect)
+        if self._url is None and self._lock is None:
+            self._lock = _locked(self._folder)
+        try:
+            self._writer = self._writer or await self._run(self._writing, self._connect)
+            await self._run(self._writing, self._migrate)
+            self._reader = self._reader or await self._run(self._reading, self._connect)
+        except ClickHouseError as error:
+            raise ConfigurationError(f"ClickHouse at {self._name} cannot be used: {_first_line(error)}") from error
 
     async def close(self) -> None:
         for pool, client in ((self._reading, self._reader), (self._writing, self._writer)):
             if client is not None:
                 await self._run(pool, client.close)
             pool.shutdown()
+        self._reader = self._writer = None
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     async def positions(self) -> Mapping[int, int]:
-        result = await self._run(
-            self._reading,
-            self._reader.query,
-            "SELECT source_partition, max(block_first) FROM usage_events GROUP BY source_partition",
-        )
+        statement = "SELECT source_partition, max(block_first) FROM usage_events GROUP BY source_partition"
+        result = await self._run(self._reading, self._query, statement, {})
         return dict(result.result_rows)
 
     async def insert(self, block: Block) -> None:
-        rows = [_row(block, offset, event) for offset, event in block.events]
-        await self._run(self._writing, self._insert, rows)
+        await self._run(self._writing, self._insert, rows_of(block))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
         statement, parameters = usage_sql(query)
@@ -99,29 +81,21 @@ class ClickHouseUsageStore:
         return [_usage_row(query, row) for row in result.named_results()]
 
     def _insert(self, rows: list[list[Any]]) -> None:
-        self._writer.insert("usage_events", rows, column_names=[*EVENT_COLUMNS, *BLOCK_COLUMNS])
+        columns = [*EVENT_COLUMNS, *BLOCK_COLUMNS]
+        _opened(self._writer).insert("usage_events", rows, column_names=columns, settings=INSERT_SETTINGS)
 
     def _query(self, statement: str, parameters: dict[str, Any]) -> Any:
-        return self._reader.query(statement, parameters=parameters)
+        return _opened(self._reader).query(statement, parameters=parameters)
 
     def _connect(self) -> Any:
         if self._url is None:
             return clickhouse_connect.get_client(interface="chdb", path=str(self._folder / "chdb"))
-        return clickhouse_connect.get_client(dsn=self._url)
-
-    def _take_lock(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise ConfigurationError(
-                f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
-            ) from error
-        lock.write(str(os.getpid()))
-        lock.flush()
-        self._lock = lock
+        return clickhouse_connect.get_client(
+            dsn=self._url,
+            connect_timeout=CONNECT_SECONDS,
+            send_receive_timeout=ANSWER_SECONDS,
+            autogenerate_session_id=False,  # a session stays locked by a query whose client has given up
+        )
 
     def _migrate(self) -> None:
         """Applies the numbered files that are not on record, each statement by itself, then records the file."""
@@ -131,16 +105,26 @@ class ClickHouseUsageStore:
             "ENGINE = MergeTree ORDER BY version"
         )
         applied = {row[0] for row in client.query("SELECT version FROM schema_version").result_rows}
-        for version, text in migrations():
+        known = migrations()
+        newest = max(version for version, _ in known)
+        if max(applied, default=0) > newest:
+            raise ConfigurationError(
+                f"the usage tables at {self._name} have version {max(applied)}, this release of Turnlog knows "
+                f"{newest}: run the release that made them, or a later one"
+            )
+        for version, text in known:
             if version in applied:
                 continue
             for statement in filter(None, (part.strip() for part in text.split(";"))):
                 client.command(statement)
             client.insert("schema_version", [[version]], column_names=["version"])
 
-    @staticmethod
-    async def _run(pool: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
+        """Runs a call of the client on its thread. Raises UnavailableError when ClickHouse does not answer it."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
+        except OperationalError as error:
+            raise UnavailableError(f"ClickHouse at {self._name} does not answer: {_first_line(error)}") from error
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -150,16 +134,47 @@ def migrations() -> list[tuple[int, str]]:
     return [(int(file.name.split("_")[0]), file.read_text()) for file in files]
 
 
-def _row(block: Block, offset: int, event: UsageRecorded) -> list[Any]:
-    values = [getattr(event, name) for name in EVENT_COLUMNS]
-    return [*values, block.partition, offset, block.first, block.last]
+def _locked(folder: Path) -> IO[str]:
+    """The lock on a folder; its file says which process holds it. chDB's own error would say neither."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to {folder}: {error.strerror}; set TURNLOG_DATA_DIR") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise ConfigurationError(
+            f"another process{f' ({holder})' if holder else ''} has {folder} open: stop it or set TURNLOG_DATA_DIR"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _opened(client: Any) -> Any:
+    if client is None:
+        raise UnavailableError("ClickHouse is not connected yet")
+    return client
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _usage_row(query: UsageQuery, row: Mapping[str, Any]) -> UsageRow:
     group: dict[str, str | None] = {name: row[COLUMNS[name]] for name in query.group_by}
     if query.bucket is not None:
-        bucket = row["bucket"]
-        group = {"bucket": bucket.isoformat() if isinstance(bucket, datetime) else str(bucket), **group}
+        group = {"bucket": row["bucket"], **group}
     average = row["latency_avg"]
     return UsageRow(
         group=group,

@@ -6,10 +6,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
 from schemas.http import UsageDimension
-from services.usage.rows import EARLIEST, LATEST
 
 Bucket = Literal["hour", "day", "month"]
 FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
+
+FILTERS: tuple[FilterField, ...] = get_args(FilterField)
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2106, 1, 1, tzinfo=UTC)
+"""Times from one up to the other are kept and asked for: ClickHouse's functions of time are sure of no others."""
 
 COLUMNS: dict[UsageDimension, str] = {
     "tenant": "tenant_id",
@@ -84,7 +89,7 @@ def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
     if query.until is not None:
         where.append("occurred_at < {until:DateTime64(6, 'UTC')}")
         parameters["until"] = query.until
-    for name in get_args(FilterField):
+    for name in FILTERS:
         if name in query.filters:
             where.append(f"{name} = {{{name}:String}}")
             parameters[name] = query.filters[name]

@@ -20,13 +20,19 @@ class Block:
 
 
 class UsageStore(Protocol):
-    """One contract, embedded and server. Raises while ClickHouse is down."""
+    """One contract, embedded and server. Every method raises UnavailableError while ClickHouse is down."""
 
     async def open(self) -> None:
-        """Connects and applies the migrations that are missing."""
+        """Connects and applies the migrations that are missing. May be called again after it raised.
+
+        Raises ConfigurationError when another process has the folder open, when ClickHouse refuses the connection, and
+        when the tables are of a later release.
+        """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Waits for the queries in hand."""
+        ...
 
     async def positions(self) -> Mapping[int, int]:
         """Where each partition is read on: at the first offset of its last block.
@@ -36,6 +42,10 @@ class UsageStore(Protocol):
         """
         ...
 
-    async def insert(self, block: Block) -> None: ...
+    async def insert(self, block: Block) -> None:
+        """Returns when the rows survive the end of this process. Sent again, a block changes nothing."""
+        ...
 
-    async def query(self, query: UsageQuery) -> Sequence[UsageRow]: ...
+    async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """One row a group, those of most tokens first; in the order of time where a bucket is asked for."""
+        ...

@@ -1,0 +1,73 @@
+"""Rows of `usage_events`: which columns an event has there, and what they hold. Pure."""
+
+from typing import Any
+
+from schemas.envelope import RecordRejectedError
+from schemas.usage import UsageRecorded
+from services.usage.queries import EARLIEST, LATEST
+from services.usage.store import Block
+
+EVENT_COLUMNS = (
+    "usage_id",
+    "tenant_id",
+    "thread_id",
+    "turn_id",
+    "prompt_id",
+    "user_id",
+    "agent",
+    "agent_version",
+    "step",
+    "attempt",
+    "kind",
+    "provider",
+    "model",
+    "tool",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "latency_ms",
+    "first_token_ms",
+    "outcome",
+    "estimated",
+    "billable",
+    "occurred_at",
+)
+BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last")
+
+_MOST = {
+    "step": 2**32 - 1,
+    "attempt": 2**32 - 1,
+    **dict.fromkeys(
+        (
+            "input_tokens",
+            "cached_input_tokens",
+            "output_tokens",
+            "reasoning_tokens",
+            "latency_ms",
+            "first_token_ms",
+        ),
+        10**12,
+    ),
+}
+"""Largest value of each number: 18 million of the largest add up within 64 bits."""
+
+
+def check_event(event: UsageRecorded) -> None:
+    """Raises RecordRejectedError for an event that no row can hold: no second try would change that."""
+    for name, most in _MOST.items():
+        value: int | None = getattr(event, name)
+        if value is not None and not 0 <= value <= most:
+            raise RecordRejectedError("not_an_event", f"{name}: expected 0 to {most}, got {str(value)[:40]}")
+    if not EARLIEST <= event.occurred_at < LATEST:
+        raise RecordRejectedError(
+            "not_an_event", f"occurred_at: expected a time from 1970 to 2105, got {event.occurred_at.isoformat()}"
+        )
+
+
+def rows_of(block: Block) -> list[list[Any]]:
+    """Values in the order of EVENT_COLUMNS and BLOCK_COLUMNS."""
+    return [
+        [*(getattr(event, name) for name in EVENT_COLUMNS), block.partition, offset, block.first, block.last]
+        for offset, event in block.events
+    ]

@@ -1,0 +1,451 @@
+"""What the port promises, on chDB in process and on a server over HTTP.
+
+The server is TURNLOG_TEST_CLICKHOUSE_URL (without a database; each test makes its own), else the stand-in of
+`tests.support.clickhouse`. chDB takes one folder a process at a time and another one after it was closed, so each test
+has a folder of its own here; what needs a second process, or one to kill, starts it.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import clickhouse_connect
+import pytest
+
+from schemas.http import UsageDimension, UsageRow
+from schemas.usage import EXAMPLES, UsageRecorded
+from services.runtime.errors import ConfigurationError, UnavailableError
+from services.usage.clickhouse import ClickHouseUsageStore, migrations
+from services.usage.queries import COLUMNS, FILTERS, UsageQuery
+from services.usage.rows import check_event
+from services.usage.store import Block
+from tests.support.clickhouse import ClickHouseServer
+from tests.support.installation import free_ports
+
+START = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
+
+CHILD = """
+import asyncio, json, signal, sys
+from pathlib import Path
+from schemas.usage import UsageRecorded
+from services.runtime.errors import ConfigurationError
+from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.queries import UsageQuery
+from services.usage.store import Block
+
+url, folder, what = sys.argv[1:]
+
+async def main():
+    store = ClickHouseUsageStore(url=url or None, folder=Path(folder))
+    await store.open()
+    if what == "query":
+        rows = await store.query(UsageQuery("default", bucket="day"))
+        print(json.dumps([row.model_dump() for row in rows]), flush=True)
+        await store.close()
+        return
+    first, size, count = json.loads(what)
+    for begin in range(first, first + size * count, size):
+        events = [
+            (offset, UsageRecorded(usage_id=f"u{offset}", kind="tool", input_tokens=1, occurred_at="2026-01-01T00:00Z"))
+            for offset in range(begin, begin + size)
+        ]
+        await store.insert(Block(0, begin, begin + size - 1, events))
+        print(begin + size, flush=True)
+    signal.pause()
+
+try:
+    asyncio.run(main())
+except ConfigurationError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tables of one test are. `url` None is chDB."""
+
+    url: str | None
+    folder: Path
+
+    def store(self) -> ClickHouseUsageStore:
+        return ClickHouseUsageStore(url=self.url, folder=self.folder)
+
+    def client(self) -> Any:
+        if self.url is None:
+            return clickhouse_connect.get_client(interface="chdb", path=str(self.folder / "chdb"))
+        return clickhouse_connect.get_client(dsn=self.url)
+
+    async def process(self, what: str, **environment: str) -> asyncio.subprocess.Process:
+        """A process that has the same tables open."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CHILD, self.url or "", str(self.folder), what),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | environment,
+            cwd=Path(__file__).parents[2],
+        )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if given := os.environ.get("TURNLOG_TEST_CLICKHOUSE_URL"):
+        yield given.rstrip("/")
+        return
+    stand_in = ClickHouseServer(tmp_path_factory.mktemp("clickhouse"), port=free_ports(1))
+    stand_in.start()
+    yield stand_in.url
+    stand_in.kill()
+
+
+@pytest.fixture(params=["chdb", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "chdb":
+        yield Place(None, tmp_path / "usage")
+        return
+    url, name = request.getfixturevalue("server"), f"test_{uuid4().hex[:12]}"
+    with clickhouse_connect.get_client(dsn=url) as admin:
+        admin.command(f"CREATE DATABASE {name}")
+        yield Place(f"{url}/{name}", tmp_path / "usage")
+        admin.command(f"DROP DATABASE {name}")
+
+
+@pytest.fixture
+async def store(place: Place) -> AsyncIterator[ClickHouseUsageStore]:
+    opened = place.store()
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def spent(number: int = 0, **fields: Any) -> UsageRecorded:
+    fields = {"usage_id": f"u{number}", "kind": "completion", "input_tokens": 1, "occurred_at": START} | fields
+    return UsageRecorded.model_validate(fields)
+
+
+def block(*events: UsageRecorded, partition: int = 0, first: int = 0) -> Block:
+    return Block(partition, first, first + len(events) - 1, list(enumerate(events, first)))
+
+
+async def total(store: ClickHouseUsageStore, **filters: Any) -> UsageRow:
+    (row,) = await store.query(UsageQuery("default", **filters))
+    return row
+
+
+async def test_a_new_store_is_empty(store: ClickHouseUsageStore) -> None:
+    assert await store.positions() == {}
+    nothing = await total(store)
+    assert (nothing.group, nothing.events, nothing.input_tokens, nothing.latency_ms_avg) == ({}, 0, 0, None)
+    assert await store.query(UsageQuery("default", ["user"])) == []
+
+
+async def test_rows_and_positions_survive_a_reopening(place: Place) -> None:
+    first = place.store()
+    await first.open()
+    await first.insert(block(spent(0), spent(1)))
+    await first.insert(block(spent(2), partition=3, first=70))
+    await first.insert(block(spent(3), spent(4), first=2))
+    await first.close()
+    second = place.store()
+    await second.open()
+    try:
+        assert await second.positions() == {0: 2, 3: 70}
+        assert (await total(second)).events == 5
+    finally:
+        await second.close()
+
+
+async def test_what_was_acknowledged_survives_a_kill_of_the_process(place: Place) -> None:
+    process = await place.process("[0, 50, 200]")
+    assert process.stdout is not None
+    acknowledged = [int(await asyncio.wait_for(process.stdout.readline(), 60)) for _ in range(5)][-1]
+    process.send_signal(signal.SIGKILL)
+    assert await process.wait() == -signal.SIGKILL
+    store = place.store()
+    await store.open()
+    try:
+        events = (await total(store)).events
+        assert events >= acknowledged
+        position = (await store.positions())[0]
+        assert acknowledged - 50 <= position < events
+        # The log is read on from there, in blocks of another size, to an end that was written before or not.
+        end = max(events, position + 60)
+        again = [
+            spent(offset, kind="tool", occurred_at=datetime(2026, 1, 1, tzinfo=UTC)) for offset in range(position, end)
+        ]
+        await store.insert(block(*again, first=position))
+        assert ((await total(store)).events, (await total(store)).input_tokens) == (end, end)
+    finally:
+        await store.close()
+
+
+async def test_a_repeated_block_counts_once(store: ClickHouseUsageStore) -> None:
+    events = [spent(number) for number in range(10)]
+    await store.insert(block(*events))
+    await store.insert(block(*events))
+    await store.insert(block(*events[3:], spent(10), first=3))
+    assert (await total(store)).events == 11
+    assert await store.positions() == {0: 3}
+
+
+async def test_a_fact_counts_once_wherever_it_was_read(store: ClickHouseUsageStore) -> None:
+    await store.insert(block(spent(7, input_tokens=1)))
+    await store.insert(block(spent(7, input_tokens=2, occurred_at=START + timedelta(days=90)), partition=1, first=5))
+    row = await total(store)
+    assert (row.events, row.input_tokens) == (1, 2)
+
+
+async def test_a_tenant_sees_its_own_usage_alone(store: ClickHouseUsageStore) -> None:
+    await store.insert(block(spent(7), spent(7, tenant_id="other", input_tokens=5)))
+    assert (await total(store)).input_tokens == 1
+    (row,) = await store.query(UsageQuery("other", ["tenant"]))
+    assert (row.group, row.input_tokens) == ({"tenant": "other"}, 5)
+
+
+async def test_every_dimension_and_filter_has_its_column(store: ClickHouseUsageStore) -> None:
+    event = EXAMPLES[0].model_copy(update={"tool": "calculate"})
+    await store.insert(block(event, spent(1, kind="embedding", outcome="error", billable=False)))
+    for dimension, column in COLUMNS.items():
+        values = {row.group[dimension] for row in await store.query(UsageQuery("default", [dimension]))}
+        assert getattr(event, column) in values
+    for name in FILTERS:
+        row = await total(store, filters={name: getattr(event, name)})
+        assert row.input_tokens == event.input_tokens
+        assert (await total(store, filters={name: "another"})).events == 0
+    rows = await store.query(UsageQuery("default", ["user", "outcome"]))
+    assert [(row.group, row.billable_events) for row in rows] == [
+        ({"user": "u-1", "outcome": "ok"}, 1),
+        ({"user": None, "outcome": "error"}, 0),
+    ]
+
+
+@pytest.mark.parametrize("seed", [random.randrange(10**6)])
+async def test_sums_are_those_of_the_events(store: ClickHouseUsageStore, seed: int) -> None:
+    chance = random.Random(seed)
+    events = [
+        spent(
+            number,
+            user_id=chance.choice([None, "ann", "bob"]),
+            model=chance.choice(["small", "large"]),
+            kind=chance.choice(["completion", "tool"]),
+            input_tokens=chance.randrange(1000),
+            cached_input_tokens=chance.randrange(10),
+            output_tokens=chance.randrange(100),
+            reasoning_tokens=chance.randrange(5),
+            latency_ms=chance.randrange(5000),
+            billable=chance.random() < 0.5,
+            occurred_at=START + timedelta(minutes=chance.randrange(10_000)),
+        )
+        for number in range(300)
+    ]
+    for first in range(0, 300, 60):
+        await store.insert(block(*events[first : first + 60], first=first))
+    for dimensions in ([], ["user"], ["model", "user"], ["kind", "model", "user"]):
+        asked: list[UsageDimension] = dimensions  # pyright: ignore
+        groups: dict[tuple[Any, ...], list[UsageRecorded]] = defaultdict(list)
+        for event in events:
+            groups[tuple(getattr(event, COLUMNS[name]) for name in asked)].append(event)
+        rows = await store.query(UsageQuery("default", asked))
+        assert {tuple(row.group.values()) for row in rows} == groups.keys()
+        for row in rows:
+            group = groups[tuple(row.group.values())]
+            assert row.events == len(group)
+            assert row.billable_events == sum(event.billable for event in group)
+            assert row.input_tokens == sum(event.input_tokens for event in group)
+            assert row.cached_input_tokens == sum(event.cached_input_tokens for event in group)
+            assert row.output_tokens == sum(event.output_tokens for event in group)
+            assert row.reasoning_tokens == sum(event.reasoning_tokens for event in group)
+            assert row.latency_ms_avg == pytest.approx(sum(event.latency_ms for event in group) / len(group))
+        tokens = [row.input_tokens + row.output_tokens for row in rows]
+        assert tokens == sorted(tokens, reverse=True)
+
+
+async def test_buckets_begin_in_utc_and_come_in_order(store: ClickHouseUsageStore) -> None:
+    times = [START, START + timedelta(minutes=29, seconds=59), START + timedelta(minutes=30)]
+    await store.insert(block(*(spent(number, occurred_at=time) for number, time in enumerate(times))))
+    expected = {
+        "hour": [("2026-01-31T23:00:00Z", 2), ("2026-02-01T00:00:00Z", 1)],
+        "day": [("2026-01-31T00:00:00Z", 2), ("2026-02-01T00:00:00Z", 1)],
+        "month": [("2026-01-01T00:00:00Z", 2), ("2026-02-01T00:00:00Z", 1)],
+    }
+    for bucket, wanted in expected.items():
+        rows = await store.query(UsageQuery("default", ["kind"], bucket=bucket))  # pyright: ignore
+        assert [(row.group["bucket"], row.events) for row in rows] == wanted
+        assert [*rows[0].group] == ["bucket", "kind"]
+
+
+async def test_buckets_do_not_depend_on_the_zone_of_the_machine(place: Place) -> None:
+    store = place.store()
+    await store.open()
+    await store.insert(block(spent()))
+    await store.close()
+    process = await place.process("query", TZ="America/New_York")
+    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, errors.decode()
+    assert [row["group"] for row in json.loads(output)] == [{"bucket": "2026-01-31T00:00:00Z"}]
+
+
+async def test_times_are_half_open_to_the_microsecond(store: ClickHouseUsageStore) -> None:
+    times = [START + timedelta(microseconds=number) for number in range(5)]
+    await store.insert(block(*(spent(number, occurred_at=time) for number, time in enumerate(times))))
+    assert (await total(store, since=times[2])).events == 3
+    assert (await total(store, until=times[2])).events == 2
+    assert (await total(store, since=times[1], until=times[3])).events == 2
+    assert (await total(store, since=times[1], until=times[1])).events == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "' OR 1=1 --",
+        "a'); DROP TABLE usage_events; --",
+        "back\\slash",
+        "tab\tline\nend",
+        "{tenant_id:String}",
+        "\\N",
+        "ü%_",
+    ],
+)
+async def test_text_from_outside_is_never_sql(store: ClickHouseUsageStore, text: str) -> None:
+    await store.insert(block(spent(0, user_id=text), spent(1, user_id="someone")))
+    (row,) = await store.query(UsageQuery("default", ["user"], filters={"user_id": text}))
+    assert (row.group, row.events) == ({"user": text}, 1)
+    assert (await total(store, filters={"model": text})).events == 0
+    assert (await store.query(UsageQuery(text)))[0].events == 0
+    assert (await total(store)).events == 2
+
+
+async def test_a_block_may_span_any_number_of_months(store: ClickHouseUsageStore) -> None:
+    months = [spent(number, occurred_at=START - timedelta(days=31 * number)) for number in range(120)]
+    await store.insert(block(*months))
+    assert (await total(store)).events == 120
+
+
+async def test_the_largest_events_that_pass_the_check_are_stored_and_add_up(store: ClickHouseUsageStore) -> None:
+    most = 10**12
+    numbers = dict.fromkeys(("input_tokens", "output_tokens", "latency_ms", "first_token_ms"), most)
+    early, late = datetime(1970, 1, 1, tzinfo=UTC), datetime(2105, 12, 31, 23, 59, 59, tzinfo=UTC)
+    events = [
+        spent(0, occurred_at=early, step=2**32 - 1, attempt=2**32 - 1, **numbers),
+        spent(1, occurred_at=late, **numbers),
+    ]
+    for event in events:
+        check_event(event)
+    await store.insert(block(*events))
+    row = await total(store)
+    assert (row.input_tokens, row.output_tokens, row.latency_ms_avg) == (2 * most, 2 * most, most)
+    rows = await store.query(UsageQuery("default", bucket="hour"))
+    assert [row.group["bucket"] for row in rows] == ["1970-01-01T00:00:00Z", "2105-12-31T23:00:00Z"]
+
+
+async def test_pages_hold_every_group_once(store: ClickHouseUsageStore) -> None:
+    await store.insert(block(*(spent(number, user_id=f"user-{number}") for number in range(25))))
+    pages = [await store.query(UsageQuery("default", ["user"], limit=10, offset=offset)) for offset in (0, 10, 20, 30)]
+    assert [len(page) for page in pages] == [10, 10, 5, 0]
+    assert len({row.group["user"] for page in pages for row in page}) == 25
+
+
+async def test_a_migration_is_applied_once(place: Place) -> None:
+    for _ in range(2):
+        store = place.store()
+        await store.open()
+        await store.close()
+    with place.client() as client:
+        found = client.query("SELECT version FROM schema_version ORDER BY version").result_rows
+    assert [version for (version,) in found] == [version for version, _ in migrations()]
+
+
+async def test_tables_of_a_later_release_are_refused(place: Place) -> None:
+    store = place.store()
+    await store.open()
+    await store.close()
+    with place.client() as client:
+        client.insert("schema_version", [[999]], column_names=["version"])
+    store = place.store()
+    with pytest.raises(
+        ConfigurationError, match=r"have version 999, this release of Turnlog knows \d+: run the release"
+    ):
+        await store.open()
+    await store.close()
+
+
+async def test_a_store_that_is_not_open_is_unavailable(place: Place) -> None:
+    store = place.store()
+    with pytest.raises(UnavailableError, match="not connected yet"):
+        await store.query(UsageQuery("default"))
+    await store.close()
+
+
+async def test_a_second_process_on_a_folder_gets_one_clear_error(tmp_path: Path) -> None:
+    place = Place(None, tmp_path / "usage")
+    holder = await place.process("[0, 1, 1]")
+    assert holder.stdout is not None
+    assert await asyncio.wait_for(holder.stdout.readline(), 60) == b"1\n"
+    second = await place.process("query")
+    _, errors = await asyncio.wait_for(second.communicate(), 60)
+    assert second.returncode == 1
+    assert errors.decode() == (
+        f"refused: another process ({holder.pid}) has {place.folder} open: stop it or set TURNLOG_DATA_DIR\n"
+    )
+    holder.kill()
+    await holder.wait()
+    third = place.store()
+    await third.open()
+    assert (await total(third)).events == 1
+    await third.close()
+
+
+async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    store = ClickHouseUsageStore(url=None, folder=tmp_path / "file" / "usage")
+    with pytest.raises(ConfigurationError, match=r"cannot write to .*usage: Not a directory; set TURNLOG_DATA_DIR"):
+        await store.open()
+    await store.close()
+
+
+async def test_a_server_that_is_away_is_unavailable_and_may_be_tried_again(tmp_path: Path) -> None:
+    port = free_ports(1)
+    server = ClickHouseServer(tmp_path / "server", port=port)
+    store = ClickHouseUsageStore(url=f"{server.url}/default", folder=tmp_path)
+    with pytest.raises(
+        UnavailableError, match=rf"ClickHouse at http://127.0.0.1:{port}/default does not answer"
+    ) as caught:
+        await store.open()
+    assert "secret" not in str(caught.value)
+    server.start()
+    try:
+        await store.open()
+        await store.insert(block(spent()))
+        server.kill()
+        for call in (store.positions(), store.query(UsageQuery("default")), store.insert(block(spent(1)))):
+            with pytest.raises(UnavailableError):
+                await call
+        server.start()
+        assert (await total(store)).events == 1
+    finally:
+        await store.close()
+        server.kill()
+
+
+@pytest.mark.parametrize("change", [("secret@", "wrong@"), ("/default", "/nowhere")])
+async def test_a_server_that_refuses_the_connection_is_a_wrong_setting(tmp_path: Path, change: tuple[str, str]) -> None:
+    server = ClickHouseServer(tmp_path / "server", port=free_ports(1))
+    server.start()
+    store = ClickHouseUsageStore(url=f"{server.url}/default".replace(*change), folder=tmp_path)
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be used: ") as caught:
+            await store.open()
+        assert "secret" not in str(caught.value)
+        assert "wrong" not in str(caught.value)
+    finally:
+        await store.close()
+        server.kill()
