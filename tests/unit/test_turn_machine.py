@@ -88,6 +88,8 @@ class Threads(RuleBasedStateMachine):
         self.committed_states: dict[str, Any] = {}
         self.committed_emits: list[Any] = []
         self.accepted: set[tuple[str, str]] = set()
+        self.taken_in: set[tuple[str, str]] = set()
+        self.committed_taken_in: set[tuple[str, str]] = set()
         self.called: list[Any] = []
         self.deleted: set[str] = set()
 
@@ -99,11 +101,6 @@ class Threads(RuleBasedStateMachine):
             self.offset += 1
         prompt_id = f"p-{self.offset}"
         event = PromptSubmitted(tenant_id=TENANT, thread_id=thread, agent=agent, content="hello", prompt_id=prompt_id)
-        if (thread, prompt_id) in self.accepted:
-            state = self.states.get(state_key(TENANT, thread))
-            waiting = {state.turn.prompt_id, *(each.prompt_id for each in state.queue)} if state else set()
-            if prompt_id not in waiting:
-                return  # the worker's window of recent prompts holds it back
         self.accepted.add((thread, prompt_id))
         turn_id = turn_id_of(TENANT, thread, prompt_id)
         self.deliver(thread, PromptArrived(event, prompt_id, turn_id, self.offset))
@@ -219,6 +216,7 @@ class Threads(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         self.committed_emits += self.group.emits
+        self.committed_taken_in |= self.taken_in
         for key, value in self.group.records:
             if value is None:
                 self.committed_states.pop(key, None)
@@ -228,7 +226,7 @@ class Threads(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        lost, self.group = self.group, Group()
+        lost, self.group, self.taken_in = self.group, Group(), set()
         self.states = restore_states(list(self.committed_states.values()))
         self.called = [each.event for each in self.committed_emits if each.event.type == "tool.called"]
         for key in list(self.states):
@@ -239,6 +237,11 @@ class Threads(RuleBasedStateMachine):
     # How it is decided.
 
     def deliver(self, thread: str, event: ThreadInput) -> None:
+        """A record of the log. A prompt id that was taken in before is held back by the worker's window of those."""
+        if isinstance(event, PromptArrived):
+            if (thread, event.prompt_id) in self.taken_in | self.committed_taken_in:
+                return
+            self.taken_in.add((thread, event.prompt_id))
         self.group.inputs.append((thread, event))
         self.happen(state_key(TENANT, thread), event)
 
