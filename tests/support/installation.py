@@ -174,7 +174,8 @@ class Installation:
         """The messages of a thread once memory has as many."""
 
         async def probe() -> list[dict[str, Any]] | None:
-            items = (await self.get(f"/v1/threads/{thread_id}/messages"))["items"]
+            async with self.http.get(f"{self.base_url}/v1/threads/{thread_id}/messages") as response:
+                items = (await response.json())["items"] if response.status == 200 else []
             return items if len(items) >= count else None
 
         return await eventually(probe, f"{count} messages of {thread_id}")

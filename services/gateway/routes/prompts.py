@@ -1,5 +1,6 @@
 """`/v1/threads/{id}/prompts`, and what is said to a turn that runs."""
 
+import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,12 +13,16 @@ from schemas.http import PromptAccepted, PromptBody, RequestBody
 from schemas.ids import new_id
 from schemas.parts import Content
 from schemas.prompts import HumanReply, PromptSubmitted, ToolApproval, TurnCancel
-from services.gateway.ports import PortsDep, TenantDep
+from services.gateway.ports import Ports, PortsDep, TenantDep
 from services.gateway.turns import submit, submit_and_stream, submit_and_wait
+from services.runtime.web import ProblemError
 
 router = APIRouter(tags=["prompts"])
 
 MAX_WAIT_SECONDS = 300.0
+
+KNOWN_TRIES, KNOWN_SECONDS = 20, 0.1
+"""Memory is a moment behind the log, and who cancels at once has the id from the answer to the prompt."""
 
 
 class CancelBody(RequestBody):
@@ -75,7 +80,7 @@ async def cancel_turn(
     turn_id: str, ports: PortsDep, tenant_id: TenantDep, body: CancelBody | None = None
 ) -> dict[str, Any]:
     """Asks the turn to end. Its terminal event says how it did."""
-    turn = await ports.memory.get(f"turns/{turn_id}", tenant_id=tenant_id)
+    turn = await _known(ports, f"turns/{turn_id}", tenant_id)
     asked = body or CancelBody()
     event = TurnCancel(
         tenant_id=tenant_id,
@@ -91,7 +96,7 @@ async def cancel_turn(
 @router.post("/v1/tool-calls/{call_id}/approval", status_code=202)
 async def approve(call_id: str, body: ApprovalBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Lets a waiting tool call run, or denies it."""
-    call = await ports.memory.get(f"tool-calls/{call_id}", tenant_id=tenant_id)
+    call = await _known(ports, f"tool-calls/{call_id}", tenant_id)
     event = ToolApproval(
         tenant_id=tenant_id,
         thread_id=call["thread_id"],
@@ -107,7 +112,7 @@ async def approve(call_id: str, body: ApprovalBody, ports: PortsDep, tenant_id: 
 @router.post("/v1/turns/{turn_id}/reply", status_code=202)
 async def reply(turn_id: str, body: ReplyBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Answers as the human agent that the turn waits for."""
-    turn = await ports.memory.get(f"turns/{turn_id}", tenant_id=tenant_id)
+    turn = await _known(ports, f"turns/{turn_id}", tenant_id)
     event = HumanReply(
         tenant_id=tenant_id,
         thread_id=turn["thread_id"],
@@ -117,6 +122,18 @@ async def reply(turn_id: str, body: ReplyBody, ports: PortsDep, tenant_id: Tenan
     )
     await ports.log.submit(event)
     return {"thread_id": turn["thread_id"], "turn_id": turn_id}
+
+
+async def _known(ports: Ports, path: str, tenant_id: str) -> Any:
+    """What memory knows of a turn or a call; waits a little for one that has only just come into being."""
+    for _ in range(KNOWN_TRIES):
+        try:
+            return await ports.memory.get(path, tenant_id=tenant_id)
+        except ProblemError as error:
+            if error.problem.status != 404:
+                raise
+        await asyncio.sleep(KNOWN_SECONDS)
+    return await ports.memory.get(path, tenant_id=tenant_id)
 
 
 def _preferred_wait(prefer: str | None) -> float | None:

@@ -1,0 +1,165 @@
+"""Threads, approvals, human agents, search and context, through the gateway."""
+
+from uuid import uuid4
+
+import pytest
+
+from tests.support.installation import Installation
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def applied(turnlog: Installation, **spec: object) -> str:
+    """An agent of this test's own."""
+    name = f"agent-{uuid4().hex[:8]}"
+    await turnlog.post("/v1/agents", {"name": name, **spec}, status=201)
+    return name
+
+
+async def test_a_tool_call_waits_until_somebody_approves_it(turnlog: Installation, thread: str) -> None:
+    agent = await applied(turnlog, tools=["calculate"], approval=["calculate"])
+    await turnlog.prompt(thread, '[[tool calculate {"expression": "6 * 7"}]] please', agent=agent)
+    [waiting] = await turnlog.log.wait_for(
+        "messages", lambda event: event["type"] == "turn.waiting" and event["thread_id"] == thread
+    )
+    assert not [each for each in await turnlog.log.events("tool-calls") if each["thread_id"] == thread]
+
+    call_id = waiting["call_ids"][0]
+    await turnlog.post(f"/v1/tool-calls/{call_id}/approval", {"approved": True, "user_id": "ada"}, status=202)
+
+    assert (await turnlog.completion(thread))["text"] == "You said: please Result: 42"
+
+
+async def test_a_denied_tool_call_is_told_to_the_model(turnlog: Installation, thread: str) -> None:
+    agent = await applied(turnlog, tools=["calculate"], approval=["calculate"])
+    await turnlog.prompt(thread, '[[tool calculate {"expression": "6 * 7"}]] please', agent=agent)
+    [waiting] = await turnlog.log.wait_for(
+        "messages", lambda event: event["type"] == "turn.waiting" and event["thread_id"] == thread
+    )
+
+    body = {"approved": False, "user_id": "ada", "reason": "too dear"}
+    await turnlog.post(f"/v1/tool-calls/{waiting['call_ids'][0]}/approval", body, status=202)
+
+    assert "denied by ada: too dear" in (await turnlog.completion(thread))["text"]
+    assert not [each for each in await turnlog.log.events("tool-calls") if each["thread_id"] == thread]
+
+
+async def test_a_person_answers_as_an_agent(turnlog: Installation, thread: str) -> None:
+    agent = await applied(turnlog, kind="human")
+    body = {"content": "is anybody there?", "agent": agent}
+    accepted = await turnlog.post(f"/v1/threads/{thread}/prompts", body, status=202)
+
+    await turnlog.post(f"/v1/turns/{accepted['turn_id']}/reply", {"content": "yes, me", "user_id": "ada"}, status=202)
+
+    completed = await turnlog.completion(thread)
+    assert (completed["type"], completed["text"], completed["agent"]) == ("turn.completed", "yes, me", agent)
+
+
+async def test_a_turn_is_cancelled_as_soon_as_it_is_accepted(turnlog: Installation, thread: str) -> None:
+    accepted = await turnlog.post(f"/v1/threads/{thread}/prompts", {"content": "[[think 20]] later"}, status=202)
+
+    await turnlog.post(f"/v1/turns/{accepted['turn_id']}/cancel", {"reason": "changed my mind"}, status=202)
+
+    assert (await turnlog.completion(thread))["type"] == "turn.cancelled"
+
+
+async def test_a_turn_that_nobody_knows_is_a_problem(turnlog: Installation) -> None:
+    problem = await turnlog.post("/v1/turns/nowhere/cancel", {}, status=404)
+
+    assert problem["type"] == "urn:turnlog:problem:not-found"
+
+
+async def test_a_thread_is_created_changed_listed_and_deleted(turnlog: Installation) -> None:
+    user, word = f"u-{uuid4().hex[:8]}", uuid4().hex
+    created = await turnlog.post("/v1/threads", {"user_id": user, "title": f"about {word}"}, status=202)
+    path = f"/v1/threads/{created['thread_id']}"
+
+    async def status_of(path: str) -> int:
+        async with turnlog.http.get(turnlog.base_url + path) as response:
+            return response.status
+
+    async def exists() -> bool:
+        return await status_of(path) == 200
+
+    async def is_gone() -> bool:
+        return await status_of(path) == 404
+
+    await eventually(exists, "the thread to be known")
+    listed = await turnlog.get(f"/v1/threads?user_id={user}")
+    assert [each["title"] for each in listed["items"]] == [f"about {word}"]
+    assert [each["thread_id"] for each in (await turnlog.get(f"/v1/threads?q={word}"))["items"]] == [
+        created["thread_id"]
+    ]
+
+    async with turnlog.http.patch(turnlog.base_url + path, json={"status": "archived"}) as response:
+        assert response.status == 202
+
+    async def archived() -> bool:
+        return (await turnlog.get(path))["status"] == "archived"
+
+    await eventually(archived, "the thread to be archived")
+    async with turnlog.http.delete(turnlog.base_url + path) as response:
+        assert response.status == 202
+    await eventually(is_gone, "the thread to be gone")
+
+
+async def test_messages_are_appended_searched_and_deleted(turnlog: Installation, thread: str) -> None:
+    word = f"zebra{uuid4().hex[:8]}"
+    messages = [{"role": "user", "content": f"a {word} crossed the road"}, {"role": "user", "content": "nothing"}]
+    appended = await turnlog.post(f"/v1/threads/{thread}/messages", {"messages": messages}, status=202)
+    await turnlog.messages(thread, count=2)
+
+    hits = await turnlog.get(f"/v1/search?q={word}")
+    assert [each["message"]["message_id"] for each in hits["items"]] == appended["message_ids"][:1]
+
+    body = {"message_ids": appended["message_ids"][:1]}
+    async with turnlog.http.delete(f"{turnlog.base_url}/v1/threads/{thread}/messages", json=body) as response:
+        assert response.status == 202
+
+    async def forgotten() -> bool:
+        return not (await turnlog.get(f"/v1/search?q={word}"))["items"]
+
+    await eventually(forgotten, "the message to be forgotten")
+
+
+async def test_messages_are_read_page_by_page(turnlog: Installation, thread: str) -> None:
+    messages = [{"role": "user", "content": f"number {number}"} for number in range(7)]
+    await turnlog.post(f"/v1/threads/{thread}/messages", {"messages": messages}, status=202)
+    await turnlog.messages(thread, count=7)
+
+    texts, cursor = [], ""
+    while cursor is not None:
+        page = await turnlog.get(f"/v1/threads/{thread}/messages?limit=3" + (f"&cursor={cursor}" if cursor else ""))
+        assert len(page["items"]) <= 3
+        texts += [each["text"] for each in page["items"]]
+        cursor = page["next_cursor"]
+
+    assert texts == [f"number {number}" for number in range(7)]
+
+
+async def test_the_context_is_what_a_model_would_see(turnlog: Installation, thread: str) -> None:
+    await turnlog.post(f"/v1/threads/{thread}/prompts?wait=30", {"content": "hello"}, status=200)
+
+    context = await turnlog.post(f"/v1/threads/{thread}/context", {"query": "hello"}, status=200)
+
+    assert [each["message"]["text"] for each in context["messages"]] == ["hello", "You said: hello"]
+
+
+async def test_a_prompt_may_bring_its_own_instructions_and_tools(turnlog: Installation, thread: str) -> None:
+    options = {"instructions": "Be brief.", "tools": []}
+    body = {"content": '[[tool calculate {"expression": "1"}]] go', "options": options}
+
+    completed = await turnlog.post(f"/v1/threads/{thread}/prompts?wait=30", body, status=200)
+
+    assert "there is no tool 'calculate'" in completed["text"]
+
+
+async def test_the_same_idempotency_key_is_the_same_turn(turnlog: Installation, thread: str) -> None:
+    headers = {"Idempotency-Key": "order-1"}
+    path = f"/v1/threads/{thread}/prompts?wait=30"
+    first = await turnlog.post(path, {"content": "once"}, headers=headers, status=200)
+    second = await turnlog.post(path, {"content": "once"}, headers=headers, status=200)
+
+    assert first == second
+    assert len([each for each in await turnlog.log.events("completions") if each["thread_id"] == thread]) == 1
