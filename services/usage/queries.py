@@ -77,10 +77,11 @@ def parse_time(text: str) -> datetime:
 
 def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
     """Statement and parameters. Reads the raw rows with FINAL, so that a row written twice counts once."""
-    groups = [COLUMNS[name] for name in query.group_by]
+    columns = [COLUMNS[name] for name in query.group_by]
+    bucket = ["bucket"] if query.bucket is not None else []
+    selected = "".join(f"{column}, " for column in columns)
     if query.bucket is not None:
-        groups = [f"{_BUCKETS[query.bucket]} AS bucket", *groups]
-    names = [*(["bucket"] if query.bucket else []), *(COLUMNS[name] for name in query.group_by)]
+        selected = f"{_BUCKETS[query.bucket]} AS bucket, {selected}"
     where = ["tenant_id = {tenant_id:String}"]
     parameters: dict[str, Any] = {"tenant_id": query.tenant_id, "limit": query.limit, "offset": query.offset}
     if query.since is not None:
@@ -93,9 +94,8 @@ def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
         if name in query.filters:
             where.append(f"{name} = {{{name}:String}}")
             parameters[name] = query.filters[name]
-    selected = "".join(f"{group}, " for group in groups)
-    grouping = f"GROUP BY {', '.join(names)} " if names else ""
-    ordering = ", ".join([*(["bucket"] if query.bucket else []), "total DESC", *names])
+    grouping = f"GROUP BY {', '.join([*bucket, *columns])} " if bucket or columns else ""
+    ordering = ", ".join([*bucket, "total DESC", *columns])
     statement = (
         f"SELECT {selected}count() AS events, countIf(billable) AS billable_events, "  # noqa: S608 - closed vocabularies
         "sum(input_tokens) AS input_tokens_sum, sum(cached_input_tokens) AS cached_sum, "

@@ -1,0 +1,176 @@
+"""`GET /usage` over a store that answers from a list and remembers what it was asked."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from schemas.http import ComponentHealth, UsageRow
+from services.runtime.errors import UnavailableError
+from services.runtime.web import PROBLEM_JSON
+from services.usage.api import build_api
+from services.usage.queries import FILTERS, UsageQuery
+from services.usage.store import Block, UsageStore
+
+
+class ListStore(UsageStore):
+    """Rows of users, cut as a query says."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.asked: list[UsageQuery] = []
+        self.trouble: Exception | None = None
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def positions(self) -> Mapping[int, int]:
+        return {}
+
+    async def insert(self, block: Block) -> None: ...
+
+    async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
+        self.asked.append(query)
+        if self.trouble is not None:
+            raise self.trouble
+        counts = dict.fromkeys(
+            ("billable_events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"), 0
+        )
+        rows = [UsageRow(group={"user": f"u-{number}"}, events=1, **counts) for number in range(self.users)]
+        return rows[query.offset : query.offset + query.limit]
+
+
+@pytest.fixture
+def store() -> ListStore:
+    return ListStore()
+
+
+@pytest.fixture
+async def http(store: ListStore) -> AsyncIterator[httpx.AsyncClient]:
+    async def check() -> dict[str, ComponentHealth]:
+        return {"projection": ComponentHealth(ready=store.trouble is None)}
+
+    transport = httpx.ASGITransport(build_api(store, check))
+    async with httpx.AsyncClient(transport=transport, base_url="http://usage") as client:
+        yield client
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    document: dict[str, Any] = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM_JSON)
+    assert (document["status"], document["type"]) == (status, f"urn:turnlog:problem:{slug}")
+    return document
+
+
+async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncClient, store: ListStore) -> None:
+    filters = {name: f"some {name}" for name in FILTERS}
+    response = await http.get(
+        "/usage",
+        params=filters
+        | {
+            "tenant_id": "acme",
+            "group_by": "user,model",
+            "bucket": "hour",
+            "from": "2026-01-01",
+            "to": "2026-01-02T03:04:05.000006+02:00",
+            "limit": "20",
+        },
+    )
+    assert response.json() == {"items": [], "next_cursor": None}
+    assert store.asked == [
+        UsageQuery(
+            tenant_id="acme",
+            group_by=["user", "model"],
+            bucket="hour",
+            since=datetime(2026, 1, 1, tzinfo=UTC),
+            until=datetime(2026, 1, 2, 1, 4, 5, 6, tzinfo=UTC),
+            filters=filters,  # pyright: ignore
+            limit=21,
+            offset=0,
+        )
+    ]
+
+
+async def test_without_parameters_it_sums_up_the_default_tenant(http: httpx.AsyncClient, store: ListStore) -> None:
+    assert (await http.get("/usage")).status_code == 200
+    assert store.asked == [UsageQuery("default", [], limit=101)]
+
+
+@pytest.mark.parametrize(("users", "limit"), [(0, 10), (10, 10), (11, 10), (25, 10), (3, 1)])
+async def test_pages_follow_until_all_is_told(
+    http: httpx.AsyncClient, store: ListStore, users: int, limit: int
+) -> None:
+    store.users = users
+    parameters, told = {"limit": str(limit)}, []
+    while True:
+        page = (await http.get("/usage", params=parameters)).json()
+        assert len(page["items"]) <= limit
+        told += [row["group"]["user"] for row in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        parameters["cursor"] = page["next_cursor"]
+    assert told == [f"u-{number}" for number in range(users)]
+    assert len(store.asked) == max(1, -(-users // limit))
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-", "LTU", "MS41", "OTk5OTk5OTk5OTk5", "é", "' OR 1=1", "A" * 5000])
+async def test_a_cursor_of_somebody_else_is_refused(http: httpx.AsyncClient, store: ListStore, cursor: str) -> None:
+    document = problem(await http.get("/usage", params={"cursor": cursor}), 400, "bad-cursor")
+    assert "leave it out" in document["detail"]
+    assert store.asked == []
+
+
+@pytest.mark.parametrize("group_by", ["cost", "user,user", "user_id;DROP TABLE usage_events"])
+async def test_an_unknown_dimension_is_refused_with_the_known_ones(
+    http: httpx.AsyncClient, store: ListStore, group_by: str
+) -> None:
+    document = problem(await http.get("/usage", params={"group_by": group_by}), 400, "bad-group-by")
+    assert "tenant, user, thread, turn, agent" in document["detail"]
+    assert group_by in document["detail"]
+    assert store.asked == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "location", "message"),
+    [
+        ({"from": "yesterday"}, "query.from", "expected a time like 2026-01-31T12:00:00Z or a date, got 'yesterday'"),
+        ({"to": "2026"}, "query.to", "expected a time like 2026-01-31T12:00:00Z or a date, got '2026'"),
+        ({"to": "3000-01-01"}, "query.to", "expected a time from 1970 to 2105, got '3000-01-01'"),
+        ({"from": "2026-01-02", "to": "2026-01-01"}, "query", "expected from at or before to"),
+        ({"limit": "0"}, "query.limit", "greater than or equal to 1"),
+        ({"limit": "1001"}, "query.limit", "less than or equal to 1000"),
+        ({"bucket": "week"}, "query.bucket", "'hour', 'day' or 'month'"),
+        ({"usr_id": "u-1"}, "query.usr_id", "Extra inputs are not permitted"),
+        ({"since": "2026-01-01"}, "query.since", "Extra inputs are not permitted"),
+    ],
+)
+async def test_a_parameter_that_cannot_be_is_named(
+    http: httpx.AsyncClient, store: ListStore, parameters: dict[str, str], location: str, message: str
+) -> None:
+    document = problem(await http.get("/usage", params=parameters), 422, "invalid-request")
+    (error,) = document["errors"]
+    assert error["location"] == location
+    assert message in error["message"]
+    assert store.asked == []
+
+
+async def test_an_empty_span_of_time_is_a_question_like_any_other(http: httpx.AsyncClient) -> None:
+    response = await http.get("/usage", params={"from": "2026-01-01", "to": "2026-01-01T00:00:00Z"})
+    assert response.status_code == 200
+
+
+async def test_while_clickhouse_is_down_the_answer_says_so(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.trouble = UnavailableError("ClickHouse at http://clickhouse:8123 does not answer: refused")
+    response = await http.get("/usage")
+    assert problem(response, 503, "unavailable")["detail"] == str(store.trouble)
+    assert response.headers["retry-after"] == "1"
+    assert (await http.get("/readyz")).status_code == 503
+    assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_what_is_not_there_is_a_problem_document(http: httpx.AsyncClient) -> None:
+    problem(await http.get("/usages"), 404, "not-found")
+    problem(await http.post("/usage"), 405, "method-not-allowed")

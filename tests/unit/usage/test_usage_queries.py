@@ -1,0 +1,151 @@
+"""The SQL of the analytics: words of ours in the text, everything from outside among the parameters."""
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import combinations
+from typing import get_args
+
+import pytest
+
+from schemas.http import UsageDimension
+from schemas.usage import UsageRecorded
+from services.usage.queries import (
+    COLUMNS,
+    FILTERS,
+    Bucket,
+    UsageQuery,
+    parse_dimensions,
+    parse_time,
+    usage_sql,
+)
+
+DIMENSIONS: tuple[UsageDimension, ...] = get_args(UsageDimension)
+BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+HOSTILE = "x' OR 1=1; DROP TABLE usage_events --"
+
+
+def clause(statement: str, begin: str, end: str) -> str:
+    found = re.search(f"{begin} (.*?) ?(?:{end})", statement)
+    assert found, statement
+    return found[1]
+
+
+def placeholders(statement: str) -> set[str]:
+    return set(re.findall(r"\{(\w+):", statement))
+
+
+def test_every_dimension_is_a_column_of_the_event() -> None:
+    assert tuple(COLUMNS) == DIMENSIONS
+    assert {*COLUMNS.values(), *FILTERS} <= UsageRecorded.model_fields.keys()
+
+
+def test_without_groups_there_is_one_sum() -> None:
+    statement, parameters = usage_sql(UsageQuery("acme"))
+    assert "GROUP BY" not in statement
+    assert statement.startswith("SELECT count() AS events")
+    assert clause(statement, "WHERE", "ORDER BY") == "tenant_id = {tenant_id:String}"
+    assert parameters == {"tenant_id": "acme", "limit": 100, "offset": 0}
+
+
+@pytest.mark.parametrize("dimensions", [*combinations(DIMENSIONS, 1), *combinations(DIMENSIONS, 2)])
+def test_groups_are_selected_and_order_ties(dimensions: tuple[UsageDimension, ...]) -> None:
+    statement, _ = usage_sql(UsageQuery("acme", dimensions))
+    columns = ", ".join(COLUMNS[name] for name in dimensions)
+    assert statement.startswith(f"SELECT {columns}, count() AS events")
+    assert clause(statement, "GROUP BY", "ORDER") == columns
+    assert clause(statement, "ORDER BY", "LIMIT") == f"total DESC, {columns}"
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_bucket_comes_first_and_orders_by_time(bucket: Bucket) -> None:
+    statement, _ = usage_sql(UsageQuery("acme", ["model"], bucket=bucket))
+    assert re.match(r"SELECT formatDateTime\(occurred_at, '[^']+', 'UTC'\) AS bucket, model, count\(\)", statement)
+    assert clause(statement, "GROUP BY", "ORDER") == "bucket, model"
+    assert clause(statement, "ORDER BY", "LIMIT") == "bucket, total DESC, model"
+
+
+def test_rows_that_were_written_twice_are_read_once() -> None:
+    assert "FROM usage_events FINAL " in usage_sql(UsageQuery("acme"))[0]
+
+
+def test_times_are_half_open_parameters() -> None:
+    statement, parameters = usage_sql(UsageQuery("acme", since=SINCE, until=SINCE + timedelta(days=1)))
+    where = clause(statement, "WHERE", "ORDER BY")
+    assert "occurred_at >= {since:DateTime64(6, 'UTC')}" in where
+    assert "occurred_at < {until:DateTime64(6, 'UTC')}" in where
+    assert (parameters["since"], parameters["until"]) == (SINCE, SINCE + timedelta(days=1))
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_is_one_parameter(name: str) -> None:
+    statement, parameters = usage_sql(UsageQuery("acme", filters={name: "value"}))  # pyright: ignore
+    assert clause(statement, "WHERE", "ORDER BY") == f"tenant_id = {{tenant_id:String}} AND {name} = {{{name}:String}}"
+    assert parameters[name] == "value"
+
+
+def test_nothing_from_outside_is_in_the_text() -> None:
+    hostile = UsageQuery(
+        HOSTILE, DIMENSIONS, "day", since=SINCE, until=SINCE, filters=dict.fromkeys(FILTERS, HOSTILE), limit=7, offset=9
+    )
+    harmless = UsageQuery(
+        "a", DIMENSIONS, "day", since=SINCE, until=SINCE, filters=dict.fromkeys(FILTERS, "b"), limit=1, offset=0
+    )
+    statement, parameters = usage_sql(hostile)
+    assert statement == usage_sql(harmless)[0]
+    assert placeholders(statement) == parameters.keys()
+    assert parameters["tenant_id"] == parameters["agent"] == HOSTILE
+
+
+def test_a_filter_that_is_no_column_never_reaches_the_text() -> None:
+    statement, parameters = usage_sql(UsageQuery("acme", filters={HOSTILE: "1"}))  # pyright: ignore
+    assert (statement, parameters) == usage_sql(UsageQuery("acme"))
+
+
+@pytest.mark.parametrize(
+    ("text", "dimensions"),
+    [("", []), ("user", ["user"]), (" user , model ", ["user", "model"]), ("model,,user,", ["model", "user"])],
+)
+def test_dimensions_are_a_comma_list(text: str, dimensions: list[str]) -> None:
+    assert parse_dimensions(text) == dimensions
+
+
+@pytest.mark.parametrize("text", ["user_id", "user,cost", "User", "user,user", HOSTILE, "count()"])
+def test_an_unknown_or_repeated_dimension_is_named_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match="expected different dimensions of tenant, user, thread") as caught:
+        parse_dimensions(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.000001", datetime(2026, 1, 31, 12, 0, 0, 1, tzinfo=UTC)),
+        ("2026-01-31T12:00:00+02:00", datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))),
+        ("1970-01-01", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("2106-01-01", datetime(2106, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_iso_8601_and_utc_where_it_says_nothing(text: str, time: datetime) -> None:
+    parsed = parse_time(text)
+    assert (parsed, parsed.tzinfo) == (time, UTC)
+
+
+@pytest.mark.parametrize("text", ["", "2026", "1767225600", "yesterday", "2026-13-01", "2026-01-31T25:00", HOSTILE])
+def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a time like 2026-01-31T12:00:00Z or a date, got") as caught:
+        parse_time(text)
+    assert repr(text) in str(caught.value)
+
+
+def test_a_plus_that_became_a_space_is_explained() -> None:
+    with pytest.raises(ValueError, match="write \\+ as %2B"):
+        parse_time("2026-01-31T12:00:00 02:00")
+
+
+@pytest.mark.parametrize("text", ["1969-12-31", "0001-01-01T00:00:00+05:00", "2106-01-02", "9999-12-31T23:59:59-05:00"])
+def test_a_time_that_no_row_can_have_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a time from 1970 to 2105"):
+        parse_time(text)

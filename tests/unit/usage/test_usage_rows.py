@@ -1,0 +1,73 @@
+"""What an event is in the table, and which events it has no room for."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from schemas.envelope import RecordRejectedError
+from schemas.usage import EXAMPLES, UsageRecorded
+from services.usage.clickhouse import migrations
+from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, check_event, rows_of
+from services.usage.store import Block
+
+
+def test_migrations_are_numbered_from_one_without_a_gap() -> None:
+    assert [version for version, _ in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_every_field_of_an_event_has_a_column_but_its_type_and_metadata() -> None:
+    assert {*EVENT_COLUMNS} == UsageRecorded.model_fields.keys() - {"type", "metadata"}
+    created = re.findall(r"^    (\w+) [A-Z]", "".join(text for _, text in migrations()), re.MULTILINE)
+    assert created == [*EVENT_COLUMNS, *BLOCK_COLUMNS]
+
+
+def test_a_row_has_the_event_its_offset_and_its_block() -> None:
+    (event,) = EXAMPLES
+    first, second = rows_of(Block(3, 70, 75, [(70, event), (75, event)]))
+    assert dict(zip(EVENT_COLUMNS, first, strict=False)) == {name: getattr(event, name) for name in EVENT_COLUMNS}
+    assert first[-4:] == [3, 70, 70, 75]
+    assert second[-4:] == [3, 75, 70, 75]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step", -1),
+        ("step", 2**32),
+        ("attempt", -1),
+        ("input_tokens", 10**12 + 1),
+        ("output_tokens", 10**400),
+        ("cached_input_tokens", 2**64),
+        ("reasoning_tokens", 2**63),
+        ("latency_ms", -1),
+        ("first_token_ms", -5),
+    ],
+)
+def test_a_number_that_no_row_can_hold_is_rejected_by_name(field: str, value: Any) -> None:
+    event = UsageRecorded.model_validate(EXAMPLES[0].model_dump() | {field: value})
+    with pytest.raises(RecordRejectedError, match=rf"{field}: expected 0 to \d+, got {str(value)[:40]}") as caught:
+        check_event(event)
+    assert caught.value.reason == "not_an_event"
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("time", [datetime(1969, 12, 31, 23, tzinfo=UTC), datetime(2106, 1, 1, tzinfo=UTC)])
+def test_a_time_that_no_row_can_hold_is_rejected(time: datetime) -> None:
+    with pytest.raises(RecordRejectedError, match="occurred_at: expected a time from 1970 to 2105"):
+        check_event(EXAMPLES[0].model_copy(update={"occurred_at": time}))
+
+
+def test_an_event_at_the_limits_passes() -> None:
+    check_event(EXAMPLES[0])
+    check_event(
+        EXAMPLES[0].model_copy(
+            update={
+                "step": 2**32 - 1,
+                "input_tokens": 10**12,
+                "first_token_ms": None,
+                "occurred_at": datetime(2106, 1, 1, tzinfo=UTC) - timedelta(microseconds=1),
+            }
+        )
+    )
