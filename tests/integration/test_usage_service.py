@@ -1,0 +1,270 @@
+"""The usage service on the real broker: from records on the log to sums over HTTP, through restarts and kills."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.runtime.errors import ConfigurationError
+from services.runtime.kafka import KafkaClients
+from services.runtime.topics import apply_topics
+from services.usage.app import UsageService
+from services.usage.settings import UsageSettings
+from tests.support.clickhouse import ClickHouseServer
+from tests.support.installation import free_ports
+from tests.support.log import Log
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.broker
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+PROCESS = """
+import asyncio
+from services.runtime.service import run_service
+from services.runtime.settings import load_settings
+from services.usage.app import UsageService
+from services.usage.settings import UsageSettings
+
+asyncio.run(run_service(lambda: UsageService(load_settings(UsageSettings))))
+"""
+
+
+def spent(number: int, **fields: Any) -> dict[str, Any]:
+    """An event as another system writes it."""
+    return {
+        "usage_id": f"u{number}",
+        "thread_id": f"t-{number % 7}",
+        "user_id": f"user-{number % 3}",
+        "model": "small" if number % 2 else "large",
+        "kind": "completion",
+        "input_tokens": number,
+        "output_tokens": 2 * number,
+        "latency_ms": 10,
+        "occurred_at": (START + timedelta(minutes=number)).isoformat(),
+    } | fields
+
+
+@dataclass
+class Installation:
+    """Topics of one test, a client of the log, and the settings of the service that reads them."""
+
+    settings: UsageSettings
+    log: Log
+    http: aiohttp.ClientSession
+
+    @contextlib.asynccontextmanager
+    async def service(self, **changes: Any) -> AsyncIterator[UsageService]:
+        service = UsageService(self.settings.model_copy(update=changes))
+        await service.start()
+        try:
+            yield service
+        finally:
+            await service.stop()
+
+    async def process(self, port: int, **environment: str) -> asyncio.subprocess.Process:
+        settings = self.settings
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROCESS),
+            env=os.environ
+            | {
+                "TURNLOG_KAFKA_BOOTSTRAP": settings.bootstrap,
+                "TURNLOG_TOPIC_PREFIX": settings.topic_prefix,
+                "TURNLOG_DATA_DIR": str(settings.data_dir),
+                "TURNLOG_HTTP_PORT": str(port - 2),
+            }
+            | environment,
+            cwd=Path(__file__).parents[2],
+        )
+
+    async def publish(self, *events: Mapping[str, Any]) -> None:
+        await asyncio.gather(*(self.log.publish("usage", event) for event in events))
+
+    async def usage(self, port: int, **parameters: str) -> list[dict[str, Any]]:
+        async with self.http.get(f"http://127.0.0.1:{port}/usage", params=parameters) as response:
+            assert response.status == 200, await response.text()
+            return (await response.json())["items"]
+
+    async def until_counted(self, port: int, events: int, *, seconds: float = 60) -> dict[str, Any]:
+        """The sum over everything, once it has so many events."""
+
+        async def counted() -> dict[str, Any] | None:
+            try:
+                (row,) = await self.usage(port)
+            except aiohttp.ClientConnectionError:
+                return None
+            except AssertionError as error:  # not connected to ClickHouse yet
+                return None if "unavailable" in str(error) else pytest.fail(str(error))
+            assert row["events"] <= events, f"{row['events']} events counted of {events}"
+            return row if row["events"] == events else None
+
+        return await eventually(counted, f"{events} events to be counted", seconds=seconds)
+
+    async def readiness(self, port: int) -> dict[str, Any]:
+        async with self.http.get(f"http://127.0.0.1:{port}/readyz") as response:
+            document = await response.json()
+            assert document["ready"] == (response.status == 200)
+            return document
+
+
+@pytest.fixture
+async def installation(kafka: str, prefix: str, tmp_path: Path) -> AsyncIterator[Installation]:
+    settings = UsageSettings(
+        _env_file=None,  # pyright: ignore
+        kafka_bootstrap=kafka,
+        topic_prefix=prefix,
+        topic_partitions=4,
+        topic_replication=1,
+        data_dir=tmp_path,
+        http_port=0,
+    )
+    await apply_topics(KafkaClients(settings, client_id="test"), settings)
+    async with Log(kafka, prefix=prefix) as log, aiohttp.ClientSession() as http:
+        yield Installation(settings, log, http)
+
+
+async def test_the_sums_are_those_of_the_log(installation: Installation) -> None:
+    events = [spent(number) for number in range(200)]
+    await installation.publish(*events[:100])
+    async with installation.service() as service:
+        await installation.until_counted(service.port, 100)
+        await installation.publish(*events[100:])
+        whole = await installation.until_counted(service.port, 200)
+        assert whole["input_tokens"] == sum(event["input_tokens"] for event in events)
+        assert whole["output_tokens"] == sum(event["output_tokens"] for event in events)
+        rows = await installation.usage(service.port, group_by="user,model")
+        assert {(row["group"]["user"], row["group"]["model"]): row["input_tokens"] for row in rows} == {
+            (user, model): sum(
+                event["input_tokens"] for event in events if (event["user_id"], event["model"]) == (user, model)
+            )
+            for user in ("user-0", "user-1", "user-2")
+            for model in ("small", "large")
+        }
+        (hour,) = await installation.usage(
+            service.port, bucket="hour", **{"from": "2026-01-01T01:00:00Z", "to": "2026-01-01T02:00:00Z"}
+        )
+        assert (hour["group"], hour["events"]) == ({"bucket": "2026-01-01T01:00:00Z"}, 60)
+        assert (await installation.readiness(service.port))["ready"]
+
+
+async def test_what_is_no_usage_is_a_dead_letter_and_the_rest_is_counted(installation: Installation) -> None:
+    # All on one partition, so that each good one has a bad one before it.
+    bad: list[bytes | dict[str, Any]] = [
+        b"no json",
+        {"kind": "completion"},
+        spent(900, input_tokens=-1),
+        spent(901, input_tokens=10**30),
+        spent(902, step=-1),
+        spent(903, occurred_at="9999-01-01T00:00:00Z"),
+    ]
+    async with installation.service() as service:
+        for number, value in enumerate(bad):
+            await installation.log.publish("usage", value, key="t-1")
+            await installation.log.publish("usage", spent(number), key="t-1")
+        await installation.until_counted(service.port, len(bad))
+        letters = await installation.log.wait_for("dead-letters", lambda _: True, count=len(bad))
+        assert [letter["reason"] for letter in letters] == ["not_json"] + ["not_an_event"] * 5
+        assert {letter["source"] for letter in letters} == {"turnlog-usage"}
+        assert [letter["message"].partition(":")[0] for letter in letters[2:]] == [
+            "input_tokens",
+            "input_tokens",
+            "step",
+            "occurred_at",
+        ]
+        assert (await installation.readiness(service.port))["ready"]
+
+
+async def test_a_fact_that_was_written_twice_counts_once(installation: Installation) -> None:
+    async with installation.service() as service:
+        await installation.publish(spent(1), spent(2), spent(1))
+        await installation.until_counted(service.port, 2)
+        await installation.publish(spent(2), spent(2, thread_id="t-other"), spent(3))
+        row = await installation.until_counted(service.port, 3)
+        assert row["input_tokens"] == 1 + 2 + 3
+
+
+async def test_a_service_that_starts_again_goes_on_where_it_was(installation: Installation) -> None:
+    await installation.publish(*(spent(number) for number in range(50)))
+    async with installation.service() as service:
+        await installation.until_counted(service.port, 50)
+    await installation.publish(*(spent(number) for number in range(50, 80)))
+    async with installation.service() as service:
+        row = await installation.until_counted(service.port, 80)
+        assert row["input_tokens"] == sum(range(80))
+
+
+@pytest.mark.parametrize("point", ["projection.before_store", "projection.after_store"])
+async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: Installation, point: str) -> None:
+    port = free_ports(3) + 2
+    await installation.publish(*(spent(number) for number in range(60)))
+    killed = await installation.process(port, TURNLOG_FAILPOINTS=f"{point}=kill@2")
+    assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
+    await installation.publish(*(spent(number) for number in range(60, 90)))
+    again = await installation.process(port)
+    try:
+        row = await installation.until_counted(port, 90)
+        assert row["input_tokens"] == sum(range(90))
+    finally:
+        again.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(again.wait(), 30) == 0
+
+
+async def test_a_second_service_on_the_folder_does_not_start(installation: Installation) -> None:
+    port = free_ports(3) + 2
+    first = await installation.process(port)
+    try:
+        await installation.until_counted(port, 0)
+        second = UsageService(installation.settings)
+        with pytest.raises(ConfigurationError, match=rf"another process \({first.pid}\) has .* open: stop it"):
+            await second.start()
+        await second.stop()
+    finally:
+        first.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(first.wait(), 30) == 0
+
+
+async def test_a_server_that_is_away_is_waited_for_and_nothing_is_lost(
+    installation: Installation, tmp_path: Path
+) -> None:
+    server = ClickHouseServer(tmp_path / "clickhouse", port=free_ports(1))
+    url = UsageSettings(_env_file=None, clickhouse_url=f"{server.url}/default").clickhouse_url  # pyright: ignore
+    await installation.publish(*(spent(number) for number in range(20)))
+    async with installation.service(clickhouse_url=url) as service:
+        waiting = await installation.readiness(service.port)
+        assert not waiting["ready"]
+        assert "does not answer" in waiting["components"]["connections"]["detail"]
+        assert "secret" not in json.dumps(waiting)
+        async with installation.http.get(f"http://127.0.0.1:{service.port}/usage") as response:
+            assert (response.status, response.content_type) == (503, "application/problem+json")
+
+        server.start()
+        try:
+            await installation.until_counted(service.port, 20)
+            server.kill()
+            await installation.publish(*(spent(number) for number in range(20, 40)))
+
+            async def says_so() -> bool:
+                projection = (await installation.readiness(service.port))["components"]["projection"]
+                return not projection["ready"] and "does not answer" in projection["detail"]
+
+            await eventually(says_so, "readiness to say that ClickHouse is away")
+            server.start()
+            row = await installation.until_counted(service.port, 40)
+            assert row["input_tokens"] == sum(range(40))
+
+            async def ready() -> bool:
+                return (await installation.readiness(service.port))["ready"]
+
+            await eventually(ready, "the service to be ready again")
+        finally:
+            server.kill()
