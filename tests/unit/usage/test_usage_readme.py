@@ -1,0 +1,50 @@
+"""The README of the usage service says what the code does."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from schemas.http import UsageDimension, UsageRow
+from services.runtime.groups import USAGE_GROUP
+from services.runtime.settings import RuntimeSettings
+from services.usage.api import UsageParameters
+from services.usage.queries import Bucket
+from services.usage.settings import UsageSettings
+
+README = (Path(__file__).parents[3] / "services" / "usage" / "README.md").read_text()
+
+
+def rows(name: str) -> list[tuple[str, ...]]:
+    """The cells of the table whose first column is called so."""
+    found = re.search(rf"^\| {name} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    assert found, f"no table of {name}"
+    return [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in found[1].splitlines()]
+
+
+def test_the_table_of_settings_is_the_settings_own() -> None:
+    fields = {f"TURNLOG_{name.upper()}": field for name, field in UsageSettings.model_fields.items()}
+    own = {
+        f"TURNLOG_{name.upper()}" for name in UsageSettings.model_fields.keys() - RuntimeSettings.model_fields.keys()
+    }
+    written = {
+        name.strip("`"): (default.strip("`"), meaning.rstrip(" |")) for name, default, meaning in rows("variable")
+    }
+    assert own <= written.keys()
+    for name, said in written.items():
+        default = fields[name].default
+        shown = "unset" if default in (None, "") else str(default)
+        assert said == (shown, fields[name].description)
+
+
+def test_the_table_of_parameters_has_every_one() -> None:
+    written = {name for names, _ in rows("parameter") for name in re.findall(r"`(\w+)`", names)}
+    assert written == {field.alias or name for name, field in UsageParameters.model_fields.items()}
+    meanings = dict(rows("parameter"))
+    assert tuple(re.findall(r"`(\w+)`", meanings["`group_by`"])) == get_args(UsageDimension)
+    assert tuple(re.findall(r"`(\w+)`", meanings["`bucket`"]))[:-2] == get_args(Bucket)
+
+
+def test_the_names_in_the_text_are_those_of_the_code() -> None:
+    for name in UsageRow.model_fields:
+        assert f"`{name}`" in README
+    assert f"`source` `{USAGE_GROUP}`" in README
