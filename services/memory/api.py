@@ -1,10 +1,10 @@
 """The HTTP interface of memory: inside the platform only; the gateway is the door."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from fastapi import FastAPI, Query, Request, Response
 
-from schemas.base import DEFAULT_TENANT
+from schemas.base import DEFAULT_TENANT, TenantId
 from schemas.http import (
     ContextRequest,
     ContextResponse,
@@ -16,18 +16,28 @@ from schemas.http import (
     SeenResponse,
     ThreadView,
 )
+from schemas.journal import Role
 from services.memory.projector import CallView, TurnView
 from services.memory.reads import BadCursorError, NotFoundError, Reads
 from services.runtime.health import ReadinessCheck
-from services.runtime.projection import Projection
 from services.runtime.web import install_health, install_problems, problem_response
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 WAIT_SECONDS = 5.0
 
 
-def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> FastAPI:
-    """Routes over the reads. A read that names `partition` and `min_offset` waits until the projection is there."""
+class Progress(Protocol):
+    """How far the journal has been read."""
+
+    async def wait_for(self, partition: int, min_offset: int, timeout_seconds: float) -> None:
+        """Returns when everything before `min_offset` can be read. Raises BehindError after the time-out."""
+        ...
+
+
+def build_api(
+    reads: Reads, progress: Progress, check: ReadinessCheck, *, wait_seconds: float = WAIT_SECONDS
+) -> FastAPI:
+    """Routes over the reads. A GET that names `partition` and `min_offset` waits up to `wait_seconds` for them."""
     app = FastAPI(title="Turnlog memory", docs_url=None, redoc_url=None)
     install_problems(app)
     install_health(app, check)
@@ -47,22 +57,22 @@ def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> Fa
 
     async def reflect(partition: int | None, min_offset: int) -> None:
         if partition is not None and min_offset:
-            await projection.wait_for(partition, min_offset, WAIT_SECONDS)
+            await progress.wait_for(partition, min_offset, wait_seconds)
 
     @app.post("/context")
     async def context(request: ContextRequest) -> ContextResponse:
         if request.partition is not None:
-            await projection.wait_for(request.partition, request.min_offset, request.wait_seconds)
+            await progress.wait_for(request.partition, request.min_offset, request.wait_seconds)
         return await reads.context(request)
 
     @app.post("/prompts/seen")
     async def seen(request: SeenRequest) -> SeenResponse:
-        await projection.wait_for(request.partition, request.min_offset, request.wait_seconds)
+        await progress.wait_for(request.partition, request.min_offset, request.wait_seconds)
         return SeenResponse(seen=await reads.seen(request.prompts))
 
     @app.get("/threads")
     async def threads(
-        tenant_id: str = DEFAULT_TENANT,
+        tenant_id: TenantId = DEFAULT_TENANT,
         user_id: str | None = None,
         q: str | None = None,
         cursor: str | None = None,
@@ -72,7 +82,7 @@ def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> Fa
 
     @app.get("/threads/{thread_id}")
     async def thread(
-        thread_id: str, tenant_id: str = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
+        thread_id: str, tenant_id: TenantId = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
     ) -> ThreadView:
         await reflect(partition, min_offset)
         return await reads.thread(tenant_id, thread_id)
@@ -80,11 +90,11 @@ def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> Fa
     @app.get("/threads/{thread_id}/messages")
     async def messages(
         thread_id: str,
-        tenant_id: str = DEFAULT_TENANT,
+        tenant_id: TenantId = DEFAULT_TENANT,
         cursor: str | None = None,
         limit: Limit = 50,
         order: Literal["asc", "desc"] = "asc",
-        role: str | None = None,
+        role: Role | None = None,
         turn_id: str | None = None,
         exclude_tool: bool = False,
         partition: int | None = None,
@@ -108,7 +118,7 @@ def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> Fa
     @app.get("/search")
     async def search(
         q: Annotated[str, Query(min_length=1)],
-        tenant_id: str = DEFAULT_TENANT,
+        tenant_id: TenantId = DEFAULT_TENANT,
         user_id: str | None = None,
         thread_id: str | None = None,
         limit: Limit = 20,
@@ -116,11 +126,11 @@ def build_api(reads: Reads, projection: Projection, check: ReadinessCheck) -> Fa
         return await reads.search(tenant_id, q, user_id=user_id, thread_id=thread_id, limit=limit)
 
     @app.get("/turns/{turn_id}")
-    async def turn(turn_id: str, tenant_id: str = DEFAULT_TENANT) -> TurnView:
+    async def turn(turn_id: str, tenant_id: TenantId = DEFAULT_TENANT) -> TurnView:
         return await reads.turn(tenant_id, turn_id)
 
     @app.get("/tool-calls/{call_id}")
-    async def tool_call(call_id: str, tenant_id: str = DEFAULT_TENANT) -> CallView:
+    async def tool_call(call_id: str, tenant_id: TenantId = DEFAULT_TENANT) -> CallView:
         return await reads.tool_call(tenant_id, call_id)
 
     return app

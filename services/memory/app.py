@@ -1,6 +1,10 @@
 """Wiring of memory."""
 
+import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
+
+import structlog
 
 from schemas.http import ComponentHealth
 from schemas.topics import MESSAGES
@@ -11,12 +15,17 @@ from services.memory.qdrant_server import ServerMemoryStore
 from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
 from services.memory.store import MemoryStore
+from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import MEMORY_GROUP
-from services.runtime.kafka import KafkaClients
+from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.projection import ProjectedRecord, Projection
 from services.runtime.stream import build_broker
 from services.runtime.web import WebServer
+
+log = structlog.get_logger(__name__)
+
+CONNECT_RETRY_SECONDS = 1.0
 
 
 class JournalProjection:
@@ -45,12 +54,16 @@ def build_store(settings: MemorySettings) -> MemoryStore:
 
 
 class MemoryService:
-    """Projects the journal and answers reads."""
+    """Projects the journal and answers reads.
+
+    Args:
+        store: where the journal goes; by default what the settings name.
+    """
 
     name = "memory"
 
-    def __init__(self, settings: MemorySettings) -> None:
-        self._store = build_store(settings)
+    def __init__(self, settings: MemorySettings, *, store: MemoryStore | None = None) -> None:
+        self._store = store or build_store(settings)
         self._broker = build_broker(settings, client_id="turnlog-memory")
         self._projection = Projection(
             self._broker,
@@ -63,18 +76,49 @@ class MemoryService:
         )
         api = build_api(Reads(self._store), self._projection, self.readiness)
         self._server = WebServer(api, host=settings.http_host, port=settings.memory_port)
+        self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
+        self._connecting: asyncio.Task[None] | None = None
+        self._trouble = "not connected yet"
+
+    @property
+    def port(self) -> int:
+        """The port of the HTTP interface, once started."""
+        return self._server.port
 
     async def start(self) -> None:
+        """Returns while Qdrant or Kafka is still down; they are tried until they answer. Raises ConfigurationError."""
         await self._server.start()
-        await self._store.open()
-        await self._projection.start()
-        await self._broker.start()
+        try:
+            await self._connect()
+        except (UnavailableError, KafkaError) as error:
+            self._trouble = str(error)
+            self._connecting = asyncio.create_task(self._keep_trying(), name="memory:connect")
 
     async def stop(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
         await self._server.stop()
         await self._broker.stop()
         await self._projection.stop()
         await self._store.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
-        return {"projection": self._projection.health()}
+        connections = ComponentHealth(ready=not self._to_start, detail=self._trouble)
+        return {"connections": connections, "projection": self._projection.health()}
+
+    async def _connect(self) -> None:
+        """Starts what is not started yet, one after the other."""
+        while self._to_start:
+            await self._to_start[0]()
+            self._to_start.popleft()
+        self._trouble = ""
+
+    async def _keep_trying(self) -> None:
+        while self._to_start:
+            log.warning("memory_waits", reason=self._trouble)
+            await asyncio.sleep(CONNECT_RETRY_SECONDS)
+            try:
+                await self._connect()
+            except (TurnlogError, KafkaError) as error:
+                self._trouble = str(error)

@@ -21,9 +21,12 @@ from schemas.journal import (
     TurnWaiting,
 )
 from schemas.parts import ToolCallPart, text_of
-from services.memory.store import Changes, Document, Find, point_id
+from services.memory.store import Changes, Document, Fields, Find, point_id
 
 TITLE_LENGTH = 80
+
+ABOUT_TOOLS: Fields = {"about": "tools"}
+"""Field of a tool's answer, and of a message that does nothing but call tools."""
 
 
 class TurnView(Model):
@@ -138,6 +141,8 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
         {**event.model_dump(exclude={"type"}, exclude_none=True), "position": offset, "text": text}
     )
     fields: dict[str, str | int] = {"thread_id": event.thread_id, "position": offset, "role": event.role}
+    if _only_about_tools(event):
+        fields |= ABOUT_TOOLS
     for name in ("turn_id", "user_id", "agent"):
         if (value := getattr(event, name)) is not None:
             fields[name] = value
@@ -171,6 +176,12 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
                     call.model_dump_json(),
                 )
             )
+
+
+def _only_about_tools(event: MessageAdded) -> bool:
+    return event.role == "tool" or (
+        not text_of(event.parts) and any(isinstance(part, ToolCallPart) for part in event.parts)
+    )
 
 
 def _thread_deleted(batch: _Batch, event: ThreadDeleted) -> None:

@@ -7,17 +7,16 @@ flush: a process that is killed reads the second before it again, which changes 
 import asyncio
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import qdrant_edge as qdrant
 
 from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, Changes, Document, Find, Hit, Range
-from services.runtime.errors import ConfigurationError
-
-R = TypeVar("R")
+from services.runtime.errors import ConfigurationError, UnavailableError
 
 BATCH = 256
 """Points of one call: 5,000 hold the GIL for 110 ms."""
@@ -39,89 +38,114 @@ class EdgeMemoryStore:
         self._lock: IO[str] | None = None
         self._unflushed: dict[int, int] = {}
         self._flushing: asyncio.Task[None] | None = None
+        self._trouble: UnavailableError | None = None
 
     async def open(self) -> None:
-        """Raises ConfigurationError when another process has the folder open."""
-        await self._run(self._open)
+        """Raises ConfigurationError when another process has the folder open, or the engine cannot read it."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     def _open(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "lock").open("w")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot write to {self._folder}: {error.strerror}; set TURNLOG_DATA_DIR"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write(str(os.getpid()))
+            lock.flush()
         except OSError as error:
             lock.close()
             raise ConfigurationError(
                 f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
             ) from error
-        lock.write(str(os.getpid()))
-        lock.flush()
+        try:
+            self._shard = self._load_or_create()
+        except Exception as error:
+            lock.close()
+            raise ConfigurationError(
+                f"{self._folder} cannot be read ({error}): remove it, and memory is rebuilt from Kafka"
+            ) from error
         self._lock = lock
-        shard = self._folder / "shard"
-        if shard.exists() and any(shard.iterdir()):
-            self._shard = qdrant.EdgeShard.load(str(shard))
-            return
-        shard.mkdir(exist_ok=True)
-        config = qdrant.EdgeConfig(
-            sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}, wal_enabled=True
-        )
-        self._shard = qdrant.EdgeShard.create(str(shard), config)
-        for name in KEYWORD_FIELDS:
-            self._shard.update(qdrant.UpdateOperation.create_field_index(name, qdrant.PayloadSchemaType.Keyword))
-        for name in INTEGER_FIELDS:
-            self._shard.update(qdrant.UpdateOperation.create_field_index(name, qdrant.PayloadSchemaType.Integer))
-        self._shard.flush()
+
+    def _load_or_create(self) -> Any:
+        """A new shard gets its place when it has all its indexes: a start that is killed leaves no half of one."""
+        shard, unfinished = self._folder / "shard", self._folder / "shard.new"
+        if not shard.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            config = qdrant.EdgeConfig(
+                sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}, wal_enabled=True
+            )
+            created = qdrant.EdgeShard.create(str(unfinished), config)
+            for names, kind in (
+                (KEYWORD_FIELDS, qdrant.PayloadSchemaType.Keyword),
+                (INTEGER_FIELDS, qdrant.PayloadSchemaType.Integer),
+            ):
+                for name in names:
+                    created.update(qdrant.UpdateOperation.create_field_index(name, kind))
+            created.flush()
+            created.close()
+            unfinished.rename(shard)
+        return qdrant.EdgeShard.load(str(shard))
 
     async def close(self) -> None:
+        """Flushes; the folder is free for another process afterwards, whatever the flush has come to."""
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
             self._flushing = None
-        if self._shard is not None:
-            await self._flush()
-            await self._run(self._shard.close)
+        try:
+            if self._shard is not None:
+                await self._flush()
+                await self._run(lambda shard: shard.close())
+        finally:
             self._shard = None
-        self._thread.shutdown()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+            self._thread.shutdown()
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     async def positions(self) -> Mapping[int, int]:
         request = qdrant.ScrollRequest(limit=10_000, filter=_filter({"kind": OFFSET_KIND}, {}), with_payload=True)
-        records, _ = await self._run(self._shard.scroll, request)
+        records, _ = await self._run(lambda shard: shard.scroll(request))
         return {record.payload["partition"]: record.payload["next_offset"] for record in records}
 
     async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
         """The data can be read when this returns; it and then the offset are flushed within a second.
 
-        Raises what the last flush raised, if it failed.
+        Raises what the last flush raised, until one succeeds.
         """
-        if self._flushing is not None and self._flushing.done():
-            done, self._flushing = self._flushing, None
-            done.result()
+        if self._trouble is not None:
+            raise self._trouble
         for find in changes.delete_all:
-            operation = qdrant.UpdateOperation.delete_points_by_filter(_condition(find))
-            await self._run(self._shard.update, operation)
+            await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         points = [self._point(document) for document in changes.upserts]
         for start in range(0, len(points), BATCH):
-            batch = points[start : start + BATCH]
-            await self._run(self._shard.update, qdrant.UpdateOperation.upsert_points(batch))
+            await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + BATCH]))
         if changes.deletes:
-            await self._run(self._shard.update, qdrant.UpdateOperation.delete_points(list(changes.deletes)))
+            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
         self._unflushed[partition] = next_offset
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush_soon(), name="memory:flush")
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
 
-    async def _flush_soon(self) -> None:
+    async def _keep_flushing(self) -> None:
+        """A flush a second, until there is nothing left to flush."""
         await asyncio.sleep(FLUSH_SECONDS)
         while self._unflushed:
-            await self._flush()
+            try:
+                await self._flush()
+                self._trouble = None
+            except UnavailableError as error:
+                self._trouble = error
             await asyncio.sleep(FLUSH_SECONDS)
 
     async def _flush(self) -> None:
         """Data, flush, then the offsets: an offset that is lost with the process only makes records be read again."""
         offsets = dict(self._unflushed)
-        await self._run(self._shard.flush)
+        await self._run(lambda shard: shard.flush())
         points = [
             qdrant.Point(
                 id=partition,
@@ -131,7 +155,7 @@ class EdgeMemoryStore:
             for partition, next_offset in offsets.items()
         ]
         if points:
-            await self._run(self._shard.update, qdrant.UpdateOperation.upsert_points(points))
+            await self._update(qdrant.UpdateOperation.upsert_points(points))
         for partition, next_offset in offsets.items():
             if self._unflushed.get(partition) == next_offset:
                 del self._unflushed[partition]
@@ -139,7 +163,7 @@ class EdgeMemoryStore:
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
         if not point_ids:
             return []
-        records = await self._run(self._shard.retrieve, list(point_ids), True, False)
+        records = await self._run(lambda shard: shard.retrieve(list(point_ids), True, False))
         return [_document(record) for record in records]
 
     async def scroll(
@@ -152,7 +176,7 @@ class EdgeMemoryStore:
             with_payload=True,
             order_by=qdrant.OrderBy(order_by, direction),
         )
-        records, _ = await self._run(self._shard.scroll, request)
+        records, _ = await self._run(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
@@ -165,7 +189,7 @@ class EdgeMemoryStore:
             filter=_condition(find),
             with_payload=True,
         )
-        points = await self._run(self._shard.query, request)
+        points = await self._run(lambda shard: shard.query(request))
         return [Hit(_document(point), point.score) for point in points]
 
     def _point(self, document: Document) -> Any:
@@ -173,8 +197,17 @@ class EdgeMemoryStore:
         payload = {"kind": document.kind, "tenant_id": document.tenant_id, **document.fields, "body": document.body}
         return qdrant.Point(id=document.point_id, vector=vector, payload=payload)
 
-    async def _run(self, call: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+    async def _update(self, operation: Any) -> None:
+        await self._run(lambda shard: shard.update(operation))
+
+    async def _run(self, call: Callable[[Any], Any]) -> Any:
+        """Calls the engine on its thread. It raises plain exceptions, whose text is all that they say."""
+        if self._shard is None:
+            raise UnavailableError("memory's store is not open")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._shard)
+        except Exception as error:
+            raise UnavailableError(f"the store in {self._folder} failed: {error}") from error
 
 
 def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> Any:

@@ -1,12 +1,16 @@
 """A Qdrant cluster through `AsyncQdrantClient`. The same documents and the same sparse vectors as in process."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from qdrant_edge import Bm25, Bm25Config
 
 from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, Changes, Document, Find, Hit, Range
+from services.runtime.errors import ConfigurationError, UnavailableError
 
 BATCH = 256
 TEXT = "text"
@@ -19,78 +23,108 @@ class ServerMemoryStore:
     def __init__(
         self, url: str, *, api_key: str | None = None, collection: str, client: AsyncQdrantClient | None = None
     ) -> None:
-        self._client = client or AsyncQdrantClient(url=url, api_key=api_key)
+        """Connects with the first call. Raises ConfigurationError when the URL is none."""
+        try:
+            self._client = client or AsyncQdrantClient(url=url, api_key=api_key, check_compatibility=False)
+        except ValueError as error:
+            raise ConfigurationError(f"TURNLOG_QDRANT_URL: {error}") from error
+        self._url = url
         self._collection = collection
         self._bm25 = Bm25(Bm25Config())
 
     async def open(self) -> None:
-        """Creates the collection and its indexes where they are missing."""
-        if await self._client.collection_exists(self._collection):
-            return
-        await self._client.create_collection(
-            self._collection,
-            vectors_config={},
-            sparse_vectors_config={TEXT: models.SparseVectorParams(modifier=models.Modifier.IDF)},
-        )
+        """Creates the collection and its indexes where they are missing, also when an earlier start was cut short."""
+        with self._calling():
+            try:
+                await self._create()
+            except UnexpectedResponse as error:
+                if error.status_code in (401, 403):
+                    raise ConfigurationError(
+                        f"Qdrant at {self._url} refuses the key: set TURNLOG_QDRANT_API_KEY"
+                    ) from error
+                raise
+
+    async def _create(self) -> None:
+        if not await self._client.collection_exists(self._collection):
+            await self._client.create_collection(
+                self._collection,
+                vectors_config={},
+                sparse_vectors_config={TEXT: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+            )
         for name in KEYWORD_FIELDS:
             schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "tenant_id")
-            await self._client.create_payload_index(self._collection, name, schema)
+            await self._client.create_payload_index(self._collection, name, schema, wait=True)
         for name in INTEGER_FIELDS:
-            await self._client.create_payload_index(self._collection, name, models.PayloadSchemaType.INTEGER)
+            await self._client.create_payload_index(self._collection, name, models.PayloadSchemaType.INTEGER, wait=True)
 
     async def close(self) -> None:
         await self._client.close()
 
     async def positions(self) -> Mapping[int, int]:
         condition = models.FieldCondition(key="kind", match=models.MatchValue(value=OFFSET_KIND))
-        records, _ = await self._client.scroll(
-            self._collection, scroll_filter=models.Filter(must=[condition]), limit=10_000
-        )
+        with self._calling():
+            records, _ = await self._client.scroll(
+                self._collection, scroll_filter=models.Filter(must=[condition]), limit=10_000
+            )
         payloads = [record.payload or {} for record in records]
         return {payload["partition"]: payload["next_offset"] for payload in payloads}
 
     async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
-        for find in changes.delete_all:
-            await self._client.delete(self._collection, models.FilterSelector(filter=_condition(find)), wait=True)
-        points = [self._point(document) for document in changes.upserts]
-        for start in range(0, len(points), BATCH):
-            await self._client.upsert(self._collection, points[start : start + BATCH], wait=True)
-        if changes.deletes:
-            await self._client.delete(self._collection, models.PointIdsList(points=list(changes.deletes)), wait=True)
+        """The cluster has acknowledged the data, then the offset, when this returns."""
         payload = {"kind": OFFSET_KIND, "partition": partition, "next_offset": next_offset}
         offset = models.PointStruct(id=partition, vector={}, payload=payload)
-        await self._client.upsert(self._collection, [offset], wait=True)
+        points = [self._point(document) for document in changes.upserts]
+        deletes = models.PointIdsList(points=list(changes.deletes))
+        with self._calling():
+            for find in changes.delete_all:
+                await self._client.delete(self._collection, models.FilterSelector(filter=_condition(find)), wait=True)
+            for start in range(0, len(points), BATCH):
+                await self._client.upsert(self._collection, points[start : start + BATCH], wait=True)
+            if changes.deletes:
+                await self._client.delete(self._collection, deletes, wait=True)
+            await self._client.upsert(self._collection, [offset], wait=True)
 
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
         if not point_ids:
             return []
-        return [_document(record) for record in await self._client.retrieve(self._collection, list(point_ids))]
+        with self._calling():
+            return [_document(record) for record in await self._client.retrieve(self._collection, list(point_ids))]
 
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
     ) -> Sequence[Document]:
-        records, _ = await self._client.scroll(
-            self._collection,
-            scroll_filter=_condition(find, order_by, within),
-            order_by=models.OrderBy(
-                key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
-            ),
-            limit=limit,
-        )
+        with self._calling():
+            records, _ = await self._client.scroll(
+                self._collection,
+                scroll_filter=_condition(find, order_by, within),
+                order_by=models.OrderBy(
+                    key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
+                ),
+                limit=limit,
+            )
         return [_document(record) for record in records]
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         vector = self._bm25.embed_query(text)
         if not vector.indices:
             return []
-        answer = await self._client.query_points(
-            self._collection,
-            query=models.SparseVector(indices=vector.indices, values=vector.values),
-            using=TEXT,
-            query_filter=_condition(find),
-            limit=limit,
-        )
+        with self._calling():
+            answer = await self._client.query_points(
+                self._collection,
+                query=models.SparseVector(indices=vector.indices, values=vector.values),
+                using=TEXT,
+                query_filter=_condition(find),
+                limit=limit,
+            )
         return [Hit(_document(point), point.score) for point in answer.points]
+
+    @contextlib.contextmanager
+    def _calling(self) -> Generator[None]:
+        """Says of whatever the client raises that Qdrant is not available, and which."""
+        try:
+            yield
+        except (ApiException, QdrantException) as error:
+            raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {error!r}") from error
 
     def _point(self, document: Document) -> models.PointStruct:
         vector: dict[str, Any] = {}

@@ -1,9 +1,9 @@
 """What memory answers: threads, messages, turns, search and context."""
 
 import base64
-import binascii
-import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from schemas.agents import SearchOptions
 from schemas.http import (
@@ -17,7 +17,7 @@ from schemas.http import (
 )
 from schemas.ids import turn_id_of
 from services.memory.context import assemble
-from services.memory.projector import CallView, TurnView, call_point, thread_point, turn_point
+from services.memory.projector import ABOUT_TOOLS, CallView, TurnView, call_point, thread_point, turn_point
 from services.memory.store import Document, Fields, Find, MemoryStore, Range
 from services.runtime.errors import TurnlogError
 
@@ -37,21 +37,27 @@ class BadCursorError(TurnlogError):
     code = "bad_cursor"
 
 
-def encode_cursor(value: int) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ended: the value that it is ordered by, and how many with this very value were given out."""
+
+    value: int
+    given: int
+
+    def encode(self) -> str:
+        return base64.urlsafe_b64encode(f"{self.value}.{self.given}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None) -> int | None:
+def decode_cursor(cursor: str) -> Cursor:
     """Raises BadCursorError."""
-    if cursor is None:
-        return None
     try:
-        value = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error) as error:
-        raise BadCursorError("the cursor was not given out by this service: leave it out to begin anew") from error
-    if not isinstance(value, int):
+        decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except ValueError:
+        decoded = b""
+    found = re.fullmatch(rb"(\d{1,16})\.(\d{1,5})", decoded)
+    if found is None:
         raise BadCursorError("the cursor was not given out by this service: leave it out to begin anew")
-    return value
+    return Cursor(int(found[1]), int(found[2]))
 
 
 class Reads:
@@ -81,11 +87,9 @@ class Reads:
         if query:
             hits = await self._store.search(find, query, limit)
             return Page[ThreadView](items=[ThreadView.model_validate_json(hit.document.body) for hit in hits])
-        documents = await self._store.scroll(
-            find, order_by="updated", descending=True, limit=limit + 1, within=Range(below=decode_cursor(cursor))
-        )
-        items = [ThreadView.model_validate_json(document.body) for document in documents[:limit]]
-        return Page[ThreadView](items=items, next_cursor=_next(documents, "updated", limit))
+        documents, following = await self._page(find, "updated", descending=True, cursor=cursor, limit=limit)
+        items = [ThreadView.model_validate_json(document.body) for document in documents]
+        return Page[ThreadView](items=items, next_cursor=following)
 
     async def messages(
         self,
@@ -99,18 +103,15 @@ class Reads:
         turn_id: str | None = None,
         exclude_tool: bool = False,
     ) -> Page[MessageView]:
+        """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools."""
         where: dict[str, str | int] = {"thread_id": thread_id}
         if role is not None:
             where["role"] = role
         if turn_id is not None:
             where["turn_id"] = turn_id
-        find = Find("message", tenant_id, where, {"role": "tool"} if exclude_tool else {})
-        start = decode_cursor(cursor)
-        within = Range(below=start) if descending else Range(above=start)
-        documents = await self._store.scroll(
-            find, order_by="position", descending=descending, limit=limit + 1, within=within
-        )
-        return Page[MessageView](items=_messages(documents[:limit]), next_cursor=_next(documents, "position", limit))
+        find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
+        documents, following = await self._page(find, "position", descending=descending, cursor=cursor, limit=limit)
+        return Page[MessageView](items=_messages(documents), next_cursor=following)
 
     async def search(
         self, tenant_id: str, query: str, *, user_id: str | None, thread_id: str | None, limit: int
@@ -160,21 +161,15 @@ class Reads:
         if options.search is not None and options.search.text and options.search.limit and request.query:
             hits = await self._hits(request, options.search)
             for message, _ in hits:
-                neighbours += await self._around(request.tenant_id, message, options.search)
-        return ContextResponse(
-            messages=assemble(
-                turn=turn,
-                recent=recent,
-                hits=hits,
-                neighbours=neighbours,
-                exclude_tool_messages=options.exclude_tool_messages,
-            )
-        )
+                neighbours += await self._around(request, message, options.search)
+        messages = assemble(request.thread_id, turn=turn, recent=recent, hits=hits, neighbours=neighbours)
+        return ContextResponse(messages=messages)
 
     async def _hits(self, request: ContextRequest, search: SearchOptions) -> list[tuple[MessageView, float]]:
         elsewhere = search.other_threads and request.user_id is not None
         where: Fields = {"user_id": str(request.user_id)} if elsewhere else {"thread_id": request.thread_id}
-        hits = await self._store.search(Find("message", request.tenant_id, where), request.query or "", search.limit)
+        find = Find("message", request.tenant_id, where, _without(request))
+        hits = await self._store.search(find, request.query or "", search.limit)
         least = search.score_threshold
         return [
             (MessageView.model_validate_json(hit.document.body), hit.score)
@@ -182,8 +177,8 @@ class Reads:
             if least is None or hit.score >= least
         ]
 
-    async def _around(self, tenant_id: str, message: MessageView, search: SearchOptions) -> list[MessageView]:
-        find = Find("message", tenant_id, {"thread_id": message.thread_id})
+    async def _around(self, request: ContextRequest, message: MessageView, search: SearchOptions) -> list[MessageView]:
+        find = Find("message", request.tenant_id, {"thread_id": message.thread_id}, _without(request))
         found: list[Document] = []
         if before := search.message_range.before:
             within = Range(below=message.position)
@@ -192,6 +187,25 @@ class Reads:
             within = Range(above=message.position)
             found += await self._store.scroll(find, order_by="position", descending=False, limit=after, within=within)
         return _messages(found)
+
+    async def _page(
+        self, find: Find, order_by: str, *, descending: bool, cursor: str | None, limit: int
+    ) -> tuple[Sequence[Document], str | None]:
+        """A page and the cursor of the next one. Documents of equal value are told apart by counting them."""
+        start = None if cursor is None else decode_cursor(cursor)
+        within, given = Range(), 0
+        if start is not None:
+            within = Range(below=start.value + 1) if descending else Range(above=start.value - 1)
+            given = start.given
+        found = await self._store.scroll(
+            find, order_by=order_by, descending=descending, limit=given + limit + 1, within=within
+        )
+        page = found[given : given + limit]
+        if len(found) <= given + limit:
+            return page, None
+        last = int(page[-1].fields[order_by])
+        equal = sum(document.fields[order_by] == last for document in found[: given + limit])
+        return page, Cursor(last, equal).encode()
 
     async def _one(self, point: str, what: str, name: str) -> str:
         documents = await self._store.get([point])
@@ -204,5 +218,5 @@ def _messages(documents: Sequence[Document]) -> list[MessageView]:
     return [MessageView.model_validate_json(document.body) for document in documents]
 
 
-def _next(documents: Sequence[Document], order_by: str, limit: int) -> str | None:
-    return encode_cursor(int(documents[limit - 1].fields[order_by])) if len(documents) > limit else None
+def _without(request: ContextRequest) -> Fields:
+    return ABOUT_TOOLS if request.options.exclude_tool_messages else {}

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
 
-KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent")
+KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent", "about")
 INTEGER_FIELDS = ("position", "updated")
 
 
@@ -65,26 +65,32 @@ class Changes:
 
 
 class MemoryStore(Protocol):
-    """One contract, two engines. Raises while the engine is down."""
+    """One contract, two engines. Every method raises UnavailableError while the engine is down or not open."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        """Creates what is missing. Raises ConfigurationError when that can never work."""
+        ...
 
     async def close(self) -> None: ...
 
-    async def positions(self) -> Mapping[int, int]: ...
-
-    async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
-        """Durable when it returns; the offset is stored after the data."""
+    async def positions(self) -> Mapping[int, int]:
+        """The next offset of each partition: everything before it outlives the process, however that ends."""
         ...
 
-    async def get(self, point_ids: Sequence[str]) -> Sequence[Document]: ...
+    async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
+        """Can be read when it returns. The offset is stored behind the data, if not at once then soon."""
+        ...
+
+    async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
+        """Those of the documents that exist, in no order."""
+        ...
 
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
     ) -> Sequence[Document]:
-        """In order of an integer field."""
+        """In order of an integer field; equal ones in an order that stays while nothing is written."""
         ...
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        """Best first, by BM25."""
+        """Best first, by BM25. Text without a word worth looking for finds nothing."""
         ...

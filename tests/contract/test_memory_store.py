@@ -1,0 +1,484 @@
+"""What memory's store promises, on the engine in process and on a cluster.
+
+The cluster is TURNLOG_TEST_QDRANT_URL, each test with a collection of its own; else the mode of qdrant-client that
+keeps everything in the process. It answers as a cluster does but forgets: what is durable there, a cluster shows.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from qdrant_client import AsyncQdrantClient
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from services.memory.qdrant_edge import BATCH, EdgeMemoryStore
+from services.memory.qdrant_server import ServerMemoryStore
+from services.memory.store import Changes, Document, Find, MemoryStore, Range, point_id
+from services.runtime.errors import ConfigurationError, UnavailableError
+from tests.support.installation import free_ports
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+SERVER = os.environ.get("TURNLOG_TEST_QDRANT_URL")
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.store import Changes
+from tests.contract.test_memory_store import message
+
+async def main():
+    store = EdgeMemoryStore(Path(sys.argv[1]))
+    await store.open()
+    for offset in range(int(sys.argv[2]), 1_000_000):
+        await store.write(0, Changes([message(offset)]), offset + 1)
+        print(offset + 1, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def message(
+    position: int, text: str = "", *, tenant_id: str = "acme", thread_id: str = "t-1", **fields: Any
+) -> Document:
+    return Document(
+        point_id("message", tenant_id, f"m-{position}"),
+        "message",
+        tenant_id,
+        {"thread_id": thread_id, "position": position, "role": "user", **fields},
+        f'{{"position": {position}}}',
+        text,
+    )
+
+
+def messages(tenant_id: str = "acme", **where: str) -> Find:
+    return Find("message", tenant_id, where)
+
+
+async def positions_of(store: MemoryStore, find: Find, **options: Any) -> list[Any]:
+    found = await store.scroll(find, **({"order_by": "position", "descending": False, "limit": 10_000} | options))
+    return [each.fields["position"] for each in found]
+
+
+async def texts_found(store: MemoryStore, find: Find, text: str, limit: int = 10) -> list[str]:
+    return [str(hit.document.fields["position"]) for hit in await store.search(find, text, limit)]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ServerMemoryStore]:
+    collection = f"test-{uuid4().hex}"
+    client = AsyncQdrantClient(url=SERVER) if SERVER else AsyncQdrantClient(location=":memory:")
+    store = ServerMemoryStore(SERVER or ":memory:", collection=collection, client=client)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
+        await store.open()
+    yield store
+    await client.delete_collection(collection)
+    await store.close()
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[EdgeMemoryStore]:
+    store = EdgeMemoryStore(tmp_path / "memory")
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["edge", "server"])
+def store(request: pytest.FixtureRequest) -> MemoryStore:
+    return request.getfixturevalue(request.param)
+
+
+async def test_what_is_written_can_be_read_at_once(store: MemoryStore) -> None:
+    written = message(7, "a text", user_id="u-1")
+    await store.write(2, Changes([written]), 8)
+    (read,) = await store.get([written.point_id, point_id("message", "acme", "nobody")])
+    assert (read.point_id, read.kind, read.tenant_id, read.body) == (
+        written.point_id,
+        "message",
+        "acme",
+        '{"position": 7}',
+    )
+    assert read.fields == {"thread_id": "t-1", "position": 7, "role": "user", "user_id": "u-1"}
+
+
+async def test_nothing_asked_for_is_nothing_found(store: MemoryStore) -> None:
+    assert await store.get([]) == []
+    assert await store.positions() == {}
+    assert await positions_of(store, messages()) == []
+    assert await store.search(messages(), "anything", 10) == []
+
+
+async def test_a_batch_of_any_size_is_written_whole(store: MemoryStore) -> None:
+    count = 3 * BATCH + 1
+    await store.write(0, Changes([message(position, f"number {position}") for position in range(count)]), count)
+    assert await positions_of(store, messages()) == list(range(count))
+    found = await store.get([message(position).point_id for position in range(count)])
+    assert {each.fields["position"] for each in found} == set(range(count))
+
+
+async def test_writing_again_changes_nothing(store: MemoryStore) -> None:
+    changes = Changes(
+        [message(1, "green apples"), message(2, "red apples"), message(3)],
+        [message(4).point_id],
+        [messages(thread_id="t-2")],
+    )
+    await store.write(0, Changes([message(4), message(5, thread_id="t-2")]), 1)
+    for _ in range(3):
+        await store.write(0, changes, 6)
+        assert await positions_of(store, messages()) == [1, 2, 3]
+        assert sorted(await texts_found(store, messages(), "apples")) == ["1", "2"]
+
+
+async def test_a_document_replaces_the_one_of_its_identity(store: MemoryStore) -> None:
+    old, new = message(1, "pears", user_id="u-1"), message(1, "plums")
+    await store.write(0, Changes([old]), 2)
+    await store.write(0, Changes([new]), 3)
+    (read,) = await store.get([old.point_id])
+    assert "user_id" not in read.fields
+    assert await texts_found(store, messages(), "pears") == []
+    assert await texts_found(store, messages(), "plums") == ["1"]
+
+
+async def test_every_field_of_a_filter_must_hold(store: MemoryStore) -> None:
+    await store.write(
+        0,
+        Changes(
+            [
+                message(1, user_id="u-1"),
+                message(2, user_id="u-2"),
+                message(3, user_id="u-1", thread_id="t-2"),
+                message(4, role="tool", about="tools"),
+            ]
+        ),
+        5,
+    )
+    assert await positions_of(store, messages(user_id="u-1")) == [1, 3]
+    assert await positions_of(store, messages(user_id="u-1", thread_id="t-2")) == [3]
+    assert await positions_of(store, messages(user_id="nobody")) == []
+    assert await positions_of(store, Find("message", "acme", {}, {"about": "tools"})) == [1, 2, 3]
+    assert await positions_of(store, Find("message", "acme", {"thread_id": "t-1"}, {"role": "user"})) == [4]
+
+
+async def test_kinds_are_apart(store: MemoryStore) -> None:
+    thread = Document(
+        point_id("thread", "acme", "t-1"), "thread", "acme", {"thread_id": "t-1", "updated": 5}, "{}", "x"
+    )
+    await store.write(0, Changes([message(1, "x"), thread]), 2)
+    assert await positions_of(store, messages()) == [1]
+    assert [
+        each.kind for each in await store.scroll(Find("thread", "acme"), order_by="updated", descending=True, limit=9)
+    ]
+    assert await texts_found(store, messages(), "x") == ["1"]
+
+
+async def test_order_is_that_of_the_field_and_bounds_are_exclusive(store: MemoryStore) -> None:
+    shuffled = list(range(0, 40, 2))
+    random.Random(7).shuffle(shuffled)
+    for position in shuffled:
+        await store.write(0, Changes([message(position)]), 100)
+    assert await positions_of(store, messages()) == list(range(0, 40, 2))
+    assert await positions_of(store, messages(), descending=True, limit=3) == [38, 36, 34]
+    assert await positions_of(store, messages(), limit=3, within=Range(above=4)) == [6, 8, 10]
+    assert await positions_of(store, messages(), limit=3, within=Range(above=5)) == [6, 8, 10]
+    assert await positions_of(store, messages(), descending=True, limit=3, within=Range(below=6)) == [4, 2, 0]
+    assert await positions_of(store, messages(), within=Range(above=4, below=10)) == [6, 8]
+    assert await positions_of(store, messages(), within=Range(above=38)) == []
+
+
+async def test_microseconds_are_ordered_exactly(store: MemoryStore) -> None:
+    now = 4_102_444_800_000_000
+    await store.write(0, Changes([message(now + each) for each in (2, 0, 1)]), 1)
+    assert await positions_of(store, messages()) == [now, now + 1, now + 2]
+    assert await positions_of(store, messages(), within=Range(above=now, below=now + 2)) == [now + 1]
+
+
+async def test_equal_documents_keep_their_order_whatever_the_limit(store: MemoryStore) -> None:
+    equal = [Document(point_id("thread", "acme", str(n)), "thread", "acme", {"updated": 5}, "{}") for n in range(20)]
+    await store.write(0, Changes(equal), 1)
+    for descending in (False, True):
+        orders = [
+            [
+                each.point_id
+                for each in await store.scroll(
+                    Find("thread", "acme"), order_by="updated", descending=descending, limit=limit
+                )
+            ]
+            for limit in (3, 12, 20)
+        ]
+        assert len(set(orders[2])) == 20
+        assert orders[0] == orders[2][:3]
+        assert orders[1] == orders[2][:12]
+
+
+async def test_deletes_remove_documents_and_what_they_were_found_by(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(each, "quinces") for each in range(4)]), 4)
+    await store.write(0, Changes(deletes=[message(1).point_id, message(3).point_id, message(9).point_id]), 5)
+    assert await store.get([message(1).point_id]) == []
+    assert await positions_of(store, messages()) == [0, 2]
+    assert sorted(await texts_found(store, messages(), "quinces")) == ["0", "2"]
+
+
+async def test_whole_threads_are_deleted_before_the_rest_is_written(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(1), message(2), message(3, thread_id="t-2")]), 4)
+    await store.write(0, Changes([message(5)], delete_all=[messages(thread_id="t-1")]), 6)
+    assert await positions_of(store, messages()) == [3, 5]
+
+
+async def test_tenants_are_apart(store: MemoryStore) -> None:
+    mine, theirs = message(1, "figs"), message(1, "figs and dates", tenant_id="other")
+    assert mine.point_id != theirs.point_id
+    await store.write(0, Changes([mine, theirs, message(2, "figs")]), 3)
+    assert await positions_of(store, messages()) == [1, 2]
+    assert await positions_of(store, messages("other")) == [1]
+    assert [hit.document.tenant_id for hit in await store.search(messages("other"), "figs", 10)] == ["other"]
+    await store.write(0, Changes(delete_all=[messages(thread_id="t-1")]), 4)
+    assert await positions_of(store, messages()) == []
+    assert await positions_of(store, messages("other")) == [1]
+
+
+async def test_text_search_gives_the_best_first(store: MemoryStore) -> None:
+    await store.write(
+        0,
+        Changes(
+            [
+                message(1, "The invoice of March was paid"),
+                message(2, "An invoice, and another invoice: which invoices are still unpaid?"),
+                message(3, "The weather in Lisbon"),
+                message(4, "Lisbon invoice"),
+                message(5),
+            ]
+        ),
+        6,
+    )
+    hits = await store.search(messages(), "Lisbon invoice", 10)
+    assert hits[0].document.fields["position"] == 4
+    assert {hit.document.fields["position"] for hit in hits} == {1, 2, 3, 4}
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 0
+    assert len(await store.search(messages(), "Lisbon invoice", 2)) == 2
+
+
+async def test_text_search_finds_words_in_other_forms_and_cases(store: MemoryStore) -> None:
+    await store.write(
+        0, Changes([message(1, "He was RUNNING to the stations"), message(2, "Ünïcode: naïve café 東京")]), 3
+    )
+    assert await texts_found(store, messages(), "runs station") == ["1"]
+    assert await texts_found(store, messages(), "café") == ["2"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "the of and", "?!", "\x00"])
+async def test_text_without_a_word_finds_nothing(store: MemoryStore, text: str) -> None:
+    await store.write(0, Changes([message(1, "the of and something")]), 2)
+    assert await store.search(messages(), text, 10) == []
+
+
+async def test_text_search_keeps_to_its_filter(store: MemoryStore) -> None:
+    await store.write(
+        0,
+        Changes(
+            [
+                message(1, "plum", thread_id="t-1"),
+                message(2, "plum", thread_id="t-2"),
+                message(3, "plum", about="tools"),
+            ]
+        ),
+        4,
+    )
+    assert await texts_found(store, messages(thread_id="t-2"), "plum") == ["2"]
+    assert await texts_found(store, Find("message", "acme", {"thread_id": "t-1"}, {"about": "tools"}), "plum") == ["1"]
+
+
+async def test_a_store_that_is_not_open_says_that_it_is_unavailable(tmp_path: Path) -> None:
+    store = EdgeMemoryStore(tmp_path / "memory")
+    for call in (
+        store.positions(),
+        store.get([message(1).point_id]),
+        positions_of(store, messages()),
+        store.search(messages(), "word", 1),
+        store.write(0, Changes([message(1)]), 2),
+    ):
+        with pytest.raises(UnavailableError, match="not open"):
+            await call
+    await store.close()
+
+
+async def test_a_cluster_holds_the_offsets_at_once(server: ServerMemoryStore) -> None:
+    await server.write(0, Changes([message(1)]), 2)
+    await server.write(3, Changes(), 40)
+    await server.write(0, Changes([message(2)]), 3)
+    assert await server.positions() == {0: 3, 3: 40}
+
+
+async def test_opening_a_collection_again_leaves_it_as_it_is(server: ServerMemoryStore) -> None:
+    await server.write(0, Changes([message(1)]), 2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
+        await server.open()
+    assert await positions_of(server, messages()) == [1]
+    assert await server.positions() == {0: 2}
+
+
+async def test_a_cluster_that_does_not_answer_is_unavailable_and_named() -> None:
+    url = f"http://127.0.0.1:{free_ports(1)}"
+    store = ServerMemoryStore(url, collection="c")
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        store.open,
+        store.positions,
+        lambda: store.get([message(1).point_id]),
+        lambda: positions_of(store, messages()),
+        lambda: store.search(messages(), "word", 1),
+        lambda: store.write(0, Changes([message(1)]), 2),
+    ]
+    for call in calls:
+        with pytest.raises(UnavailableError, match=url):
+            await call()
+    await store.close()
+
+
+class Refusing(AsyncQdrantClient):
+    """Answers every question about collections with one error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(location=":memory:")
+        self._error = error
+
+    async def collection_exists(self, collection_name: str, **_: Any) -> bool:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (UnexpectedResponse(401, "Unauthorized", b"no", None), ConfigurationError),
+        (UnexpectedResponse(403, "Forbidden", b"no", None), ConfigurationError),
+        (UnexpectedResponse(500, "Internal Server Error", b"no", None), UnavailableError),
+        (ResponseHandlingException(TimeoutError("slow")), UnavailableError),
+    ],
+)
+async def test_a_key_that_is_refused_is_no_outage(error: Exception, raised: type[Exception]) -> None:
+    store = ServerMemoryStore("http://q:6333", collection="c", client=Refusing(error))
+    with pytest.raises(raised, match="http://q:6333"):
+        await store.open()
+    await store.close()
+
+
+def test_an_address_that_is_none_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match="TURNLOG_QDRANT_URL"):
+        ServerMemoryStore("ftp://somewhere", collection="c")
+
+
+async def test_what_was_written_is_there_when_the_folder_is_opened_again(tmp_path: Path) -> None:
+    for start in (0, 300, 600):
+        store = EdgeMemoryStore(tmp_path / "memory")
+        await store.open()
+        assert await store.positions() == ({0: start, 1: 7} if start else {})
+        await store.write(
+            0, Changes([message(each, f"apple {each}") for each in range(start, start + 300)]), start + 300
+        )
+        await store.write(1, Changes(), 7)
+        assert await positions_of(store, messages()) == list(range(start + 300))
+        await store.close()
+    store = EdgeMemoryStore(tmp_path / "memory")
+    await store.open()
+    assert await texts_found(store, messages(), "apple 599", limit=1) == ["599"]
+    await store.close()
+
+
+async def test_offsets_are_stored_without_a_stop(edge: EdgeMemoryStore) -> None:
+    await edge.write(0, Changes([message(1)]), 2)
+
+    async def stored() -> bool:
+        return await edge.positions() == {0: 2}
+
+    await eventually(stored, "the offset of what was written", seconds=10)
+
+
+async def test_a_process_that_is_killed_has_stored_no_offset_beyond_its_data(tmp_path: Path) -> None:
+    """Every time it goes on where the store says, as a projection does, and is killed at some other moment."""
+    folder, stored = tmp_path / "memory", 0
+    for seconds in (0.3, 1.5, 2.8):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CHILD, str(folder), str(stored), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        )
+        assert child.stdout is not None
+        written = int(await child.stdout.readline())
+        deadline = time.monotonic() + seconds
+        async with asyncio.timeout(60):
+            while time.monotonic() < deadline:
+                written = int(await child.stdout.readline())
+            child.send_signal(signal.SIGKILL)
+            rest = await child.stdout.read()
+            await child.wait()
+        written = int((rest.split() or [b"%d" % written])[-1]) if rest.endswith(b"\n") else written
+        store = EdgeMemoryStore(folder)
+        await store.open()
+        stored = (await store.positions()).get(0, 0)
+        there = await positions_of(store, messages())
+        await store.close()
+        assert stored <= len(there)
+        assert there == list(range(len(there)))
+        assert len(there) >= written, "what a write has returned from outlives the process"
+    assert stored > 0
+
+
+async def test_a_folder_is_open_in_one_process_at_a_time(edge: EdgeMemoryStore, tmp_path: Path) -> None:
+    other = EdgeMemoryStore(tmp_path / "memory")
+    with pytest.raises(ConfigurationError, match="TURNLOG_DATA_DIR"):
+        await other.open()
+    await other.close()
+    await edge.write(0, Changes([message(1)]), 2)
+    assert await positions_of(edge, messages()) == [1]
+
+
+async def test_a_folder_is_free_after_a_close(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = EdgeMemoryStore(tmp_path / "memory")
+        await store.open()
+        await store.close()
+
+
+async def test_a_first_start_that_was_killed_leaves_no_half_of_a_store(tmp_path: Path) -> None:
+    half = tmp_path / "memory" / "shard.new" / "wal"
+    half.mkdir(parents=True)
+    store = EdgeMemoryStore(tmp_path / "memory")
+    await store.open()
+    await store.write(0, Changes([message(2), message(1)]), 3)
+    assert await positions_of(store, messages()) == [1, 2]
+    await store.close()
+
+
+async def test_a_folder_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+    shard = tmp_path / "memory" / "shard"
+    shard.mkdir(parents=True)
+    (shard / "edge_config.json").write_text("garbage")
+    store = EdgeMemoryStore(tmp_path / "memory")
+    with pytest.raises(ConfigurationError, match="remove it, and memory is rebuilt"):
+        await store.open()
+    await store.close()
+    (shard / "edge_config.json").unlink()
+    shard.rmdir()
+    again = EdgeMemoryStore(tmp_path / "memory")
+    await again.open()
+    await again.close()
+
+
+async def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = EdgeMemoryStore(tmp_path / "file" / "memory")
+    with pytest.raises(ConfigurationError, match="TURNLOG_DATA_DIR"):
+        await store.open()
+    await store.close()
