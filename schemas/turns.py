@@ -64,6 +64,8 @@ class ActiveTurn(Model):
     """The step that runs now, counted from 1."""
     usage: TokenCounts = TokenCounts()
     cost: str = "0"
+    traceparent: str | None = None
+    """W3C trace context that the prompt came with."""
     phase: Phase
 
 
@@ -78,6 +80,7 @@ class QueuedPrompt(Model):
     content: Content
     options: TurnOptions = TurnOptions()
     metadata: JsonObject = {}
+    traceparent: str | None = None
 
 
 class TurnState(ThreadEvent):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from opentelemetry.trace import Span, SpanKind
 
 from schemas.agents import AgentSpec, ContextOptions
 from schemas.http import ContextRequest, ContextResponse, MessageView
@@ -46,6 +47,7 @@ from services.runtime.errors import UnavailableError
 from services.runtime.kafka import Record
 from services.runtime.owner.actor import JournalPosition, Outcome, Prepared
 from services.runtime.registry import Registry
+from services.runtime.telemetry import failed, span, traceparent_of_turn
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +108,9 @@ class TurnActor:
     def restore(self, values: Sequence[Any]) -> dict[str, ThreadState]:
         return restore_states(values)
 
+    def traceparent(self, state: ThreadState) -> str:
+        return state.turn.traceparent or traceparent_of_turn(state.turn.turn_id)
+
     def wanted_call(self, state: ThreadState | None) -> WantedCall | None:
         return wanted_call(state)
 
@@ -139,11 +144,13 @@ class TurnActor:
         assert isinstance(phase, Thinking)
         environment = self._environment(datetime.now(UTC))
         model = model_ref(state, environment) or self._default_model
-        try:
-            outcome = await self._ask(state, model, journal_position)
-        except Exception as error:
-            log.exception("model_call_crashed", turn_id=turn.turn_id)
-            outcome = ModelFailure("", model, "provider_error", repr(error), retryable=False, latency_ms=0)
+        with span(f"chat {model}", kind=SpanKind.CLIENT, traceparent=self.traceparent(state)) as calling:
+            try:
+                outcome = await self._ask(state, model, journal_position)
+            except Exception as error:
+                log.exception("model_call_crashed", turn_id=turn.turn_id)
+                outcome = ModelFailure("", model, "provider_error", repr(error), retryable=False, latency_ms=0)
+            _describe(calling, state, phase.attempt, outcome)
         metrics.MODEL_CALLS.labels(outcome.provider, "ok" if isinstance(outcome, ModelAnswer) else outcome.code).inc()
         metrics.MODEL_SECONDS.labels(outcome.provider).observe(outcome.latency_ms / 1000)
         return _as_input(state, phase.attempt, outcome)
@@ -260,3 +267,27 @@ def _as_input(state: ThreadState, attempt: int, outcome: ModelAnswer | ModelFail
         first_token_ms=outcome.first_token_ms,
         estimated=outcome.estimated,
     )
+
+
+def _describe(calling: Span, state: ThreadState, attempt: int, outcome: ModelAnswer | ModelFailure) -> None:
+    """By OpenTelemetry's semantic conventions for generative AI; ours are `turnlog.*`."""
+    if not calling.is_recording():
+        return
+    calling.set_attributes(
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": outcome.provider,
+            "gen_ai.request.model": outcome.model,
+            "gen_ai.agent.name": state.turn.agent,
+            "gen_ai.conversation.id": state.thread_id,
+            "gen_ai.usage.input_tokens": outcome.usage.input_tokens,
+            "gen_ai.usage.output_tokens": outcome.usage.output_tokens,
+            "turnlog.turn_id": state.turn.turn_id,
+            "turnlog.step": state.turn.step,
+            "turnlog.attempt": attempt,
+        }
+    )
+    if isinstance(outcome, ModelFailure):
+        failed(calling, outcome.code)
+    else:
+        calling.set_attribute("gen_ai.response.finish_reasons", [outcome.finish_reason])

@@ -91,7 +91,8 @@ class Intake:
         identity = header_map(record.headers).get("ce_id") or _record_id(record)
         if isinstance(event, PromptSubmitted):
             event = event.model_copy(update={"prompt_id": event.prompt_id or _record_id(record)})
-        moved = Emit(PROMPTS.name, event, identity, key=event.thread_id, partition=target)
+        traceparent = header_map(record.headers).get("traceparent")
+        moved = Emit(PROMPTS.name, event, identity, event.thread_id, target, traceparent)
         return Prepared(record.offset + 1, emits=(moved,))
 
     def _prompt(
@@ -111,9 +112,9 @@ class Intake:
                     return Prepared(following)
                 recent.add(identity, journal_end)
                 prompt_id = identity[2]
-                arrived = PromptArrived(
-                    event, prompt_id, turn_id_of(event.tenant_id, event.thread_id, prompt_id), record.offset
-                )
+                turn_id = turn_id_of(event.tenant_id, event.thread_id, prompt_id)
+                traceparent = header_map(record.headers).get("traceparent")
+                arrived = PromptArrived(event, prompt_id, turn_id, record.offset, traceparent)
                 return Prepared(following, key, arrived, self._unknown_agent(record, event))
             case ThreadCreate() | ThreadUpdate() | ThreadDelete() | MessagesAppend() | MessagesDelete():
                 return Prepared(following, key, CommandArrived(event, _record_id(record)))
@@ -130,7 +131,8 @@ class Intake:
         target = partition_of(event.thread_id, self._partitions)
         if target != record.partition:
             identity = header_map(record.headers).get("ce_id") or _record_id(record)
-            moved = Emit(TOOL_RESULTS.name, event, identity, key=event.thread_id, partition=target)
+            traceparent = header_map(record.headers).get("traceparent")
+            moved = Emit(TOOL_RESULTS.name, event, identity, event.thread_id, target, traceparent)
             return Prepared(record.offset + 1, emits=(moved,))
         return Prepared(record.offset + 1, state_key(event.tenant_id, event.thread_id), event)
 

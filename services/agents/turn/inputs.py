@@ -31,6 +31,7 @@ class PromptArrived:
     turn_id: str
     sequence: int
     """The prompt's offset: prompts of a thread are queued in the order of the log."""
+    traceparent: str | None = None
 
 
 ThreadCommand = ThreadCreate | ThreadUpdate | ThreadDelete | MessagesAppend | MessagesDelete

@@ -25,6 +25,7 @@ class Emit:
     event_id: str
     key: str | None = None
     partition: int | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ class Actor(Protocol[S]):
         ...
 
     def decide(self, state: S | None, happened: Any, at: datetime) -> Outcome[S]: ...
+
+    def traceparent(self, state: S) -> str:
+        """The trace that events of this state belong to."""
+        ...
 
     def state_records(self, before: S | None, after: S | None) -> Sequence[StateRecord]:
         """What to write so that a restore gives `after`."""

@@ -5,7 +5,7 @@ import contextlib
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
@@ -222,7 +222,9 @@ class PartitionOwner(Generic[S]):
             state = self._states.get(key)
             before.setdefault(key, state)
             outcome = self._actor.decide(state, prepared.input, at)
-            group.emits += outcome.emits
+            traced = state if state is not None else outcome.state
+            traceparent = None if traced is None else self._actor.traceparent(traced)
+            group.emits += [replace(emit, traceparent=traceparent) for emit in outcome.emits]
             self._actor.decided(key, outcome)
             if outcome.state is None:
                 self._states.pop(key, None)
@@ -291,7 +293,12 @@ class PartitionOwner(Generic[S]):
         for emit in group.emits:
             target = self.partition if emit.partition is None else emit.partition
             record = self._clients.record(
-                emit.topic, emit.event, key=emit.key or _thread(emit.event).thread_id, event_id=emit.event_id, at=at
+                emit.topic,
+                emit.event,
+                key=emit.key or _thread(emit.event).thread_id,
+                event_id=emit.event_id,
+                at=at,
+                traceparent=emit.traceparent,
             )
             future = cast("asyncio.Future[Any]", await producer.send(**record, partition=target))
             if emit.topic == MESSAGES.name:
