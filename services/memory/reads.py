@@ -39,25 +39,31 @@ class BadCursorError(TurnlogError):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: the value that it is ordered by, and how many with this very value were given out."""
+    """Where a page ended: the value that it is ordered by, and which documents of this very value were given out."""
 
     value: int
-    given: int
+    given: frozenset[str]
 
     def encode(self) -> str:
-        return base64.urlsafe_b64encode(f"{self.value}.{self.given}".encode()).decode().rstrip("=")
+        text = ".".join((str(self.value), *sorted(self.given)))
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> Cursor:
     """Raises BadCursorError."""
     try:
-        decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
     except ValueError:
-        decoded = b""
-    found = re.fullmatch(rb"(\d{1,16})\.(\d{1,5})", decoded)
-    if found is None:
+        text = ""
+    if not re.fullmatch(r"[0-9]{1,16}(\.[0-9a-f]{16})+", text):
         raise BadCursorError("the cursor was not given out by this service: leave it out to begin anew")
-    return Cursor(int(found[1]), int(found[2]))
+    value, *given = text.split(".")
+    return Cursor(int(value), frozenset(given))
+
+
+def _mark(document: Document) -> str:
+    """Enough of a document's id to know it among those of equal value."""
+    return document.point_id.replace("-", "")[-16:]
 
 
 class Reads:
@@ -191,21 +197,22 @@ class Reads:
     async def _page(
         self, find: Find, order_by: str, *, descending: bool, cursor: str | None, limit: int
     ) -> tuple[Sequence[Document], str | None]:
-        """A page and the cursor of the next one. Documents of equal value are told apart by counting them."""
-        start = None if cursor is None else decode_cursor(cursor)
-        within, given = Range(), 0
-        if start is not None:
-            within = Range(below=start.value + 1) if descending else Range(above=start.value - 1)
-            given = start.given
-        found = await self._store.scroll(
-            find, order_by=order_by, descending=descending, limit=given + limit + 1, within=within
+        """A page and the cursor of the next one. Documents of equal value are told apart by their ids."""
+        within, value, given = Range(), None, frozenset[str]()
+        if cursor is not None:
+            start = decode_cursor(cursor)
+            value, given = start.value, start.given
+            within = Range(below=value + 1) if descending else Range(above=value - 1)
+        scrolled = await self._store.scroll(
+            find, order_by=order_by, descending=descending, limit=len(given) + limit + 1, within=within
         )
-        page = found[given : given + limit]
-        if len(found) <= given + limit:
+        found = [each for each in scrolled if each.fields[order_by] != value or _mark(each) not in given]
+        page = found[:limit]
+        if len(found) <= limit:
             return page, None
         last = int(page[-1].fields[order_by])
-        equal = sum(document.fields[order_by] == last for document in found[: given + limit])
-        return page, Cursor(last, equal).encode()
+        equal = {_mark(each) for each in page if each.fields[order_by] == last}
+        return page, Cursor(last, given | equal if last == value else frozenset(equal)).encode()
 
     async def _one(self, point: str, what: str, name: str) -> str:
         documents = await self._store.get([point])

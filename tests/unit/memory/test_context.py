@@ -1,0 +1,185 @@
+"""What a model sees of a thread: the present turn, recent messages, what a search finds and what is around it."""
+
+from typing import Any
+
+import pytest
+
+from schemas.agents import ContextOptions, MessageRange, SearchOptions
+from schemas.http import ContextMessage, ContextRequest, MessageView
+from services.memory.context import assemble
+from tests.unit.memory.journal import Told, added, answers, asks, opened
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def seen(told: Told, **request: Any) -> list[ContextMessage]:
+    options = ContextOptions.model_validate(request.pop("options", {}))
+    asked = ContextRequest(**({"tenant_id": told.tenant, "thread_id": "t-1", "options": options} | request))
+    return (await told.reads.context(asked)).messages
+
+
+def ids(messages: list[ContextMessage]) -> list[str]:
+    return [each.message.message_id for each in messages]
+
+
+def reasons(messages: list[ContextMessage]) -> dict[str, str]:
+    return {each.message.message_id: each.reason for each in messages}
+
+
+async def test_the_most_recent_messages_come_in_thread_order(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}", f"number {number}") for number in range(6)), added("other", thread_id="t-2"))
+    assert ids(await seen(told, options={"recent_messages": 3})) == ["m-3", "m-4", "m-5"]
+    assert ids(await seen(told, options={"recent_messages": 0})) == []
+    assert set(reasons(await seen(told)).values()) == {"recent"}
+
+
+async def test_a_thread_that_does_not_exist_has_no_past(told: Told) -> None:
+    assert await seen(told, thread_id="nobody's", turn_id="nobody's", query="anything") == []
+
+
+async def test_tool_messages_of_earlier_turns_are_left_out_and_do_not_count(told: Told) -> None:
+    await told.tell(
+        added("m-1", "Where is it?"),
+        asks("m-2", "c-1"),
+        answers("m-3", "c-1"),
+        asks("m-4", "c-2", text="One moment."),
+        answers("m-5", "c-2"),
+        added("m-6", "There.", role="assistant"),
+    )
+    assert ids(await seen(told)) == ["m-1", "m-4", "m-6"]
+    assert ids(await seen(told, options={"recent_messages": 3})) == ["m-1", "m-4", "m-6"]
+
+
+async def test_tool_messages_come_where_they_are_wanted(told: Told) -> None:
+    await told.tell(added("m-1", "Where is it?"), asks("m-2", "c-1"), answers("m-3", "c-1"))
+    assert ids(await seen(told, options={"exclude_tool_messages": False})) == ["m-1", "m-2", "m-3"]
+
+
+async def test_an_answer_whose_call_is_too_old_stays_behind(told: Told) -> None:
+    await told.tell(asks("m-1", "c-1"), answers("m-2", "c-1"), added("m-3", "Thanks."))
+    assert ids(await seen(told, options={"exclude_tool_messages": False, "recent_messages": 2})) == ["m-3"]
+
+
+async def test_the_present_turn_comes_whole_whatever_the_options(told: Told) -> None:
+    await told.tell(
+        added("old", "Before."),
+        opened("turn-2"),
+        added("m-1", "Now?", turn_id="turn-2"),
+        asks("m-2", "c-1", turn_id="turn-2"),
+        answers("m-3", "c-1", turn_id="turn-2"),
+        asks("m-4", "c-2", turn_id="turn-2"),
+    )
+    found = await seen(told, turn_id="turn-2", options={"recent_messages": 1})
+    assert reasons(found) == dict.fromkeys(["m-1", "m-2", "m-3", "m-4"], "turn")
+    assert ids(await seen(told, turn_id="turn-2", options={"recent_messages": 0})) == ["m-1", "m-2", "m-3", "m-4"]
+    assert reasons(await seen(told, turn_id="turn-2"))["old"] == "recent"
+
+
+async def conversation(told: Told) -> None:
+    await told.tell(
+        *(added(f"m-{number}", f"small talk {number}", user_id="u-1") for number in range(4)),
+        added("m-4", "My parcel is at the lighthouse", user_id="u-1"),
+        *(added(f"m-{number}", f"small talk {number}", user_id="u-1") for number in range(5, 12)),
+        added("elsewhere", "The lighthouse is closed on Mondays", thread_id="t-2", user_id="u-1"),
+        added("theirs", "A lighthouse of somebody else", thread_id="t-3", user_id="u-2"),
+    )
+
+
+async def test_a_search_finds_older_messages_and_what_is_around_them(told: Told) -> None:
+    await conversation(told)
+    search = SearchOptions(limit=3, message_range=MessageRange(before=2, after=1))
+    found = await seen(told, query="lighthouse", options={"recent_messages": 2, "search": search})
+    assert reasons(found) == {
+        "m-2": "neighbour",
+        "m-3": "neighbour",
+        "m-4": "hit",
+        "m-5": "neighbour",
+        "m-10": "recent",
+        "m-11": "recent",
+    }
+    assert ids(found) == ["m-2", "m-3", "m-4", "m-5", "m-10", "m-11"]
+    assert [each.message.message_id for each in found if each.score is not None] == ["m-4"]
+
+
+async def test_around_a_hit_nothing_may_be_asked_for(told: Told) -> None:
+    await conversation(told)
+    search = SearchOptions(message_range=MessageRange(before=0, after=0))
+    assert ids(await seen(told, query="lighthouse", options={"recent_messages": 0, "search": search})) == ["m-4"]
+
+
+async def test_a_recent_hit_is_recent_and_keeps_its_score(told: Told) -> None:
+    await conversation(told)
+    found = await seen(told, query="lighthouse", options={"search": SearchOptions()})
+    (hit,) = [each for each in found if each.message.message_id == "m-4"]
+    assert hit.reason == "recent"
+    assert hit.score is not None
+    assert len(ids(found)) == len(set(ids(found)))
+
+
+async def test_other_threads_of_the_user_come_first_and_nobody_elses(told: Told) -> None:
+    await conversation(told)
+    search = SearchOptions(other_threads=True, message_range=MessageRange(before=0, after=0))
+    options = {"recent_messages": 1, "search": search}
+    assert ids(await seen(told, query="lighthouse", user_id="u-1", options=options)) == ["elsewhere", "m-4", "m-11"]
+    assert ids(await seen(told, query="lighthouse", options=options)) == ["m-4", "m-11"]
+
+
+async def test_other_threads_come_first_even_where_nothing_of_the_thread_is_recent(told: Told) -> None:
+    await conversation(told)
+    search = SearchOptions(other_threads=True, message_range=MessageRange(before=0, after=0))
+    found = await seen(
+        told, query="Mondays lighthouse", user_id="u-1", options={"recent_messages": 0, "search": search}
+    )
+    assert ids(found) == ["elsewhere", "m-4"]
+
+
+@pytest.mark.parametrize(
+    "search", [None, SearchOptions(limit=0), SearchOptions(text=False), SearchOptions(score_threshold=1e9)]
+)
+async def test_a_search_that_is_off_finds_nothing(told: Told, search: SearchOptions | None) -> None:
+    await conversation(told)
+    assert await seen(told, query="lighthouse", options={"recent_messages": 0, "search": search}) == []
+
+
+@pytest.mark.parametrize("query", [None, "", "the of"])
+async def test_nothing_to_search_for_is_no_search(told: Told, query: str | None) -> None:
+    await conversation(told)
+    assert await seen(told, query=query, options={"recent_messages": 0, "search": SearchOptions()}) == []
+
+
+async def test_tool_messages_are_left_out_of_hits_and_their_surroundings(told: Told) -> None:
+    await told.tell(
+        added("m-1", "Look for the lighthouse"),
+        asks("m-2", "c-1"),
+        answers("m-3", "c-1"),
+        added("m-4", "Found."),
+        *(added(f"m-{n}") for n in range(5, 9)),
+    )
+    search = SearchOptions(message_range=MessageRange(before=1, after=2))
+    found = await seen(told, query="lighthouse", options={"recent_messages": 1, "search": search})
+    assert ids(found) == ["m-1", "m-4", "m-5", "m-8"]
+    with_tools = {"recent_messages": 1, "search": search, "exclude_tool_messages": False}
+    assert ids(await seen(told, query="lighthouse", options=with_tools)) == ["m-1", "m-2", "m-3", "m-8"]
+
+
+async def test_another_tenants_past_is_not_seen(told: Told) -> None:
+    await conversation(told)
+    other = Told(told.store, told.tenant + "-other")
+    search = SearchOptions(other_threads=True)
+    assert await seen(other, query="lighthouse", user_id="u-1", turn_id="turn-1", options={"search": search}) == []
+
+
+def view(message_id: str, position: int, thread_id: str = "t-1") -> MessageView:
+    event = added(message_id, thread_id=thread_id)
+    return MessageView.model_validate({**event.model_dump(), "position": position, "text": ""})
+
+
+async def test_every_message_comes_once_for_its_strongest_reason() -> None:
+    a, b, c, d = (view(name, position) for position, name in enumerate("abcd"))
+    found = assemble("t-1", turn=[d], recent=[d, c], hits=[(d, 3.0), (c, 2.0), (b, 1.0)], neighbours=[d, c, b, a])
+    assert [(each.message.message_id, each.reason, each.score) for each in found] == [
+        ("a", "neighbour", None),
+        ("b", "hit", 1.0),
+        ("c", "recent", 2.0),
+        ("d", "turn", 3.0),
+    ]

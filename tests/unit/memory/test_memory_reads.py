@@ -1,0 +1,189 @@
+"""Threads, messages, turns, calls and search, read through the engine."""
+
+import pytest
+
+from schemas.http import SeenPrompt
+from schemas.ids import turn_id_of
+from services.memory.reads import BadCursorError, NotFoundError
+from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def pages_of_messages(told: Told, limit: int, **options: object) -> list[list[str]]:
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while True:
+        page = await told.reads.messages(told.tenant, "t-1", cursor=cursor, limit=limit, **options)
+        pages.append([each.message_id for each in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            return pages
+
+
+async def pages_of_threads(told: Told, limit: int, user_id: str | None = None) -> list[list[str]]:
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while True:
+        page = await told.reads.threads(told.tenant, user_id=user_id, query=None, cursor=cursor, limit=limit)
+        pages.append([each.thread_id for each in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            return pages
+
+
+async def test_messages_come_page_by_page_in_either_order(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}") for number in range(5)), added("other", thread_id="t-2"))
+    assert await pages_of_messages(told, 2) == [["m-0", "m-1"], ["m-2", "m-3"], ["m-4"]]
+    assert await pages_of_messages(told, 2, descending=True) == [["m-4", "m-3"], ["m-2", "m-1"], ["m-0"]]
+    assert await pages_of_messages(told, 5) == [["m-0", "m-1", "m-2", "m-3", "m-4"]]
+
+
+async def test_a_page_goes_on_though_messages_come_and_go_meanwhile(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}") for number in range(4)))
+    first = await told.reads.messages(told.tenant, "t-1", limit=2)
+    await told.tell(removed("m-1", "m-2"), added("m-4"))
+    second = await told.reads.messages(told.tenant, "t-1", limit=9, cursor=first.next_cursor)
+    assert [each.message_id for each in second.items] == ["m-3", "m-4"]
+    assert second.next_cursor is None
+
+
+async def test_messages_are_chosen_by_role_and_turn(told: Told) -> None:
+    await told.tell(
+        added("m-1", "hi", turn_id="turn-1"),
+        asks("m-2", "c-1"),
+        answers("m-3", "c-1"),
+        asks("m-4", "c-2", text="Soon."),
+        added("m-5", "again", turn_id="turn-2"),
+    )
+    assert await pages_of_messages(told, 9, role="user") == [["m-1", "m-5"]]
+    assert await pages_of_messages(told, 9, role="tool") == [["m-3"]]
+    assert await pages_of_messages(told, 9, turn_id="turn-2") == [["m-5"]]
+    assert await pages_of_messages(told, 9, exclude_tool=True) == [["m-1", "m-4", "m-5"]]
+    assert await pages_of_messages(told, 2, exclude_tool=True) == [["m-1", "m-4"], ["m-5"]]
+
+
+async def test_threads_come_last_changed_first(told: Told) -> None:
+    await told.tell(
+        created("t-1", seconds=1, user_id="u-1"),
+        created("t-2", seconds=2, user_id="u-2"),
+        created("t-3", seconds=3, user_id="u-1"),
+        added("m-1", "hi", thread_id="t-1", seconds=4),
+    )
+    assert await pages_of_threads(told, 2) == [["t-1", "t-3"], ["t-2"]]
+    assert await pages_of_threads(told, 9, "u-1") == [["t-1", "t-3"]]
+    assert await pages_of_threads(told, 9, "nobody") == [[]]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 12])
+async def test_no_thread_is_left_out_though_many_changed_at_the_same_moment(told: Told, limit: int) -> None:
+    moments = [1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 4]
+    await told.tell(*(created(f"t-{number}", seconds=moment) for number, moment in enumerate(moments)))
+    pages = await pages_of_threads(told, limit)
+    names = [name for page in pages for name in page]
+    assert sorted(names) == sorted(f"t-{number}" for number in range(len(moments)))
+    changed = [moments[int(name.removeprefix("t-"))] for name in names]
+    assert changed == sorted(moments, reverse=True)
+    assert {len(page) for page in pages[:-1]} <= {limit}
+
+
+async def test_a_thread_that_is_gone_hides_no_other_of_the_same_moment(told: Told) -> None:
+    await told.tell(*(created(f"t-{number}") for number in range(6)))
+    first = await told.reads.threads(told.tenant, user_id=None, query=None, cursor=None, limit=3)
+    given = [each.thread_id for each in first.items]
+    await told.tell(deleted(given[0]), deleted(given[2]))
+    second = await told.reads.threads(told.tenant, user_id=None, query=None, cursor=first.next_cursor, limit=9)
+    assert {each.thread_id for each in second.items} == {f"t-{number}" for number in range(6)} - set(given)
+
+
+async def test_threads_are_searched_by_title_and_summary(told: Told) -> None:
+    await told.tell(
+        created("t-1", title="Holiday in Lisbon"),
+        created("t-2", summary="They asked about Lisbon and Porto", user_id="u-2"),
+        created("t-3", title="Invoices"),
+        added("m-1", "Lisbon", thread_id="t-3"),
+    )
+    page = await told.reads.threads(told.tenant, user_id=None, query="lisbon", cursor=None, limit=9)
+    assert {each.thread_id for each in page.items} == {"t-1", "t-2"}
+    page = await told.reads.threads(told.tenant, user_id="u-2", query="lisbon", cursor=None, limit=9)
+    assert [each.thread_id for each in page.items] == ["t-2"]
+
+
+async def test_messages_are_searched_over_all_threads_or_one_users_or_in_one(told: Told) -> None:
+    await told.tell(
+        added("m-1", "the red kite", user_id="u-1"),
+        added("m-2", "a kite", thread_id="t-2", user_id="u-1"),
+        added("m-3", "kites, kites", thread_id="t-3", user_id="u-2"),
+        added("m-4", "the weather"),
+    )
+
+    async def found(query: str = "red kite", **options: str | None) -> list[str]:
+        scope = {"user_id": None, "thread_id": None} | options
+        page = await told.reads.search(told.tenant, query, limit=9, **scope)
+        assert [hit.score for hit in page.items] == sorted((hit.score for hit in page.items), reverse=True)
+        return [hit.message.message_id for hit in page.items]
+
+    assert (await found())[0] == "m-1"
+    assert set(await found()) == {"m-1", "m-2", "m-3"}
+    assert set(await found(user_id="u-1")) == {"m-1", "m-2"}
+    assert await found(thread_id="t-2") == ["m-2"]
+    assert await found(thread_id="t-1", user_id="u-2") == []
+    assert await found("zeppelin") == []
+
+
+async def test_what_does_not_exist_is_not_found(told: Told) -> None:
+    await told.tell(opened(), asks("m-1", "c-1"))
+    stranger = Told(told.store, told.tenant + "-other")
+    for reads, tenant in ((told.reads, told.tenant), (stranger.reads, stranger.tenant)):
+        mine = tenant == told.tenant
+        for call, name in ((reads.thread, "t-1"), (reads.turn, "turn-1"), (reads.tool_call, "c-1")):
+            if mine:
+                assert (await call(tenant, name)).thread_id == "t-1"
+            with pytest.raises(NotFoundError, match="nobody" if mine else name):
+                await call(tenant, "nobody" if mine else name)
+
+
+async def test_a_deleted_thread_is_gone_and_its_turn_is_known(told: Told) -> None:
+    await told.tell(opened(), asks("m-1", "c-1"), closed(), deleted())
+    assert (await told.reads.turn(told.tenant, "turn-1")).closed_at == at(2)
+    for call, name in ((told.reads.thread, "t-1"), (told.reads.tool_call, "c-1")):
+        with pytest.raises(NotFoundError):
+            await call(told.tenant, name)
+
+
+async def test_prompts_that_had_a_turn_are_seen_also_when_the_thread_is_deleted(told: Told) -> None:
+    prompts = [
+        SeenPrompt(tenant_id=told.tenant, thread_id=thread, prompt_id=prompt)
+        for thread in ("t-1", "t-2")
+        for prompt in ("order-17", "order-18")
+    ]
+    turn_id = turn_id_of(told.tenant, "t-1", "order-17")
+    await told.tell(opened(turn_id, prompt_id="order-17"))
+    assert await told.reads.seen(prompts) == prompts[:1]
+    await told.tell(closed(turn_id), deleted())
+    assert await told.reads.seen(prompts) == prompts[:1]
+    assert await told.reads.seen([]) == []
+    assert await told.reads.seen([prompts[0].model_copy(update={"tenant_id": "other"})]) == []
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "é",
+        "AAAA",
+        "dHJ1ZQ",
+        "MQ",
+        "LTEuMA",
+        "MS4w" * 50,
+        "W1tbW1tbW1s",
+        "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAuMQ",
+        "MS4xMDAwMDAwMA",
+    ],
+)
+async def test_a_cursor_of_somebodys_own_making_is_refused(told: Told, cursor: str) -> None:
+    with pytest.raises(BadCursorError, match="leave it out"):
+        await told.reads.messages(told.tenant, "t-1", cursor=cursor)
+    with pytest.raises(BadCursorError, match="leave it out"):
+        await told.reads.threads(told.tenant, user_id=None, query=None, cursor=cursor, limit=1)

@@ -1,0 +1,291 @@
+"""What each event of the journal does to the documents, and that replays and batches make no difference."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.http import MessageView, ThreadView
+from schemas.journal import EXAMPLES, JournalEvent, MessageAdded
+from schemas.parts import ImagePart, ReasoningPart, TextPart
+from services.memory.projector import (
+    CallView,
+    TurnView,
+    call_point,
+    message_point,
+    points_read,
+    project,
+    thread_point,
+    turn_point,
+)
+from services.memory.store import Document
+from tests.unit.memory.journal import (
+    added,
+    answers,
+    asks,
+    at,
+    closed,
+    created,
+    deleted,
+    opened,
+    removed,
+    updated,
+    waiting,
+)
+
+
+class Documents:
+    """Applies changes as the port says: whole threads are deleted, then documents written, then deleted."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, Document] = {}
+        self.offset = 0
+
+    def tell(self, *events: JournalEvent) -> "Documents":
+        self.batch(self.offset, events)
+        return self
+
+    def batch(self, first: int, events: Sequence[JournalEvent]) -> None:
+        existing = {point: self.all[point] for point in points_read(events) if point in self.all}
+        changes = project(list(enumerate(events, start=first)), existing)
+        for find in changes.delete_all:
+            for document in list(self.all.values()):
+                if (document.kind, document.tenant_id) == (find.kind, find.tenant_id) and all(
+                    document.fields.get(name) == value for name, value in find.where.items()
+                ):
+                    del self.all[document.point_id]
+        self.all |= {document.point_id: document for document in changes.upserts}
+        for point in changes.deletes:
+            self.all.pop(point, None)
+        self.offset = first + len(events)
+
+    def thread(self, thread_id: str = "t-1", tenant_id: str = "default") -> ThreadView:
+        return ThreadView.model_validate_json(self.all[thread_point(tenant_id, thread_id)].body)
+
+    def turn(self, turn_id: str = "turn-1") -> TurnView:
+        return TurnView.model_validate_json(self.all[turn_point("default", turn_id)].body)
+
+    def message(self, message_id: str) -> MessageView:
+        return MessageView.model_validate_json(self.all[message_point("default", message_id)].body)
+
+    def kinds(self) -> list[str]:
+        return sorted(document.kind for document in self.all.values())
+
+
+def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says() -> None:
+    event = next(each for each in EXAMPLES if isinstance(each, MessageAdded))
+    documents = Documents()
+    documents.batch(41, [event])
+    document = documents.all[message_point("default", event.message_id)]
+    assert document.fields == {
+        "thread_id": "t-1",
+        "position": 41,
+        "role": "assistant",
+        "turn_id": event.turn_id,
+        "agent": "assistant",
+    }
+    assert document.text == "Hello!"
+    view = documents.message(event.message_id)
+    assert (view.position, view.text) == (41, "Hello!")
+    said = event.model_dump(mode="json", exclude={"type"}, exclude_none=True)
+    assert json.loads(document.body).items() >= said.items()
+
+
+def test_only_what_was_said_is_searched() -> None:
+    documents = Documents().tell(
+        added(
+            "m-1", [TextPart(text="one"), ReasoningPart(text="hidden"), ImagePart(url="data:,"), TextPart(text="two")]
+        )
+    )
+    assert documents.all[message_point("default", "m-1")].text == "one\ntwo"
+
+
+def test_tools_answers_and_messages_that_only_call_tools_are_marked() -> None:
+    documents = Documents().tell(
+        asks("only-calls", "c-1"),
+        answers("answer", "c-1"),
+        asks("says-and-calls", "c-2", text="A moment."),
+        added("m", "hi"),
+    )
+    marked = {name for name in ("only-calls", "answer", "says-and-calls", "m") if _about(documents, name) == "tools"}
+    assert marked == {"only-calls", "answer"}
+
+
+def _about(documents: Documents, message_id: str) -> Any:
+    return documents.all[message_point("default", message_id)].fields.get("about")
+
+
+def test_a_tool_call_is_known_with_its_thread_and_turn() -> None:
+    documents = Documents().tell(asks("m-1", "c-1", "c-2"), asks("m-2", "c-3", turn_id=None))
+    call = CallView.model_validate_json(documents.all[call_point("default", "c-2")].body)
+    assert (call.thread_id, call.turn_id, call.name) == ("t-1", "turn-1", "look_up")
+    assert documents.kinds().count("call") == 2
+
+
+def test_a_thread_that_nobody_created_exists_from_its_first_message() -> None:
+    documents = Documents().tell(added("m-1", "Where is my order?\nIt is late.", user_id="u-1", seconds=5))
+    thread = documents.thread()
+    assert (thread.title, thread.user_id, thread.status) == ("Where is my order?", "u-1", "active")
+    assert thread.created_at == thread.updated_at == at(5)
+
+
+def test_a_thread_that_nobody_created_exists_from_its_first_turn() -> None:
+    thread = Documents().tell(opened(user_id="u-1", seconds=4)).thread()
+    assert (thread.title, thread.user_id, thread.created_at) == (None, "u-1", at(4))
+
+
+def test_a_title_that_was_given_is_not_replaced_by_a_message() -> None:
+    documents = Documents().tell(created(title="Plans", user_id="u-1"), added("m-1", "Hello", user_id="u-2"))
+    assert (documents.thread().title, documents.thread().user_id) == ("Plans", "u-1")
+
+
+@pytest.mark.parametrize(("role", "text"), [("assistant", "Hello"), ("system", "Be kind"), ("user", "  \n ")])
+def test_only_what_a_user_says_becomes_a_title(role: str, text: str) -> None:
+    assert Documents().tell(added("m-1", text, role=role)).thread().title is None
+
+
+def test_a_title_from_a_message_is_its_first_line_cut_short() -> None:
+    assert Documents().tell(added("m-1", "\n  " + "x" * 300 + "\nmore")).thread().title == "x" * 80
+
+
+def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
+    documents = Documents().tell(created(title="Plans", summary="What comes", user_id="u-1", metadata={"a": [1]}))
+    thread = documents.thread()
+    assert (thread.title, thread.summary, thread.user_id, thread.metadata) == ("Plans", "What comes", "u-1", {"a": [1]})
+    document = documents.all[thread_point("default", "t-1")]
+    assert document.text == "Plans What comes"
+    assert document.fields == {"thread_id": "t-1", "user_id": "u-1", "updated": int(at(0).timestamp() * 1e6)}
+
+
+def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
+    documents = Documents().tell(
+        created(title="Plans", summary="What comes", metadata={"a": 1}),
+        updated(title="Plans for Monday", seconds=9),
+        updated(status="archived", metadata={"b": 2}, seconds=8),
+    )
+    thread = documents.thread()
+    assert (thread.title, thread.summary, thread.status) == ("Plans for Monday", "What comes", "archived")
+    assert thread.metadata == {"b": 2}
+    assert thread.updated_at == at(9)
+    assert documents.all[thread_point("default", "t-1")].text == "Plans for Monday What comes"
+
+
+def test_a_message_moves_its_thread_to_the_front() -> None:
+    documents = Documents().tell(created(), added("m-1", "hi", seconds=60))
+    assert documents.thread().updated_at == at(60)
+    assert documents.thread().created_at == at(0)
+
+
+def test_messages_are_deleted_one_by_one() -> None:
+    documents = Documents().tell(added("m-1"), added("m-2"), added("m-3"), removed("m-1", "m-3", "unknown"))
+    assert documents.kinds() == ["message", "thread"]
+    assert documents.message("m-2")
+
+
+def test_a_deleted_thread_takes_its_messages_and_calls_with_it_and_no_others() -> None:
+    documents = Documents().tell(
+        opened(), added("m-1"), asks("m-2", "c-1"), added("m-3", thread_id="t-2"), asks("m-4", "c-2", thread_id="t-2")
+    )
+    for again in (False, True):
+        documents.tell(deleted())
+        assert documents.kinds() == ["call", "message", "message", "thread", "turn"], again
+        assert documents.thread("t-2")
+
+
+def test_the_turns_of_a_deleted_thread_are_still_known() -> None:
+    documents = Documents().tell(opened(), closed(), deleted())
+    assert documents.turn().status == "completed"
+
+
+def test_a_thread_begins_anew_after_it_was_deleted() -> None:
+    documents = Documents().tell(
+        created(title="Old", user_id="u-1"), added("m-1", "old"), deleted(), added("m-2", "New", seconds=9)
+    )
+    assert (documents.thread().title, documents.thread().user_id, documents.thread().created_at) == ("New", None, at(9))
+    assert documents.kinds() == ["message", "thread"]
+
+
+def test_a_turn_is_open_then_waits_then_is_closed() -> None:
+    documents = Documents().tell(opened(user_id="u-1"))
+    turn = documents.turn()
+    assert (turn.status, turn.prompt_id, turn.agent, turn.user_id) == ("open", "prompt of turn-1", "assistant", "u-1")
+    assert documents.tell(waiting()).turn().status == "waiting"
+    assert documents.tell(closed(outcome="cancelled", seconds=7)).turn().status == "cancelled"
+    assert documents.turn().closed_at == at(7)
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "cancelled"])
+def test_a_turn_ends_with_its_outcome_in_one_batch_too(outcome: str) -> None:
+    assert Documents().tell(opened(), closed(outcome=outcome)).turn().status == outcome
+
+
+def test_a_turn_that_was_never_opened_is_not_invented() -> None:
+    assert Documents().tell(waiting("nobody's"), closed("nobody's")).all == {}
+
+
+def test_tenants_have_documents_of_their_own() -> None:
+    documents = Documents().tell(added("m-1", "mine", tenant_id="a"), added("m-1", "theirs", tenant_id="b"))
+    documents.tell(deleted(tenant_id="a"))
+    assert {document.tenant_id for document in documents.all.values()} == {"b"}
+    assert documents.thread(tenant_id="b").title == "theirs"
+
+
+def test_every_event_of_the_contract_is_projected() -> None:
+    assert Documents().tell(*EXAMPLES).kinds() == ["thread", "turn"]
+
+
+THREADS = st.sampled_from(["t-1", "t-2"])
+SECONDS = st.integers(0, 9)
+USERS = st.sampled_from([None, "u-1", "u-2"])
+TEXTS = st.sampled_from(["", "hello", "bye"])
+IDS = st.sampled_from(["1", "2", "3"])
+HISTORIES = st.lists(
+    st.one_of(
+        st.builds(added, IDS, TEXTS, thread_id=THREADS, seconds=SECONDS, user_id=USERS),
+        st.builds(asks, IDS, IDS, thread_id=THREADS, seconds=SECONDS),
+        st.builds(created, THREADS, seconds=SECONDS, title=st.sampled_from([None, "A", "B"]), user_id=USERS),
+        st.builds(
+            updated,
+            THREADS,
+            seconds=SECONDS,
+            title=st.sampled_from([None, "C"]),
+            status=st.sampled_from([None, "archived"]),
+        ),
+        st.builds(deleted, THREADS),
+        st.builds(removed, IDS, thread_id=THREADS),
+        st.builds(opened, IDS, thread_id=THREADS, seconds=SECONDS, user_id=USERS),
+        st.builds(waiting, IDS, thread_id=THREADS),
+        st.builds(closed, IDS, thread_id=THREADS),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(history=HISTORIES, data=st.data())
+def test_batches_and_replays_after_crashes_make_no_difference(history: list[JournalEvent], data: st.DataObject) -> None:
+    once = Documents()
+    for event in history:
+        once.tell(event)
+    crashing = Documents()
+    stored = 0
+    for _ in range(data.draw(st.integers(0, 4), label="crashes")):
+        end = data.draw(st.integers(stored, len(history)), label="killed at")
+        for first, size in _batches(data, stored, end):
+            crashing.batch(first, history[first : first + size])
+        stored = data.draw(st.integers(stored, end), label="offset stored by then")
+    for first, size in _batches(data, stored, len(history)):
+        crashing.batch(first, history[first : first + size])
+    assert crashing.all == once.all
+
+
+def _batches(data: st.DataObject, begin: int, end: int) -> list[tuple[int, int]]:
+    batches: list[tuple[int, int]] = []
+    while begin < end:
+        size = data.draw(st.integers(1, end - begin), label="batch")
+        batches.append((begin, size))
+        begin += size
+    return batches
