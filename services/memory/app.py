@@ -63,6 +63,7 @@ class MemoryService:
     name = "memory"
 
     def __init__(self, settings: MemorySettings, *, store: MemoryStore | None = None) -> None:
+        self._bootstrap = settings.bootstrap
         self._store = store or build_store(settings)
         self._broker = build_broker(settings, client_id="turnlog-memory")
         self._projection = Projection(
@@ -90,7 +91,7 @@ class MemoryService:
         await self._server.start()
         try:
             await self._connect()
-        except (UnavailableError, KafkaError) as error:
+        except UnavailableError as error:
             self._trouble = str(error)
             self._connecting = asyncio.create_task(self._keep_trying(), name="memory:connect")
 
@@ -108,9 +109,12 @@ class MemoryService:
         return {"connections": connections, "projection": self._projection.health()}
 
     async def _connect(self) -> None:
-        """Starts what is not started yet, one after the other."""
+        """Starts what is not started yet, one after the other. Raises UnavailableError, naming who does not answer."""
         while self._to_start:
-            await self._to_start[0]()
+            try:
+                await self._to_start[0]()
+            except KafkaError as error:
+                raise UnavailableError(f"no Kafka answers at {self._bootstrap}: {error}") from error
             self._to_start.popleft()
         self._trouble = ""
 
@@ -120,5 +124,5 @@ class MemoryService:
             await asyncio.sleep(CONNECT_RETRY_SECONDS)
             try:
                 await self._connect()
-            except (TurnlogError, KafkaError) as error:
+            except TurnlogError as error:
                 self._trouble = str(error)
