@@ -1,6 +1,7 @@
 """One broker for a run of the tests; each test has topics of its own behind a prefix of its own."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 CACHE = Path(os.environ.setdefault("TURNLOG_CACHE_DIR", str(ROOT / ".turnlog" / "cache")))
 """The jars of `make run`, so that neither fetches what the other has."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell makes what it runs in the background deaf to Ctrl-C, and children inherit that; tests stop them by it."""
 
 
 @pytest.fixture(autouse=True)

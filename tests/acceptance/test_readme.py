@@ -44,7 +44,7 @@ class Tour:
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "200",
         }
-        self._outputs = 0
+        self.started: list[Running] = []
 
     def written_for_here(self, command: str) -> str:
         """A command with this installation's ports, and this environment's Python."""
@@ -53,8 +53,7 @@ class Tour:
         return command.replace("uv run python", shlex.quote(sys.executable))
 
     async def start(self, command: str, *, cwd: Path | None = None) -> Running:
-        self._outputs += 1
-        output = self.folder / f"output-{self._outputs}.txt"
+        output = self.folder / f"output-{len(self.started)}.txt"
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_shell(
                 f"exec env {command}",
@@ -65,7 +64,8 @@ class Tour:
                 stderr=file,
                 start_new_session=True,
             )
-        return Running(process, output)
+        self.started.append(Running(process, output))
+        return self.started[-1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -78,13 +78,17 @@ async def tour(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tour]:
         await running.until_says("Turnlog is up.", seconds=90)
         yield made
     finally:
-        os.killpg(running.process.pid, 2)
-        await asyncio.wait_for(running.process.wait(), 45)
+        for each in made.started[1:]:
+            await each.kill()
+        try:
+            await running.interrupt()
+        finally:
+            await running.kill()
     assert "Traceback" not in running.output, running.output
 
 
 async def test_the_start_says_where_to_look_and_what_the_model_is(tour: Tour) -> None:
-    output = (tour.folder / "output-1.txt").read_text()
+    output = tour.started[0].output
 
     assert f"http://127.0.0.1:{tour.http_port}" in output
     assert f"127.0.0.1:{tour.kafka_port}" in output

@@ -1,6 +1,7 @@
 """`turnlog up` and its sister commands as processes, the way a person runs them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -58,13 +59,14 @@ class Running:
         await until(said, f"{text!r} in:\n{self.output}", seconds=seconds)
 
     async def interrupt(self) -> int:
-        """Ctrl-C; returns the exit code."""
-        self.process.send_signal(signal.SIGINT)
+        """Ctrl-C, which a terminal sends to all that it runs; returns the exit code."""
+        os.killpg(self.process.pid, signal.SIGINT)
         return await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
 
     async def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
+        """Ends it at once, with its children in the same session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         await self.process.wait()
 
 
