@@ -63,6 +63,10 @@ class Running:
         os.killpg(self.process.pid, signal.SIGINT)
         return await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
 
+    def wake(self) -> None:
+        """Lets a process that stopped go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         """Ends it at once, with its children in the same session."""
         with contextlib.suppress(ProcessLookupError):
