@@ -132,8 +132,11 @@ class OpenAIModels:
             failure: tuple[ErrorCode, str, bool, float | None] = (error.code, str(error), error.retryable, None)
         except openai.APIStatusError as error:
             failure = _status_failure(error)
-        except (TimeoutError, openai.APITimeoutError):
-            failure = ("timeout", f"no answer within {request.timeout_seconds:g} s", True, None)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            if (refused := _refused(error)) is not None:
+                failure = ("unreachable", f"{provider.base_url} does not answer: {refused}", True, None)
+            else:
+                failure = ("timeout", f"no answer within {request.timeout_seconds:g} s", True, None)
         except (openai.APIConnectionError, OSError) as error:
             failure = ("unreachable", f"{provider.base_url} does not answer: {error}", True, None)
         except Exception as error:
@@ -212,6 +215,16 @@ def _answer(provider: Provider, model: str, request: ModelRequest, received: _Re
         first_token_ms=None if first is None else round((first - began) * 1000),
         estimated=received.usage is None,
     )
+
+
+def _refused(error: BaseException) -> OSError | None:
+    """The connection that could not be made, where the transport calls that a time-out."""
+    cause = error.__cause__ or error.__context__
+    if cause is None:
+        return None
+    if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
+        return cause
+    return _refused(cause)
 
 
 def _status_failure(error: openai.APIStatusError) -> tuple[ErrorCode, str, bool, float | None]:
