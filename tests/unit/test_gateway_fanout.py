@@ -1,0 +1,91 @@
+"""Listeners of the gateway: who hears what, and from where one goes on."""
+
+import json
+
+import pytest
+
+from services.gateway.fanout import (
+    LISTENER_BUFFER,
+    BadPositionError,
+    Fanout,
+    LogEvent,
+    Position,
+    SlowListenerError,
+)
+
+
+def event(offset: int, *, thread: str = "t-1", tenant: str = "default", topic: str = "messages") -> LogEvent:
+    body = {"type": "message.added", "thread_id": thread}
+    return LogEvent(topic, offset, 0, "message.added", tenant, thread, body, json.dumps(body))
+
+
+async def test_a_listener_hears_its_thread_and_no_other() -> None:
+    fanout = Fanout()
+    listener = fanout.listen("default", "t-1", partition=0)
+
+    fanout.publish(0, event(1, thread="t-2"))
+    fanout.publish(0, event(2, tenant="other"))
+    fanout.publish(0, event(3))
+
+    assert (await listener.next()).offset == 3
+
+
+async def test_every_listener_of_a_thread_hears_everything() -> None:
+    fanout = Fanout()
+    listeners = [fanout.listen("default", "t-1", partition=0) for _ in range(50)]
+
+    for offset in range(3):
+        fanout.publish(0, event(offset))
+
+    for listener in listeners:
+        assert [(await listener.next()).offset for _ in range(3)] == [0, 1, 2]
+
+
+async def test_who_left_hears_nothing_and_costs_nothing() -> None:
+    fanout = Fanout()
+    listener = fanout.listen("default", "t-1", partition=0)
+    fanout.leave(listener)
+    fanout.leave(listener)
+
+    for offset in range(LISTENER_BUFFER + 1):
+        fanout.publish(0, event(offset))
+
+    assert listener._queue.empty()
+
+
+async def test_a_listener_begins_where_the_tail_is() -> None:
+    fanout = Fanout()
+    fanout.publish(0, event(7))
+    fanout.publish(0, event(2, topic="completions"))
+
+    assert str(fanout.listen("default", "t-1", partition=0).began) == "completions:3,messages:8"
+    assert str(fanout.listen("default", "t-1", partition=1).began) == ""
+
+
+async def test_a_slow_listener_gets_what_it_holds_and_is_then_cut_off() -> None:
+    fanout = Fanout()
+    listener = fanout.listen("default", "t-1", partition=0)
+
+    for offset in range(LISTENER_BUFFER + 5):
+        fanout.publish(0, event(offset))
+
+    held = [(await listener.next()).offset for _ in range(LISTENER_BUFFER)]
+    assert held == list(range(LISTENER_BUFFER))
+    with pytest.raises(SlowListenerError):
+        await listener.next()
+
+
+def test_a_position_is_read_back_as_it_was_written() -> None:
+    position = Position({"messages": 8})
+    position.passed("completions", 2)
+    position.passed("messages", 3)
+
+    assert str(Position.parse(str(position))) == str(position) == "completions:3,messages:8"
+    assert position.next("messages") == 8
+    assert position.next("deltas") is None
+
+
+@pytest.mark.parametrize("text", ["nonsense", "messages:", "messages:x", "messages:1,", ":1,2"])
+def test_a_position_that_nobody_gave_out_is_refused(text: str) -> None:
+    with pytest.raises(BadPositionError):
+        Position.parse(text)
