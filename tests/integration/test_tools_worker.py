@@ -187,12 +187,6 @@ async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with LocalKafka(data_dir=tmp_path_factory.mktemp("kafka"), port=0) as broker:
-        yield broker.bootstrap
-
-
 async def until_async(condition: Callable[[], Awaitable[bool]], *, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not await condition():
