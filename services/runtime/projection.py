@@ -22,7 +22,7 @@ from schemas.http import ComponentHealth
 from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, Topic
 from services.runtime import metrics
 from services.runtime.dead_letters import rejected_record
-from services.runtime.errors import BehindError
+from services.runtime.errors import BehindError, ConfigurationError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import (
     AIOKafkaProducer,
@@ -44,6 +44,9 @@ RETRY_SECONDS = 0.5
 
 MARKER_SECONDS = 0.25
 """A projection that is still behind after this looks whether it waits for a record at all."""
+
+LOG_CHECK_SECONDS = 5.0
+"""Kafka's client waits for ever for a topic that does not exist."""
 
 LAG = Gauge("turnlog_projection_lag_records", "Records that a projection is behind", ["topic", "partition"])
 
@@ -121,10 +124,34 @@ class Projection(ConsumerRebalanceListener):
         self._subscriber(self._handle)
 
     async def start(self) -> None:
-        """Reads where the store is. Call before the broker starts."""
+        """Reads where the store is. Call before the broker starts.
+
+        Raises ConfigurationError when the store is further than the log: it was fed from another one.
+        """
         self._positions = dict(await self._store.positions())
+        if self._positions:
+            await self._check_log()
         await self._producer.start()
         self._trouble = None
+
+    async def _check_log(self) -> None:
+        """Offsets of another log would make new records look like known ones, which are left out without a word."""
+        consumer = self._clients.consumer()
+        try:
+            await consumer.start()
+            async with asyncio.timeout(LOG_CHECK_SECONDS):
+                ends = await consumer.end_offsets([TopicPartition(self._name, each) for each in self._positions])
+        except TimeoutError as error:
+            raise UnavailableError(f"{self._name} does not answer for partitions {sorted(self._positions)}") from error
+        finally:
+            await consumer.stop()
+        for (_, partition), end in ends.items():
+            if self._positions[partition] > end:
+                raise ConfigurationError(
+                    f"{self._name}[{partition}] ends at {end} and the store is at {self._positions[partition]}: "
+                    "it was fed from another Kafka. Set TURNLOG_KAFKA_BOOTSTRAP to that one, or remove the store's "
+                    "data so that it is rebuilt from this one"
+                )
 
     async def stop(self) -> None:
         await self._producer.stop()

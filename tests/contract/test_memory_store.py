@@ -67,7 +67,7 @@ def messages(tenant_id: str = "acme", **where: str) -> Find:
 
 
 async def positions_of(store: MemoryStore, find: Find, **options: Any) -> list[Any]:
-    found = await store.scroll(find, **({"order_by": "position", "descending": False, "limit": 10_000} | options))
+    found = await store.scroll(find, **({"order_by": "position", "descending": False, "limit": 1_000_000} | options))
     return [each.fields["position"] for each in found]
 
 

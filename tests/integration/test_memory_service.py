@@ -20,7 +20,7 @@ from services.memory.app import MemoryService
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.settings import MemorySettings
 from services.memory.store import Changes
-from services.runtime.errors import UnavailableError
+from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import KafkaClients
 from services.runtime.settings import load_settings
 from services.runtime.topics import apply_topics
@@ -301,6 +301,18 @@ async def test_memory_that_is_rebuilt_from_the_journal_is_the_same(journal: Jour
         for thread_id in ("t-1", "t-2"):
             await memory.until_at(await journal.position(thread_id))
         assert await everything(memory) == before
+
+
+async def test_memory_that_was_fed_from_another_log_does_not_start(journal: Journal, prefix: str) -> None:
+    async with running(journal.settings) as memory:
+        await journal.tell(*HISTORY)
+        await memory.until_at(await journal.position("t-1"))
+    other = journal.settings.model_copy(update={"topic_prefix": f"other.{prefix}"})
+    await apply_topics(KafkaClients(other, client_id="test"), other)
+    service = MemoryService(other)
+    with pytest.raises(ConfigurationError, match="it was fed from another Kafka"):
+        await service.start()
+    await service.stop()
 
 
 async def test_what_a_transaction_took_back_is_not_read_and_its_markers_are_passed(journal: Journal) -> None:

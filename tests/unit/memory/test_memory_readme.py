@@ -1,0 +1,76 @@
+"""The README of memory says what the code does."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from fastapi.routing import APIRoute
+from pydantic import SecretStr
+
+from schemas.http import ComponentHealth, ContextMessage
+from services.memory.api import WAIT_SECONDS, build_api
+from services.memory.qdrant_edge import FLUSH_SECONDS, EdgeMemoryStore
+from services.memory.reads import Reads
+from services.memory.settings import MemorySettings
+from services.memory.store import Kind
+from services.runtime.groups import MEMORY_GROUP
+from services.runtime.projection import LAG
+from services.runtime.settings import RuntimeSettings
+
+README = (Path(__file__).parents[3] / "services" / "memory" / "README.md").read_text()
+
+
+def rows(name: str) -> list[tuple[str, ...]]:
+    """The cells of the table whose first column is called so."""
+    found = re.search(rf"^\| {name} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    assert found, f"no table of {name}"
+    return [tuple(cell.strip() for cell in line.removesuffix("|").split("|")[1:]) for line in found[1].splitlines()]
+
+
+def test_the_table_of_settings_is_the_settings_own() -> None:
+    fields = {f"TURNLOG_{name.upper()}": field for name, field in MemorySettings.model_fields.items()}
+    own = {f"TURNLOG_{name.upper()}" for name in MemorySettings.model_fields.keys() - RuntimeSettings.model_fields}
+    written = {name.strip("`"): (default.strip("`"), meaning) for name, default, meaning in rows("variable")}
+    assert own <= written.keys()
+    for name, said in written.items():
+        default = fields[name].default
+        shown = "unset" if default in (None, "") else str(default)
+        assert said == (shown, fields[name].description)
+
+
+def test_secrets_are_masked() -> None:
+    assert MemorySettings.model_fields["qdrant_api_key"].annotation == SecretStr | None
+
+
+def test_the_table_of_paths_has_every_one_and_every_filter(tmp_path: Path) -> None:
+    class Nowhere:
+        async def wait_for(self, partition: int, min_offset: int, timeout_seconds: float) -> None: ...
+
+    async def check() -> dict[str, ComponentHealth]:
+        return {}
+
+    app = build_api(Reads(EdgeMemoryStore(tmp_path)), Nowhere(), check)
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
+    written = {name.strip("`"): meaning for name, meaning in rows("path")}
+    assert written.keys() == {f"{method} {route.path}" for route in routes for method in route.methods}
+    everywhere = {"tenant_id", "limit", "cursor", "partition", "min_offset"}
+    for route in routes:
+        said = written[f"{next(iter(route.methods))} {route.path}"]
+        for parameter in route.dependant.query_params:
+            assert f"`{parameter.name}`" in (README if parameter.name in everywhere else said)
+
+
+def test_the_table_of_reasons_is_the_contracts_own() -> None:
+    assert {name.strip("`") for name, _ in rows("reason")} == {
+        *get_args(ContextMessage.model_fields["reason"].annotation)
+    }
+
+
+def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:
+    assert f"`source` `{MEMORY_GROUP}`" in README
+    assert f"a GET up to {WAIT_SECONDS:g} s" in README
+    assert FLUSH_SECONDS == 1
+    assert "flushes once a second" in README
+    assert next(iter(LAG.describe())).name in README
+    for kind in get_args(Kind):
+        assert f"`{kind}`" in README
