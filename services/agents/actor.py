@@ -42,12 +42,13 @@ from services.agents.turn.state import (
     state_records,
     wanted_call,
 )
+from services.agents.turn.traces import traced, traceparent_of
 from services.runtime import metrics
 from services.runtime.errors import UnavailableError
 from services.runtime.kafka import Record
 from services.runtime.owner.actor import JournalPosition, Outcome, Prepared
 from services.runtime.registry import Registry
-from services.runtime.telemetry import failed, span, traceparent_of_turn
+from services.runtime.telemetry import Traces, failed
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +83,7 @@ class TurnActor:
         default_model: str,
         call_seconds: float,
         send_delta: Callable[[DeltaEvent], None],
+        traces: Traces,
     ) -> None:
         self._intake = intake
         self._memory = memory
@@ -91,6 +93,7 @@ class TurnActor:
         self._default_model = default_model
         self._call_seconds = call_seconds
         self._send_delta = send_delta
+        self._traces = traces
         self._working: dict[str, _Working] = {}
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
@@ -100,16 +103,13 @@ class TurnActor:
         return await self._intake.prepare(topic, records, journal_end)
 
     def decide(self, state: ThreadState | None, happened: ThreadInput, at: datetime) -> Decision:
-        return decide(state, happened, self._environment(at))
+        return traced(decide(state, happened, self._environment(at)), state, happened)
 
     def state_records(self, before: ThreadState | None, after: ThreadState | None) -> Sequence[StateRecord]:
         return state_records(before, after)
 
     def restore(self, values: Sequence[Any]) -> dict[str, ThreadState]:
         return restore_states(values)
-
-    def traceparent(self, state: ThreadState) -> str:
-        return state.turn.traceparent or traceparent_of_turn(state.turn.turn_id)
 
     def wanted_call(self, state: ThreadState | None) -> WantedCall | None:
         return wanted_call(state)
@@ -144,13 +144,18 @@ class TurnActor:
         assert isinstance(phase, Thinking)
         environment = self._environment(datetime.now(UTC))
         model = model_ref(state, environment) or self._default_model
-        with span(f"chat {model}", kind=SpanKind.CLIENT, traceparent=self.traceparent(state)) as calling:
+        with self._traces.span(
+            f"chat {model}",
+            kind=SpanKind.CLIENT,
+            traceparent=traceparent_of(state),
+            attributes=_asked(state, model, phase.attempt),
+        ) as calling:
             try:
                 outcome = await self._ask(state, model, journal_position)
             except Exception as error:
                 log.exception("model_call_crashed", turn_id=turn.turn_id)
                 outcome = ModelFailure("", model, "provider_error", repr(error), retryable=False, latency_ms=0)
-            _describe(calling, state, phase.attempt, outcome)
+            _describe(calling, outcome)
         metrics.MODEL_CALLS.labels(outcome.provider, "ok" if isinstance(outcome, ModelAnswer) else outcome.code).inc()
         metrics.MODEL_SECONDS.labels(outcome.provider).observe(outcome.latency_ms / 1000)
         return _as_input(state, phase.attempt, outcome)
@@ -269,24 +274,30 @@ def _as_input(state: ThreadState, attempt: int, outcome: ModelAnswer | ModelFail
     )
 
 
-def _describe(calling: Span, state: ThreadState, attempt: int, outcome: ModelAnswer | ModelFailure) -> None:
+def _asked(state: ThreadState, model: str, attempt: int) -> dict[str, str | int]:
     """By OpenTelemetry's semantic conventions for generative AI; ours are `turnlog.*`."""
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": model,
+        "gen_ai.agent.name": state.turn.agent,
+        "gen_ai.conversation.id": state.thread_id,
+        "turnlog.tenant_id": state.tenant_id,
+        "turnlog.turn_id": state.turn.turn_id,
+        "turnlog.step": state.turn.step,
+        "turnlog.attempt": attempt,
+    }
+
+
+def _describe(calling: Span, outcome: ModelAnswer | ModelFailure) -> None:
+    """What is known after the call: its provider, the model's name there, and what it spent."""
     if not calling.is_recording():
         return
-    calling.set_attributes(
-        {
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": outcome.provider,
-            "gen_ai.request.model": outcome.model,
-            "gen_ai.agent.name": state.turn.agent,
-            "gen_ai.conversation.id": state.thread_id,
-            "gen_ai.usage.input_tokens": outcome.usage.input_tokens,
-            "gen_ai.usage.output_tokens": outcome.usage.output_tokens,
-            "turnlog.turn_id": state.turn.turn_id,
-            "turnlog.step": state.turn.step,
-            "turnlog.attempt": attempt,
-        }
-    )
+    calling.update_name(f"chat {outcome.model}")
+    calling.set_attribute("gen_ai.request.model", outcome.model)
+    calling.set_attribute("gen_ai.usage.input_tokens", outcome.usage.input_tokens)
+    calling.set_attribute("gen_ai.usage.output_tokens", outcome.usage.output_tokens)
+    if outcome.provider:
+        calling.set_attribute("gen_ai.provider.name", outcome.provider)
     if isinstance(outcome, ModelFailure):
         failed(calling, outcome.code)
     else:

@@ -18,6 +18,7 @@ from services.runtime.health import HealthServer
 from services.runtime.kafka import KafkaClients
 from services.runtime.owner.worker import OwnerWorker
 from services.runtime.registry import Registry
+from services.runtime.telemetry import traces_of
 from services.runtime.topics import count_partitions
 
 
@@ -35,6 +36,7 @@ class AgentsService:
         self._models = OpenAIModels(providers_from(settings))
         self._deltas = DeltaPublisher(self._clients)
         self._failpoints = Failpoints(settings.failpoints)
+        self._traces = traces_of(settings, self.name)
         self._worker: OwnerWorker[ThreadState] | None = None
         self._health = HealthServer(self.readiness, host=settings.http_host, port=settings.agents_port)
 
@@ -58,6 +60,7 @@ class AgentsService:
             default_model=settings.model,
             call_seconds=settings.model_timeout_seconds,
             send_delta=self._deltas.send,
+            traces=self._traces,
         )
         self._worker = OwnerWorker(
             actor=actor,
@@ -81,6 +84,7 @@ class AgentsService:
         await self._models.stop()
         await self._memory.stop()
         await self._health.stop()
+        await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         worker = self._worker

@@ -29,6 +29,7 @@ from services.runtime.dead_letters import rejected_record
 from services.runtime.kafka import Record, partition_of
 from services.runtime.owner.actor import Emit, Prepared
 from services.runtime.registry import Registry
+from services.runtime.telemetry import traceparent_in
 
 SOURCE = "agents"
 
@@ -91,9 +92,8 @@ class Intake:
         identity = header_map(record.headers).get("ce_id") or _record_id(record)
         if isinstance(event, PromptSubmitted):
             event = event.model_copy(update={"prompt_id": event.prompt_id or _record_id(record)})
-        traceparent = header_map(record.headers).get("traceparent")
-        moved = Emit(PROMPTS.name, event, identity, event.thread_id, target, traceparent)
-        return Prepared(record.offset + 1, emits=(moved,))
+        moved = Emit(PROMPTS.name, event, identity, event.thread_id, target)
+        return Prepared(record.offset + 1, emits=(moved,), traceparent=_traceparent(record))
 
     def _prompt(
         self,
@@ -105,6 +105,7 @@ class Intake:
     ) -> Prepared:
         following = record.offset + 1
         key = state_key(event.tenant_id, event.thread_id)
+        traceparent = _traceparent(record)
         match event:
             case PromptSubmitted():
                 identity = _prompt_key(event, record)
@@ -113,11 +114,11 @@ class Intake:
                 recent.add(identity, journal_end)
                 prompt_id = identity[2]
                 turn_id = turn_id_of(event.tenant_id, event.thread_id, prompt_id)
-                traceparent = header_map(record.headers).get("traceparent")
                 arrived = PromptArrived(event, prompt_id, turn_id, record.offset, traceparent)
-                return Prepared(following, key, arrived, self._unknown_agent(record, event))
+                return Prepared(following, key, arrived, self._unknown_agent(record, event), traceparent)
             case ThreadCreate() | ThreadUpdate() | ThreadDelete() | MessagesAppend() | MessagesDelete():
-                return Prepared(following, key, CommandArrived(event, _record_id(record)))
+                command = CommandArrived(event, _record_id(record))
+                return Prepared(following, key, command, traceparent=traceparent)
             case TurnCancel() | ToolApproval() | HumanReply():
                 return Prepared(following, key, event)
 
@@ -131,9 +132,8 @@ class Intake:
         target = partition_of(event.thread_id, self._partitions)
         if target != record.partition:
             identity = header_map(record.headers).get("ce_id") or _record_id(record)
-            traceparent = header_map(record.headers).get("traceparent")
-            moved = Emit(TOOL_RESULTS.name, event, identity, event.thread_id, target, traceparent)
-            return Prepared(record.offset + 1, emits=(moved,))
+            moved = Emit(TOOL_RESULTS.name, event, identity, event.thread_id, target)
+            return Prepared(record.offset + 1, emits=(moved,), traceparent=_traceparent(record))
         return Prepared(record.offset + 1, state_key(event.tenant_id, event.thread_id), event)
 
     async def _know_agents(self, decoded: Sequence[PromptsEvent | Prepared]) -> None:
@@ -199,4 +199,8 @@ def _rejected(record: Record, error: RecordRejectedError) -> Prepared:
     metrics.RECORDS_REJECTED.labels(SOURCE, error.reason).inc()
     letter = rejected_record(source=SOURCE, record=record, error=error, at=datetime.now(UTC))
     emit = Emit(DEAD_LETTERS.name, letter, letter.rejection_id, key=SOURCE, partition=0)
-    return Prepared(record.offset + 1, emits=(emit,))
+    return Prepared(record.offset + 1, emits=(emit,), traceparent=_traceparent(record))
+
+
+def _traceparent(record: Record) -> str | None:
+    return traceparent_in(header_map(record.headers))

@@ -18,7 +18,6 @@ from services.runtime.errors import TurnlogError
 from services.runtime.kafka import KafkaConnectionError
 from services.runtime.logs import configure_logs
 from services.runtime.service import run_service
-from services.runtime.telemetry import configure_traces
 
 app = typer.Typer(
     help="Turnlog: an event-sourced platform for AI agents.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -76,13 +75,8 @@ def run_command(service: Annotated[str, typer.Argument(help=f"One of {', '.join(
     if service not in SERVICES:
         raise typer.BadParameter(f"expected one of {', '.join(SERVICES)}, got {service!r}")
     name: ServiceName = service
-    settings = settings_of(name)
-    configure_logs(settings)
-    end_traces = configure_traces(settings, f"turnlog-{name}")
-    try:
-        _run(run_service(partial(build_service, name)))
-    finally:
-        end_traces()
+    configure_logs(settings_of(name))
+    _run(run_service(partial(build_service, name)))
 
 
 @app.command("prompt")

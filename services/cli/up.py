@@ -26,7 +26,6 @@ from services.runtime.logs import configure_logs
 from services.runtime.registry import Registry, apply_spec
 from services.runtime.service import Service, wait_for_signal
 from services.runtime.settings import RuntimeSettings, load_settings
-from services.runtime.telemetry import configure_traces
 from services.runtime.topics import apply_topics
 
 console = Console(highlight=False)
@@ -43,7 +42,6 @@ async def run_up(*, workers: int, with_agents: bool) -> None:
     configure_logs(settings)
     stopping = asyncio.ensure_future(wait_for_signal())
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(configure_traces(settings, "turnlog"))
         starting = asyncio.ensure_future(_start_all(settings, stack, workers=workers, with_agents=with_agents))
         await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():

@@ -20,7 +20,7 @@ from services.runtime.kafka import KafkaClients
 from services.runtime.membership import group_members
 from services.runtime.registry import Registry
 from services.runtime.service import Service
-from services.runtime.telemetry import within
+from services.runtime.telemetry import traceparent_in, traces_of, within
 from services.runtime.topics import count_partitions
 from services.runtime.web import WebServer, install_health, install_problems, problem_response
 
@@ -49,7 +49,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
                     detail=f"at most {MAX_EVENT_BYTES} bytes",
                 )
             )
-        with within(request.headers.get("traceparent")):
+        with within(traceparent_in(request.headers)):
             return await following(request)
 
     return app
@@ -67,9 +67,10 @@ class GatewayService:
     def __init__(self, settings: GatewaySettings, *, beside: Sequence[Service] = ()) -> None:
         self._settings = settings
         self._clients = KafkaClients(settings, client_id="turnlog-gateway")
+        self._traces = traces_of(settings, self.name)
         self._ports = Ports(
             settings=settings,
-            log=ThreadLog(self._clients, settings),
+            log=ThreadLog(self._clients, settings, traces=self._traces),
             memory=Upstream("memory", settings.memory_base_url),
             usage=Upstream("usage", settings.usage_base_url),
             agents=Registry[AgentSpec](self._clients, settings, AGENTS),
@@ -96,6 +97,7 @@ class GatewayService:
         await self._ports.log.stop()
         await self._ports.usage.stop()
         await self._ports.memory.stop()
+        await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         """Ready when a prompt would be answered: Kafka, memory, usage, agents in their group, and what is beside."""

@@ -29,7 +29,7 @@ from services.runtime.kafka import (
     partition_of,
 )
 from services.runtime.settings import RuntimeSettings
-from services.runtime.telemetry import current_traceparent, span
+from services.runtime.telemetry import Traces, current_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +41,9 @@ RETRY_SECONDS = 1.0
 class ThreadLog:
     """Reads and writes threads on Kafka. One tail serves every client of the process."""
 
-    def __init__(self, clients: KafkaClients, settings: RuntimeSettings) -> None:
+    def __init__(self, clients: KafkaClients, settings: RuntimeSettings, *, traces: Traces) -> None:
         self._clients = clients
+        self._traces = traces
         self._settings = settings
         self._topics = {settings.topic(topic.name): topic for topic in TAILED}
         self._producer: AIOKafkaProducer = clients.producer()
@@ -79,7 +80,16 @@ class ThreadLog:
     async def submit(self, event: ThreadEvent) -> tuple[int, int]:
         """Writes an event to `prompts`: partition and offset. Raises UnavailableError; then it may be sent again."""
         at, key = datetime.now(UTC), event.thread_id
-        with span("send prompts", kind=SpanKind.PRODUCER, attributes={"gen_ai.conversation.id": key}):
+        attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": self._settings.topic(PROMPTS.name),
+            "messaging.destination.partition.id": str(self.partition(key)),
+            "gen_ai.conversation.id": key,
+            "turnlog.tenant_id": event.tenant_id,
+        }
+        with self._traces.span(f"send {PROMPTS.name}", kind=SpanKind.PRODUCER, attributes=attributes):
             record = self._clients.record(
                 PROMPTS.name, event, key=key, event_id=new_id(at), at=at, traceparent=current_traceparent()
             )

@@ -21,6 +21,7 @@ from services.runtime.groups import MEMORY_GROUP
 from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.projection import ProjectedRecord, Projection
 from services.runtime.stream import build_broker
+from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class MemoryService:
         self._bootstrap = settings.bootstrap
         self._store = store or build_store(settings)
         self._broker = build_broker(settings, client_id="turnlog-memory")
+        self._traces = traces_of(settings, self.name)
         self._projection = Projection(
             self._broker,
             settings=settings,
@@ -74,6 +76,7 @@ class MemoryService:
             store=JournalProjection(self._store),
             clients=KafkaClients(settings, client_id="turnlog-memory"),
             failpoints=Failpoints(settings.failpoints),
+            traces=self._traces,
         )
         api = build_api(Reads(self._store), self._projection, self.readiness)
         self._server = WebServer(api, host=settings.http_host, port=settings.memory_port)
@@ -103,6 +106,7 @@ class MemoryService:
         await self._broker.stop()
         await self._projection.stop()
         await self._store.close()
+        await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         connections = ComponentHealth(ready=not self._to_start, detail=self._trouble)

@@ -33,7 +33,7 @@ from services.runtime.kafka import (
     TopicPartition,
 )
 from services.runtime.settings import RuntimeSettings
-from services.runtime.telemetry import span
+from services.runtime.telemetry import Traces, traceparent_in
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +93,7 @@ class Projection(ConsumerRebalanceListener):
         store: ProjectionStore,
         clients: KafkaClients,
         failpoints: Failpoints,
+        traces: Traces,
         max_records: int = 1000,
         pause_seconds: float = 0,
         check: Callable[[Any], None] | None = None,
@@ -100,9 +101,11 @@ class Projection(ConsumerRebalanceListener):
         self._topic = topic
         self._name = settings.topic(topic.name)
         self._source = group
+        self._group_id = f"{settings.topic_prefix}{group}"
         self._store = store
         self._clients = clients
         self._failpoints = failpoints
+        self._traces = traces
         self._pause_seconds = pause_seconds
         self._check = check
         self._producer: AIOKafkaProducer = clients.producer()
@@ -111,7 +114,7 @@ class Projection(ConsumerRebalanceListener):
         self._trouble: str | None = "not started"
         self._subscriber = broker.subscriber(
             self._name,
-            group_id=f"{settings.topic_prefix}{group}",
+            group_id=self._group_id,
             batch=True,
             batch_timeout_ms=POLL_MS,
             max_records=max_records,
@@ -230,12 +233,22 @@ class Projection(ConsumerRebalanceListener):
         if not fresh:
             return
         next_offset = fresh[-1].offset + 1
-        links = [header_map(record.headers).get("traceparent") for record in fresh]
+        attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": self._name,
+            "messaging.destination.partition.id": str(partition),
+            "messaging.consumer.group.name": self._group_id,
+            "messaging.batch.message_count": len(fresh),
+        }
         while True:
             try:
                 events = [event for record in fresh if (event := await self._decode(record)) is not None]
                 self._failpoints.hit("projection.before_store")
-                with span(f"project {self._topic.name}", kind=SpanKind.CONSUMER, links=links):
+                links = (each.headers.get("traceparent") for each in events)
+                name = f"process {self._topic.name}"
+                with self._traces.span(name, kind=SpanKind.CONSUMER, attributes=attributes, links=links):
                     await self._store.apply(partition, events, next_offset)
                 self._failpoints.hit("projection.after_store")
                 break
@@ -269,9 +282,15 @@ class Projection(ConsumerRebalanceListener):
     async def _reject(self, record: Record, error: RecordRejectedError) -> None:
         at = datetime.now(UTC)
         letter = rejected_record(source=self._source, record=record, error=error, at=at)
-        event_id = letter.rejection_id
         await self._producer.send_and_wait(
-            **self._clients.record(DEAD_LETTERS.name, letter, key=self._source, event_id=event_id, at=at)
+            **self._clients.record(
+                DEAD_LETTERS.name,
+                letter,
+                key=self._source,
+                event_id=letter.rejection_id,
+                at=at,
+                traceparent=traceparent_in(header_map(record.headers)),
+            )
         )
         metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
 

@@ -1,12 +1,15 @@
 """Traces: OpenTelemetry spans, and the W3C trace context that records carry from service to service.
 
 Without `TURNLOG_OTLP_ENDPOINT` nothing is recorded, and a `traceparent` that came in is handed on all the same. Spans
-say how long things took and what they were about, by OpenTelemetry's conventions for generative AI; never what was
-said.
+say how long things took and what they were about, by OpenTelemetry's conventions for generative AI and for messaging;
+never what was said, nor what an error's message quotes.
 """
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+import re
+from collections.abc import Generator, Iterable, Mapping
+from itertools import islice
 from uuid import UUID
 
 from opentelemetry import context, trace
@@ -14,7 +17,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -23,41 +26,79 @@ from services.runtime.settings import RuntimeSettings
 MAX_LINKS = 100
 """Of a batch's span, to the records in it: OpenTelemetry's own limit is 128."""
 
+EXPORT_SECONDS = 5
+"""For one export with its retries: what the end of a service waits for a collector that does not answer."""
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, section 3.2. What does not fit is to be ignored, by section 4.3."""
+
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
-def configure_traces(settings: RuntimeSettings, service: str) -> Callable[[], None]:
-    """Sends the spans of this process to the endpoint that the settings name. Call once; the result flushes."""
+class Traces:
+    """The spans of one service. Several services of a process have one each; nothing is global.
+
+    Args:
+        provider: records and exports. Without it no span is recorded, and the context is still handed on.
+    """
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
+        self._tracer: Tracer = NoOpTracer() if provider is None else provider.get_tracer("turnlog")
+
+    @contextlib.contextmanager
+    def span(
+        self,
+        name: str,
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        traceparent: str | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        links: Iterable[str | None] = (),
+    ) -> Generator[Span]:
+        """A span around a block; a child of `traceparent`, else of the span around it. `links`: other trace parents.
+
+        An exception that leaves the block is named by its class alone.
+        """
+        parent = None if traceparent is None else _context_of(traceparent)
+        linked = [] if self._provider is None else _links(links)
+        started = self._tracer.start_span(name, context=parent, kind=kind, attributes=attributes, links=linked)
+        with trace.use_span(started, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            try:
+                yield started
+            except asyncio.CancelledError:
+                failed(started, "cancelled")
+                raise
+            except Exception as error:
+                failed(started, type(error).__name__)
+                raise
+
+    async def close(self) -> None:
+        """Exports what is left, for EXPORT_SECONDS at most."""
+        if self._provider is not None:
+            await asyncio.to_thread(self._provider.shutdown)
+
+
+def traces_of(settings: RuntimeSettings, service: str) -> Traces:
+    """Sends a service's spans, in batches, to the collector that the settings name; None named: records none."""
     if settings.otlp_endpoint is None:
-        return lambda: None
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
+        return Traces()
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"turnlog-{service}"}))
     endpoint = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
-    trace.set_tracer_provider(provider)
-    return provider.shutdown
-
-
-@contextlib.contextmanager
-def span(
-    name: str,
-    *,
-    kind: SpanKind = SpanKind.INTERNAL,
-    traceparent: str | None = None,
-    attributes: Mapping[str, AttributeValue] | None = None,
-    links: Iterable[str | None] = (),
-) -> Generator[Span]:
-    """A span around a block; a child of `traceparent`, else of the span around it. `links`: other trace parents."""
-    parent = None if traceparent is None else _context_of(traceparent)
-    linked = [Link(each) for each in map(_span_context_of, links) if each is not None][:MAX_LINKS]
-    tracer = trace.get_tracer("turnlog")
-    with tracer.start_as_current_span(name, context=parent, kind=kind, attributes=attributes, links=linked) as started:
-        yield started
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)))
+    return Traces(provider)
 
 
 def failed(failing: Span, code: str) -> None:
     """Marks a span as failed, with a stable code."""
     failing.set_attribute("error.type", code)
     failing.set_status(Status(StatusCode.ERROR, code))
+
+
+def traceparent_in(headers: Mapping[str, str]) -> str | None:
+    """The trace context of a record or a request; None without a valid one."""
+    found = headers.get("traceparent")
+    return found if found is not None and _TRACEPARENT.fullmatch(found) else None
 
 
 def current_traceparent() -> str | None:
@@ -86,12 +127,14 @@ def traceparent_of_turn(turn_id: str) -> str:
     return f"00-{turn.hex}-{(turn.int & (2**64 - 1)) or 1:016x}-01"
 
 
+def _links(traceparents: Iterable[str | None]) -> list[Link]:
+    contexts = (_span_context_of(each) for each in traceparents if each is not None)
+    return list(islice((Link(each) for each in contexts if each.is_valid), MAX_LINKS))
+
+
 def _context_of(traceparent: str) -> context.Context:
     return _PROPAGATOR.extract({"traceparent": traceparent}, context=context.Context())
 
 
-def _span_context_of(traceparent: str | None) -> trace.SpanContext | None:
-    if traceparent is None:
-        return None
-    found = trace.get_current_span(_context_of(traceparent)).get_span_context()
-    return found if found.is_valid else None
+def _span_context_of(traceparent: str) -> trace.SpanContext:
+    return trace.get_current_span(_context_of(traceparent)).get_span_context()

@@ -15,6 +15,7 @@ from services.runtime.health import HealthServer
 from services.runtime.kafka import AIOKafkaProducer, KafkaClients
 from services.runtime.registry import apply_spec
 from services.runtime.stream import build_broker
+from services.runtime.telemetry import traces_of
 from services.runtime.topics import count_partitions, ensure_queue
 from services.tools.calls import CallRunner
 from services.tools.execution import Executor
@@ -55,11 +56,13 @@ class ToolsService:
         self._clients = KafkaClients(settings, client_id="turnlog-tools")
         self._outbox = KafkaOutbox(self._clients)
         self._broker = build_broker(settings, client_id="turnlog-tools")
+        self._traces = traces_of(settings, self.name)
         runner = CallRunner(
             toolbox=self._toolbox,
             executor=Executor(threads=self._threads, now=lambda: datetime.now(UTC)),
             outbox=self._outbox,
             failpoints=Failpoints(settings.failpoints),
+            traces=self._traces,
         )
         self._consumer = CallConsumer(
             self._broker,
@@ -103,6 +106,7 @@ class ToolsService:
         if self._announcer is not None:
             await self._announcer.stop()
         await self._health.stop()
+        await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         hanging = self._threads.abandoned

@@ -10,7 +10,7 @@ from schemas.topics import MAX_RECORD_BYTES, TOOL_CALLS
 from schemas.usage import UsageRecorded
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import Record
-from services.runtime.telemetry import current_traceparent, failed, span
+from services.runtime.telemetry import Traces, current_traceparent, failed, traceparent_in
 from services.tools import metrics
 from services.tools.execution import Executor, Outcome
 from services.tools.toolbox import Toolbox
@@ -31,11 +31,14 @@ class Outbox(Protocol):
 class CallRunner:
     """Answers records. The same call twice at once, as a partition that went and came back gives it, runs once."""
 
-    def __init__(self, *, toolbox: Toolbox, executor: Executor, outbox: Outbox, failpoints: Failpoints) -> None:
+    def __init__(
+        self, *, toolbox: Toolbox, executor: Executor, outbox: Outbox, failpoints: Failpoints, traces: Traces
+    ) -> None:
         self._toolbox = toolbox
         self._executor = executor
         self._outbox = outbox
         self._failpoints = failpoints
+        self._traces = traces
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def handle(self, record: Record) -> None:
@@ -52,7 +55,7 @@ class CallRunner:
             await asyncio.wait({running})
             if not running.cancelled() and running.exception() is None:
                 return
-        task = asyncio.ensure_future(self._answer(call, headers.get("traceparent")))
+        task = asyncio.ensure_future(self._answer(call, traceparent_in(headers)))
         self._running[key] = task
         try:
             await task
@@ -81,9 +84,11 @@ class CallRunner:
             "gen_ai.tool.name": call.name,
             "gen_ai.tool.call.id": call.call_id,
             "gen_ai.conversation.id": call.thread_id,
+            "turnlog.tenant_id": call.tenant_id,
             "turnlog.turn_id": call.turn_id,
         }
-        with span(f"execute_tool {call.name}", traceparent=traceparent, attributes=attributes) as running:
+        name = f"execute_tool {call.name}"
+        with self._traces.span(name, traceparent=traceparent, attributes=attributes) as running:
             outcome = await self._executor.run(tool, call, progress=progress)
             if isinstance(outcome.event, ToolFailed):
                 failed(running, outcome.event.code)

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from schemas.envelope import RecordRejectedError
+from schemas.envelope import RecordRejectedError, header_map
 from schemas.http import ComponentHealth
 from schemas.ids import derived_id, new_id, time_of
 from schemas.tool_calls import ToolProgress
@@ -16,6 +16,7 @@ from schemas.usage import UsageRecorded
 from services.runtime import metrics
 from services.runtime.dead_letters import rejected_record
 from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record
+from services.runtime.telemetry import traceparent_in
 from services.tools.execution import Outcome
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,8 @@ class KafkaOutbox:
     async def reject(self, record: Record, error: RecordRejectedError) -> None:
         """Returns when the dead letter is acknowledged."""
         letter = rejected_record(source=SOURCE, record=record, error=error, at=datetime.now(UTC))
-        await self._send(DEAD_LETTERS.name, letter, SOURCE, letter.rejection_id, None)
+        traceparent = traceparent_in(header_map(record.headers))
+        await self._send(DEAD_LETTERS.name, letter, SOURCE, letter.rejection_id, traceparent)
         metrics.RECORDS_REJECTED.labels(SOURCE, error.reason).inc()
 
     def progress(self, event: ToolProgress) -> None:

@@ -14,6 +14,7 @@ from services.runtime.groups import USAGE_GROUP
 from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.projection import ProjectedRecord, Projection
 from services.runtime.stream import build_broker
+from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
 from services.usage.api import build_api
 from services.usage.clickhouse import ClickHouseUsageStore
@@ -53,6 +54,7 @@ class UsageService:
         url = settings.clickhouse_url.get_secret_value() if settings.clickhouse_url else None
         self._store: UsageStore = ClickHouseUsageStore(url=url, folder=settings.data_dir / "usage")
         self._broker = build_broker(settings, client_id="turnlog-usage")
+        self._traces = traces_of(settings, self.name)
         self._projection = Projection(
             self._broker,
             settings=settings,
@@ -61,6 +63,7 @@ class UsageService:
             store=UsageProjection(self._store),
             clients=KafkaClients(settings, client_id="turnlog-usage"),
             failpoints=Failpoints(settings.failpoints),
+            traces=self._traces,
             max_records=10_000,
             pause_seconds=BLOCK_SECONDS,
             check=check_event,
@@ -94,6 +97,7 @@ class UsageService:
         await self._broker.stop()
         await self._projection.stop()
         await self._store.close()
+        await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         connections = ComponentHealth(ready=not self._trouble, detail=self._trouble)

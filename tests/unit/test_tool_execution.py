@@ -15,6 +15,7 @@ from schemas.tool_calls import ToolCalled, ToolFailed, ToolProgress, ToolReturne
 from schemas.usage import UsageRecorded
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import Record
+from services.runtime.telemetry import Traces
 from services.tools.calls import CallRunner, usage_of
 from services.tools.errors import ToolError, ToolUnavailableError
 from services.tools.execution import MAX_RESULT_BYTES, Executor, Outcome
@@ -24,6 +25,7 @@ from services.tools.tool import Tool, ToolContext
 from services.tools.toolbox import Toolbox
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def call_of(name: str = "it", *, seconds: float = 60, **arguments: Any) -> ToolCalled:
@@ -295,7 +297,7 @@ class MemoryOutbox:
 
 
 def record_of(value: bytes) -> Record:
-    headers = [("traceparent", b"00-trace-01")]
+    headers = [("traceparent", TRACEPARENT.encode())]
     return Record("tool-calls", 0, 7, 0, 0, b"t-1", value, None, 0, len(value), headers)
 
 
@@ -305,6 +307,7 @@ def runner_of(outbox: MemoryOutbox, *tools: Tool) -> CallRunner:
         executor=Executor(threads=Threads(), now=lambda: NOW),
         outbox=outbox,
         failpoints=Failpoints(),
+        traces=Traces(),
     )
 
 
@@ -323,7 +326,7 @@ async def test_a_call_that_is_delivered_twice_at_once_runs_once() -> None:
     release.set()
     await asyncio.gather(*both)
     assert (ran, len(outbox.answers)) == ([1], 1)
-    assert outbox.answers[0][2] == "00-trace-01"
+    assert outbox.answers[0][2] == TRACEPARENT
 
 
 async def test_progress_comes_from_threads_and_is_bounded() -> None:

@@ -36,6 +36,8 @@ class Prepared:
     key: str | None = None
     input: Any = None
     emits: tuple[Emit, ...] = ()
+    traceparent: str | None = None
+    """The record's own trace, for the events it leads to that name no other."""
 
 
 class Outcome(Protocol[S_co]):
@@ -72,10 +74,6 @@ class Actor(Protocol[S]):
         ...
 
     def decide(self, state: S | None, happened: Any, at: datetime) -> Outcome[S]: ...
-
-    def traceparent(self, state: S) -> str:
-        """The trace that events of this state belong to."""
-        ...
 
     def state_records(self, before: S | None, after: S | None) -> Sequence[StateRecord]:
         """What to write so that a restore gives `after`."""

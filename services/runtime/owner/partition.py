@@ -215,16 +215,14 @@ class PartitionOwner(Generic[S]):
             if topic:
                 self._backlog -= 1
                 group.offsets[TopicPartition(self._settings.topic(topic), self.partition)] = prepared.next_offset
-            group.emits += prepared.emits
+            group.emits += [_caused_by(prepared, emit) for emit in prepared.emits]
             key = prepared.key
             if key is None:
                 continue
             state = self._states.get(key)
             before.setdefault(key, state)
             outcome = self._actor.decide(state, prepared.input, at)
-            traced = state if state is not None else outcome.state
-            traceparent = None if traced is None else self._actor.traceparent(traced)
-            group.emits += [replace(emit, traceparent=traceparent) for emit in outcome.emits]
+            group.emits += [_caused_by(prepared, emit) for emit in outcome.emits]
             self._actor.decided(key, outcome)
             if outcome.state is None:
                 self._states.pop(key, None)
@@ -346,6 +344,11 @@ class PartitionOwner(Generic[S]):
         if self._timers:
             seconds = max(0.0, (self._timers[0][0] - at).total_seconds())
             self._alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+
+
+def _caused_by(prepared: Prepared, emit: Emit) -> Emit:
+    """The event in the trace of the record that led to it, unless it names its own."""
+    return emit if emit.traceparent or not prepared.traceparent else replace(emit, traceparent=prepared.traceparent)
 
 
 def _thread(event: BaseModel) -> ThreadEvent:
