@@ -34,14 +34,14 @@ def derived_id(*parts: object, at: datetime) -> str:
 
 
 def time_of(identifier: str) -> datetime:
-    """The time inside a UUIDv7, or the epoch for any other identifier."""
+    """The time inside a UUIDv7, or the epoch for any other identifier, one of a time past the year 9999 included."""
     try:
         value = uuid.UUID(identifier)
+        if value.version != 7:
+            return EPOCH
+        return datetime.fromtimestamp((value.int >> 80) / 1000, tz=UTC)
     except ValueError:
         return EPOCH
-    if value.version != 7:
-        return EPOCH
-    return datetime.fromtimestamp((value.int >> 80) / 1000, tz=UTC)
 
 
 def turn_id_of(tenant_id: str, thread_id: str, prompt_id: str) -> str:

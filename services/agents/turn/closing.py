@@ -1,7 +1,7 @@
 """How a turn ends, and how the next one of the thread begins."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pydantic import JsonValue
 
@@ -11,6 +11,7 @@ from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thin
 from services.agents.turn import events
 from services.agents.turn.inputs import Decision, Environment, PromptArrived
 from services.agents.turn.state import ThreadState
+from services.agents.turn.values import later
 from services.runtime.owner.actor import Emit
 
 
@@ -32,7 +33,7 @@ def open_turn(
         agent_version=spec.version,
         options=prompt.options,
         opened_at=at,
-        deadline_at=at + timedelta(seconds=seconds),
+        deadline_at=later(at, seconds),
         step=1,
         traceparent=prompt.traceparent,
         phase=AwaitingHuman() if spec.kind == "human" else Thinking(attempt=1, started_at=at),
@@ -103,12 +104,16 @@ def lost_attempt(state: ThreadState, env: Environment) -> list[Emit]:
 
 
 def model_ref(state: ThreadState, env: Environment) -> str | None:
-    """`provider/model` that the turn asks now: the prompt's, the agent's, or one of its fallbacks."""
+    """`provider/model` that the turn asks now: the prompt's, the agent's, or one of its fallbacks.
+
+    An agent whose version is gone may have fewer fallbacks now: then the first model is asked.
+    """
     turn = state.turn
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
     first = turn.options.model or (spec.model if spec else None)
     index = turn.phase.model if isinstance(turn.phase, Thinking) else 0
-    return first if index == 0 or spec is None else spec.fallbacks[index - 1]
+    fallbacks = spec.fallbacks if spec else []
+    return fallbacks[index - 1] if 0 < index <= len(fallbacks) else first
 
 
 def answer_open_calls(state: ThreadState, message: str, at: datetime) -> list[Emit]:

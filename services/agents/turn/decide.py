@@ -45,6 +45,7 @@ from services.agents.turn.steps import (
     settle_calls,
     tool_answered,
 )
+from services.agents.turn.values import MAX_NESTING, nested_too_deeply
 
 
 def decide(state: ThreadState | None, happened: ThreadInput, env: Environment) -> Decision:
@@ -88,10 +89,14 @@ def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Envi
 
     if state is not None and arrived.turn_id in (state.turn.turn_id, *(each.turn_id for each in state.queue)):
         return Decision(state)
+    if nested_too_deeply(prompt.model_dump(exclude_defaults=True)):
+        message = f"the prompt is nested deeper than {MAX_NESTING} levels"
+        return rejected(TurnError(code="bad_request", message=message, retryable=False))
     spec = env.agent(prompt.tenant_id, prompt.agent, None)
     if spec is None:
         return rejected(unknown_agent(prompt.agent))
-    unknown = [name for name in prompt.options.tools or spec.tools if env.tool(prompt.tenant_id, name) is None]
+    wanted = spec.tools if prompt.options.tools is None else prompt.options.tools
+    unknown = [name for name in wanted if env.tool(prompt.tenant_id, name) is None]
     if unknown:
         message = f"agent {spec.name!r} needs tools that no worker has announced: {', '.join(unknown)}"
         return rejected(TurnError(code="unknown_tool", message=message, retryable=True))

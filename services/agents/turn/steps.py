@@ -1,15 +1,12 @@
 """A step of a turn: the model answers or fails, its tools are called and come back."""
 
 import hashlib
-import json
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import cast
+from datetime import datetime
 
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec, RetryPolicy
-from schemas.base import JsonObject
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
@@ -18,6 +15,7 @@ from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt
 from services.agents.turn.inputs import AskedTool, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
+from services.agents.turn.values import MAX_NESTING, json_value, later, nested_too_deeply, writable
 from services.runtime.owner.actor import Emit
 
 QUEUE_SECONDS = 30
@@ -30,6 +28,7 @@ def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) 
     if not _expects(state, answer):
         return Decision(state)
     turn = state.turn
+    answer = _writable_answer(answer)
     calls = [(events.call_id_of(turn, index), asked) for index, asked in enumerate(answer.tool_calls)]
     emits = [
         events.usage_recorded(state, answer, env.at),
@@ -49,10 +48,11 @@ def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> 
     turn = state.turn
     phase = turn.phase
     assert isinstance(phase, Thinking)
+    failure = replace(failure, message=writable(failure.message), model=writable(failure.model))
     emits = [events.usage_recorded(state, failure, env.at)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
     policy = spec.retries if spec else RetryPolicy()
-    retry_at = env.at + timedelta(seconds=_delay(policy, phase.tries, turn.turn_id, failure.retry_after_seconds))
+    retry_at = later(env.at, _delay(policy, phase.tries, turn.turn_id, failure.retry_after_seconds))
     following = {"attempt": phase.attempt + 1, "started_at": env.at}
     if failure.retryable and phase.tries < policy.max_attempts and retry_at < turn.deadline_at:
         again = phase.model_copy(update={**following, "tries": phase.tries + 1, "retry_at": retry_at})
@@ -83,6 +83,9 @@ def retry_due(state: ThreadState, env: Environment) -> Decision:
 def tool_answered(state: ThreadState, answer: ToolReturned | ToolFailed, env: Environment) -> Decision:
     """Takes the result of a call that is pending; anything else was answered before and changes nothing."""
     if isinstance(answer, ToolReturned):
+        if nested_too_deeply(answer.result):
+            message = f"the result is nested deeper than {MAX_NESTING} levels"
+            return settle_calls(state, [answer.call_id], message, env, is_error=True)
         return settle_calls(state, [answer.call_id], answer.result, env, is_error=False)
     return settle_calls(state, [answer.call_id], f"{answer.code}: {answer.message}", env, is_error=True)
 
@@ -125,6 +128,21 @@ def _expects(state: ThreadState, call: ModelAnswered | ModelFailed) -> bool:
     )
 
 
+def _writable_answer(answer: ModelAnswered) -> ModelAnswered:
+    """The answer with every text in it fit for the log: a stream may break an escaped character in two."""
+    return replace(
+        answer,
+        model=writable(answer.model),
+        text=writable(answer.text),
+        reasoning=writable(answer.reasoning),
+        finish_reason=writable(answer.finish_reason),
+        tool_calls=tuple(
+            AskedTool(writable(each.provider_call_id), writable(each.name), writable(each.arguments))
+            for each in answer.tool_calls
+        ),
+    )
+
+
 def _parts(answer: ModelAnswered, calls: list[tuple[str, AskedTool]]) -> list[Part]:
     parts: list[Part] = []
     if answer.reasoning:
@@ -140,7 +158,7 @@ def _finish(state: ThreadState, answer: ModelAnswered, spec: AgentSpec | None, e
     value: JsonValue = None
     if schema is not None:
         try:
-            value = json.loads(answer.text)
+            value = json_value(answer.text)
         except ValueError as error:
             # The step is committed and billed: it counts though its text is not what was asked for.
             done = state.with_turn(step=state.turn.step + 1)
@@ -188,7 +206,7 @@ def _plan(
     if tool is None:
         return f"there is no tool {asked.name!r}; the tools are: {', '.join(offered) or 'none'}"
     try:
-        arguments: object = json.loads(asked.arguments or "{}")
+        arguments = json_value(asked.arguments or "{}")
     except ValueError as error:
         return f"the arguments are not JSON: {error}"
     if not isinstance(arguments, dict):
@@ -198,7 +216,7 @@ def _plan(
         call_id=call_id,
         provider_call_id=asked.provider_call_id,
         name=asked.name,
-        arguments=cast("JsonObject", arguments),
+        arguments=arguments,
         state="approval" if approval else "running",
         queue=tool.queue,
         deadline_at=turn.deadline_at if approval else call_deadline(tool, turn, env.at),
@@ -207,7 +225,7 @@ def _plan(
 
 def call_deadline(tool: ToolSpec, turn: ActiveTurn, at: datetime) -> datetime:
     """When the turn stops waiting for a call that is made now."""
-    return min(at + timedelta(seconds=tool.timeout_seconds + QUEUE_SECONDS), turn.deadline_at)
+    return min(later(at, tool.timeout_seconds + QUEUE_SECONDS), turn.deadline_at)
 
 
 def _delay(policy: RetryPolicy, tries: int, turn_id: str, retry_after: float | None) -> float:
