@@ -68,6 +68,13 @@ def fail(state: ThreadState, env: Environment, code: ErrorCode, message: str, *,
     )
 
 
+def overdue(state: ThreadState, env: Environment) -> Decision:
+    """Ends a turn whose time is over. A model call in flight is given up and recorded as lost."""
+    seconds = (state.turn.deadline_at - state.turn.opened_at).total_seconds()
+    decision = fail(state, env, "deadline", f"the turn did not end within {seconds:g} s", retryable=True)
+    return replace(decision, emits=(*lost_attempt(state, env), *decision.emits))
+
+
 def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision:
     """Ends the turn on somebody's word. A model call in flight is given up and recorded as lost."""
     steps = committed_steps(state.turn)

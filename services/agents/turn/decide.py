@@ -18,9 +18,8 @@ from services.agents.turn.closing import (
     cancel,
     cancel_turns,
     complete,
-    fail,
-    lost_attempt,
     open_turn,
+    overdue,
     unknown_agent,
 )
 from services.agents.turn.commands import command_arrived
@@ -120,6 +119,8 @@ def _approval(state: ThreadState, approval: ToolApproval, env: Environment) -> D
     approved = [call for call in phase.calls if call.call_id == approval.call_id and call.state == "approval"]
     if not approved:
         return Decision(state)
+    if env.at >= state.turn.deadline_at:
+        return overdue(state, env)
     call = approved[0]
     tool = env.tool(state.tenant_id, call.name)
     if tool is None:
@@ -143,9 +144,7 @@ def _human_reply(state: ThreadState, reply: HumanReply, env: Environment) -> Dec
 def _tick(state: ThreadState, env: Environment) -> Decision:
     turn = state.turn
     if env.at >= turn.deadline_at:
-        seconds = (turn.deadline_at - turn.opened_at).total_seconds()
-        decision = fail(state, env, "deadline", f"the turn did not end within {seconds:g} s", retryable=True)
-        return replace(decision, emits=(*lost_attempt(state, env), *decision.emits))
+        return overdue(state, env)
     match turn.phase:
         case Thinking(retry_at=datetime() as retry_at) if env.at >= retry_at:
             return retry_due(state, env)

@@ -12,7 +12,7 @@ from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from schemas.turns import ActiveTurn, Calling, PendingCall, Thinking
 from services.agents.turn import events
-from services.agents.turn.closing import complete, fail, lost_attempt
+from services.agents.turn.closing import complete, fail, lost_attempt, overdue
 from services.agents.turn.inputs import AskedTool, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
 from services.agents.turn.values import MAX_NESTING, json_value, later, nested_too_deeply, writable
@@ -68,6 +68,8 @@ def recovered(state: ThreadState, env: Environment) -> Decision:
     lost = lost_attempt(state, env)
     if not lost:
         return Decision(state)
+    if env.at >= state.turn.deadline_at:
+        return overdue(state, env)
     phase = state.turn.phase
     assert isinstance(phase, Thinking)
     again = phase.model_copy(update={"attempt": phase.attempt + 1, "started_at": env.at})
@@ -186,6 +188,8 @@ def _call_tools(
         stopped = state.with_turn(phase=Calling(calls=pending))
         message = f"the model wanted to go on after {limit} steps, the most this turn may take"
         return _after(emits, fail(stopped, env, "max_steps", message, retryable=False))
+    if env.at >= turn.deadline_at:
+        return _after(emits, overdue(state.with_turn(phase=Calling(calls=pending)), env))
     if not pending:
         return Decision(_next_step(state, env), tuple(emits))
     state = state.with_turn(phase=Calling(calls=pending))
