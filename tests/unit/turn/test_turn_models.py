@@ -295,3 +295,27 @@ def test_the_schema_of_the_prompt_goes_before_the_agents() -> None:
     story.prompt(options=TurnOptions(response_schema={"type": "array"}))
     story.answers("[1]")
     assert story.ends[0].object == [1]
+
+
+def test_tools_asked_for_after_the_turns_time_is_over_are_not_called() -> None:
+    story = Story()
+    story.prompt()
+    story.at = story.turn.deadline_at
+    written = story.answers("", asks())
+    assert types(written) == ["usage.recorded", *["message.added"] * 2, "turn.closed", "turn.failed"]
+    assert (written[-1].error.code, written[-1].steps) == ("deadline", 1)
+
+
+def test_an_answer_that_comes_as_the_time_ends_still_counts() -> None:
+    story = Story()
+    story.prompt()
+    story.at = story.turn.deadline_at
+    assert types(story.answers("just in time"))[-1] == "turn.completed"
+
+
+def test_a_turn_found_after_its_time_is_over_asks_no_model_again() -> None:
+    story = Story()
+    story.prompt()
+    story.at = story.turn.deadline_at
+    assert types(story.crashes()) == ["usage.recorded", "turn.closed", "turn.failed"]
+    assert [each.attempt for each in story.usage] == [1]

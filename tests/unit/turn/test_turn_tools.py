@@ -310,3 +310,10 @@ def test_an_approval_while_the_model_thinks_is_ignored() -> None:
     story = Story()
     story.prompt()
     assert story.approves("some-call") == []
+
+
+def test_a_call_approved_after_the_turns_time_is_over_is_not_made() -> None:
+    story = asked(asks("delete"), story=Story([CAREFUL]))
+    story.at = story.turn.deadline_at
+    assert types(story.approves(story.calls[0])) == ["message.added", "turn.closed", "turn.failed"]
+    assert not story.written("tool.called")
