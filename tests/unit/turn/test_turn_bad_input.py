@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.agents import AgentSpec, Limits
@@ -146,6 +146,7 @@ def test_writable_text_is_utf8_and_good_text_stays(text: str) -> None:
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2100, 1, 1)), st.floats())
+@example(datetime(2026, 1, 1), float("nan"))
 def test_later_is_a_time_for_any_number_of_seconds(naive: datetime, seconds: float) -> None:
     at = naive.replace(tzinfo=NOON.tzinfo)
     after = later(at, seconds)

@@ -61,7 +61,7 @@ def test_a_failure_is_on_record_and_the_next_try_waits() -> None:
     story = Story([PATIENT])
     story.prompt()
     (usage,) = story.model_fails("provider_error")
-    assert (usage.outcome, usage.billable, usage.attempt) == ("error", False, 1)
+    assert (usage.outcome, usage.billable, usage.attempt, usage.estimated) == ("error", False, 1, True)
     assert wanted_call(story.state) is None
     due = next_due(story.state)
     assert due is not None
@@ -140,10 +140,11 @@ def test_a_failure_that_no_retry_helps_fails_the_turn_at_once() -> None:
     assert (written[1].outcome, written[2].error.code, written[2].error.retryable) == ("failed", "auth", False)
 
 
-def test_a_retry_that_would_come_after_the_deadline_is_not_waited_for() -> None:
+@pytest.mark.parametrize("seconds", [30, 31])
+def test_a_retry_that_would_not_come_before_the_deadline_is_not_waited_for(seconds: int) -> None:
     story = Story()
     story.prompt(options=TurnOptions(limits=Limits(max_seconds=30)))
-    story.model_fails("rate_limited", retry_after=31)
+    story.model_fails("rate_limited", retry_after=seconds)
     assert [each.error.code for each in story.ends] == ["rate_limited"]
 
 

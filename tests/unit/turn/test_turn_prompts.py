@@ -28,6 +28,7 @@ def test_a_plain_answer_closes_the_turn_with_its_completion_and_usage() -> None:
     assert types(written) == ["usage.recorded", "message.added", "turn.closed", "turn.completed"]
     usage, message, closed, completed = written
     assert (usage.outcome, usage.billable, usage.input_tokens, usage.output_tokens) == ("ok", True, 10, 3)
+    assert not usage.estimated
     assert (usage.turn_id, usage.prompt_id, usage.user_id) == (turn.turn_id, "order-17", "u-1")
     assert (usage.provider, usage.model, usage.step, usage.attempt) == ("acme", "m-1", 1, 1)
     assert (message.role, message.step, message.model, message.finish_reason) == ("assistant", 1, "m-1", "stop")
@@ -195,6 +196,7 @@ def test_a_turn_that_was_taken_over_asks_again_and_the_lost_attempt_is_not_bille
     lost_answer = story.answered("of the dead worker")
     (usage,) = story.crashes()
     assert (usage.outcome, usage.billable, usage.attempt, usage.input_tokens) == ("lost", False, 1, 0)
+    assert usage.estimated, "nobody counted"
     assert story.wants.attempt == 2
     assert story.happens(lost_answer) == []
     story.answers("at last")

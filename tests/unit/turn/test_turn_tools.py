@@ -190,7 +190,7 @@ def test_a_tool_that_does_not_answer_in_time_is_no_longer_waited_for() -> None:
     assert story.waits(5 + QUEUE_SECONDS - 1) == []
     assert types(story.waits(1)) == ["message.added"]
     assert story.results[0].call_id == slow.call_id
-    assert "timeout" in story.results[0].result
+    assert (story.results[0].is_error, "timeout" in story.results[0].result) == (True, True)
     assert story.tool_returns(slow, "late") == []
     assert [call.call_id for call in story.calls] == [other.call_id]
 
@@ -296,7 +296,7 @@ def test_an_approved_tool_that_is_gone_meanwhile_is_an_error_to_the_model() -> N
     story = asked(asks("delete"), story=Story([CAREFUL]))
     story.tools = {}
     story.approves(story.calls[0])
-    assert "gone" in story.results[0].result
+    assert (story.results[0].is_error, "gone" in story.results[0].result) == (True, True)
     assert story.wants.step == 2
 
 
