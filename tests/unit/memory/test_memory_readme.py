@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from schemas.http import ComponentHealth, ContextMessage
 from services.memory.api import WAIT_SECONDS, build_api
-from services.memory.qdrant_edge import FLUSH_SECONDS, EdgeMemoryStore
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.qdrant_shard import FLUSH_SECONDS
 from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
 from services.memory.store import Kind
