@@ -185,6 +185,42 @@ class UsageRow(Model):
     latency_ms_avg: float | None = None
 
 
+class RebuildStatus(Model):
+    """How far the rebuild of a projection is. `done` and `total` are records, transaction markers among them."""
+
+    state: Literal["none", "running", "done", "cancelled", "failed"]
+    done: int = 0
+    total: int = 0
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    detail: str = ""
+
+
+class DocumentFingerprints(Model):
+    """Documents of one partition of the journal in memory, each with 16 bytes in hexadecimal of what it holds."""
+
+    items: list[tuple[str, str]]
+
+
+class AuditedIds(Model):
+    point_ids: list[str] = Field(max_length=1000)
+
+
+class AuditedDocument(Model):
+    """A document of memory as its engine holds it. `partition` null: nothing says where it is from."""
+
+    point_id: str
+    partition: int | None = None
+    kind: str
+    tenant_id: str
+    fingerprint: str
+    body: str
+
+
+class AuditedDocuments(Model):
+    items: list[AuditedDocument]
+
+
 class ComponentHealth(Model):
     ready: bool
     detail: str = ""

@@ -242,5 +242,5 @@ def _equals(key: str, value: str | int) -> models.FieldCondition:
 def _document(record: Any) -> Document:
     payload: dict[str, Any] = dict(record.payload or {})
     body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
-    payload.pop(PARTITION, None)
-    return Document(str(record.id), kind, tenant_id, payload, body)
+    partition = payload.pop(PARTITION, None)
+    return Document(str(record.id), kind, tenant_id, payload, body, partition=partition)

@@ -226,5 +226,5 @@ def _filter(
 def _document(record: Any) -> Document:
     payload: dict[str, Any] = dict(record.payload)
     body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
-    payload.pop(PARTITION, None)
-    return Document(str(record.id), kind, tenant_id, payload, body)
+    partition = payload.pop(PARTITION, None)
+    return Document(str(record.id), kind, tenant_id, payload, body, partition=partition)

@@ -24,7 +24,10 @@ def point_id(kind: str, tenant_id: str, *identity: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by."""
+    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by.
+
+    `partition` is told of what was read; what is written gets that of the call.
+    """
 
     point_id: str
     kind: Kind
@@ -32,6 +35,7 @@ class Document:
     fields: Fields
     body: str
     text: str = ""
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

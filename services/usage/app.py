@@ -12,7 +12,8 @@ from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.kafka import KafkaClients, KafkaError
-from services.runtime.projection import ProjectedRecord, Projection
+from services.runtime.projection import Projection
+from services.runtime.records import ProjectedRecord
 from services.runtime.stream import build_broker
 from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
