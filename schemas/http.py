@@ -221,6 +221,41 @@ class AuditedDocuments(Model):
     items: list[AuditedDocument]
 
 
+class UsageEnds(Model):
+    """The offset of each partition of `usage`, from 0 on, up to which rows are compared."""
+
+    ends: list[int] = Field(min_length=1, max_length=10_000)
+
+
+class UsageDigest(Model):
+    """How many rows come from a stretch of a partition, and the exclusive or of their hashes.
+
+    `beyond`: rows from the end of the comparison on, which are new or from nowhere.
+    """
+
+    partition: int
+    first: int
+    beyond: bool
+    rows: int
+    hash: int
+
+
+class UsageDigests(Model):
+    items: list[UsageDigest]
+
+
+class AuditedFacts(Model):
+    """Usage by tenant and `usage_id`."""
+
+    facts: list[tuple[str, str]] = Field(max_length=1000)
+
+
+class AuditedRows(Model):
+    """Rows of usage, every value as text, in the order of the table's columns; partition and offset are the last."""
+
+    items: list[list[str | None]]
+
+
 class ComponentHealth(Model):
     ready: bool
     detail: str = ""

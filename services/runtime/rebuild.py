@@ -1,8 +1,8 @@
 """Builds a projection anew from the log, beside the live one, and switches over.
 
-The live projection goes on meanwhile and answers every read. Only for the last few records, and the switch itself, is
-it held: so the new one is exactly where the old one was. A record that is no event was rejected when the live projection
-met it, and is left out here. Whatever ends the rebuild before the switch leaves the live projection as it is.
+The live projection goes on meanwhile and answers every read. Only for the last few records and the switch itself is it
+held, so that the new one is exactly where the old one was. A record that is no event was rejected when the live one met
+it, and is left out here. Whatever ends the rebuild before the switch leaves the live projection as it is.
 """
 
 import asyncio
