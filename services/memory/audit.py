@@ -11,7 +11,11 @@ from services.memory.store import Document, MemoryStore
 
 
 def install_audit(app: FastAPI, store: MemoryStore, progress: Progress) -> None:
-    """Adds `GET` and `POST /audit/documents`."""
+    """Adds `GET /audit/positions`, `GET` and `POST /audit/documents`."""
+
+    @app.get("/audit/positions")
+    async def positions() -> dict[int, int]:
+        return dict(await store.positions())
 
     @app.get("/audit/documents")
     async def fingerprints(
