@@ -111,10 +111,10 @@ class MemoryService:
             failpoints=failpoints,
             batch=REBUILD_BATCH,
         )
-        api = build_api(Reads(self._store), self._projection, self.readiness)
-        install_rebuild(api, self._rebuild)
-        install_audit(api, self._store, self._projection)
-        self._server = WebServer(api, host=settings.http_host, port=settings.memory_port)
+        self.api = build_api(Reads(self._store), self._projection, self.readiness)
+        install_rebuild(self.api, self._rebuild)
+        install_audit(self.api, self._store, self._projection)
+        self._server = WebServer(self.api, host=settings.http_host, port=settings.memory_port)
         self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
         self._connecting: asyncio.Task[None] | None = None
         self._trouble = "not connected yet"

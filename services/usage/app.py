@@ -101,10 +101,10 @@ class UsageService:
             batch=BLOCK_RECORDS,
             check=check_event,
         )
-        api = build_api(self._store, self.readiness)
-        install_rebuild(api, self._rebuild)
-        install_audit(api, self._store, self._projection)
-        self._server = WebServer(api, host=settings.http_host, port=settings.usage_port)
+        self.api = build_api(self._store, self.readiness)
+        install_rebuild(self.api, self._rebuild)
+        install_audit(self.api, self._store, self._projection)
+        self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
         self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
         self._connecting: asyncio.Task[None] | None = None
         self._trouble = "not connected yet"

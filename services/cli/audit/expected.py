@@ -86,7 +86,7 @@ class ExpectedDocuments:
 
 
 def key_of(point_id: str) -> bytes:
-    return uuid.UUID(point_id).bytes
+    return bytes.fromhex(point_id.replace("-", ""))
 
 
 def point_of(key: bytes) -> str:
