@@ -107,7 +107,7 @@ class Projected:
     async def equal(self) -> dict[str, Any]:
         found = await self.audit()
         assert [each["differences"] for each in found.values()] == [[], []]
-        assert all(each["equal"] and each["unsettled"] == 0 for each in found.values())
+        assert all(each["equal"] for each in found.values())
         return found
 
     async def rebuild(self, service: str) -> Finished:
@@ -181,24 +181,22 @@ async def test_stores_are_rebuilt_while_records_arrive_and_are_read_throughout(p
 
 
 @pytest.mark.parametrize("point", ["rebuild.after_batch", "rebuild.before_switch", "rebuild.after_switch"])
-@pytest.mark.parametrize("service", ["memory", "usage"])
-async def test_a_service_that_is_killed_leaves_a_whole_store(projected: Projected, service: str, point: str) -> None:
+async def test_services_that_are_killed_leave_whole_stores(projected: Projected, point: str) -> None:
     await projected.write(0, 100)
-    other = {"memory": "usage", "usage": "memory"}[service]
-    running = await projected.start(service, TURNLOG_FAILPOINTS=f"{point}=kill@1")
-    await projected.start(other)
-    await projected.equal()
-    finished = await projected.made.run("rebuild", service)
-    assert finished.code == 2, finished.output
-    assert len(finished.errors.splitlines()) == 1
-    assert await asyncio.wait_for(running.process.wait(), 30) == -signal.SIGKILL
-    await projected.start(service)
-    assert (await projected.http("GET", service, "/rebuild"))[1]["state"] == "none"
+    services = ("memory", "usage")
+    started = [await projected.start(each, TURNLOG_FAILPOINTS=f"{point}=kill@1") for each in services]
+    for service, running in zip(services, started, strict=True):
+        finished = await projected.made.run("rebuild", service)
+        assert finished.code == 2, finished.output
+        assert len(finished.errors.splitlines()) == 1
+        assert await asyncio.wait_for(running.process.wait(), 30) == -signal.SIGKILL
+        await projected.start(service)
+        assert (await projected.http("GET", service, "/rebuild"))[1]["state"] == "none"
+    assert len([*(projected.folder / "memory").glob("shard*")]) == 1
     await projected.write(100, 10)
     await projected.equal()
-    if service == "memory":
-        assert len([*(projected.folder / "memory").glob("shard*")]) == 1
-    await projected.rebuild(service)
+    for service in services:
+        await projected.rebuild(service)
     await projected.equal()
 
 

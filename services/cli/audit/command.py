@@ -38,7 +38,5 @@ def _show(findings: Findings) -> None:
     )
     if findings.rejected:
         console.print(f"{findings.store}: {findings.rejected:,} records are no events: see `turnlog dead-letters list`")
-    if findings.unsettled:
-        console.print(f"{findings.store}: {findings.unsettled:,} documents kept changing and were not compared")
     if not findings.equal:
         console.print(f"{findings.store}: `turnlog rebuild {findings.store}` makes it equal")

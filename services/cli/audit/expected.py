@@ -5,7 +5,7 @@ About 200 bytes a document, and the text of threads and turns, which later event
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from schemas.journal import JournalEvent
@@ -34,8 +34,7 @@ class ExpectedDocuments:
         self._packed: dict[bytes, bytes] = {}
         self._bodies: dict[str, str] = {}
         self._deletions: dict[bytes, int] = {}
-        self.touched: set[bytes] = set()
-        """Ids that events have written or deleted since it was last cleared."""
+        self._watched: dict[bytes, set[bytes | None]] = {}
 
     def apply(self, offset: int, event: JournalEvent) -> None:
         """Events in the order of their offsets."""
@@ -55,11 +54,13 @@ class ExpectedDocuments:
             self._packed[key] = fingerprint(document) + offset.to_bytes(8, "big") + kind + life
             if document.kind in _CHANGING:
                 self._bodies[document.point_id] = document.body
-            self.touched.add(key)
         for point in changes.deletes:
             self._packed.pop(key_of(point), None)
             self._bodies.pop(point, None)
-            self.touched.add(key_of(point))
+        if self._watched:
+            written = [key_of(each.point_id) for each in changes.upserts] + [key_of(each) for each in changes.deletes]
+            for key in self._watched if changes.delete_all else self._watched.keys() & written:
+                self._watched[key].add(self._fingerprint(key))
 
     def get(self, key: bytes) -> Expected | None:
         """None when there must be no such document."""
@@ -70,6 +71,18 @@ class ExpectedDocuments:
         if kind in _GONE_WITH_THEIR_THREAD and deletions < self._deletions.get(thread, 0):
             return None
         return Expected(kind, packed[:16], int.from_bytes(packed[16:24], "big"))
+
+    def watch(self, keys: Iterable[bytes]) -> None:
+        """From now on every state of these documents is remembered, the present one first."""
+        self._watched = {key: {self._fingerprint(key)} for key in keys}
+
+    def states(self, key: bytes) -> Collection[bytes | None]:
+        """Fingerprints that a watched document has had; None for a time in which it must not exist."""
+        return self._watched[key]
+
+    def _fingerprint(self, key: bytes) -> bytes | None:
+        expected = self.get(key)
+        return None if expected is None else expected.fingerprint
 
     def body(self, key: bytes) -> str | None:
         """The text of a thread or a turn."""

@@ -1,8 +1,8 @@
 """Whether memory holds the documents that the journal leads to, and no others.
 
 A partition at a time: its events are projected to fingerprints, and memory says those of the documents that it has.
-Events go on arriving meanwhile, so what differs is looked at again: the events since are projected too, and what none
-of them touches has no excuse.
+Events go on arriving meanwhile, so memory answers from some moment between the end of the projected events and the end
+of the log afterwards. What differs is therefore held against every state that it must have had in that time.
 """
 
 import json
@@ -25,9 +25,6 @@ from services.runtime.settings import RuntimeSettings
 PAGE = 2000
 LOOKED_UP = 500
 
-ROUNDS = 20
-"""How often a document is looked at that changes whenever it is: a thread that is written to all the time."""
-
 
 class Positions(RootModel[dict[int, int]]):
     """The next offset of each partition that memory has."""
@@ -44,7 +41,6 @@ class _MemoryAudit:
         self._log = log
         self._service = service
         self._compared = 0
-        self._unsettled = 0
         self._total = 0
         self._differences: list[Difference] = []
 
@@ -54,14 +50,13 @@ class _MemoryAudit:
         known = await self._service.ask(Positions, "GET", "/audit/positions")
         for partition in (None, *(each for each in sorted(known.root) if each >= self._log.partitions)):
             async for page in self._pages(partition):
-                await self._add_all(page.keys(), ExpectedDocuments())
+                await self._add_all(page, ExpectedDocuments())
         return Findings(
             store="memory",
             partitions=self._log.partitions,
             events=self._log.events,
             rejected=self._log.rejected,
             compared=self._compared,
-            unsettled=self._unsettled,
             total=self._total,
             differences=self._differences,
         )
@@ -69,7 +64,7 @@ class _MemoryAudit:
     async def _compare_partition(self, partition: int, end: int) -> None:
         expected = ExpectedDocuments()
         await self._project(expected, partition, 0, end)
-        suspects: set[bytes] = set()
+        suspects: dict[bytes, bytes | None] = {}
         async for page in self._pages(partition, min_offset=end):
             same: list[bytes] = []
             for key, fingerprint in page.items():
@@ -77,22 +72,16 @@ class _MemoryAudit:
                 if must is not None and must.fingerprint == fingerprint:
                     same.append(key)
                 else:
-                    suspects.add(key)
+                    suspects[key] = fingerprint
             expected.drop(same)
             self._compared += len(page)
-        suspects |= set(expected.keys())
-        for _ in range(ROUNDS):
-            if not suspects:
-                return
-            before = {key: expected.get(key) for key in suspects}
-            expected.touched.clear()
+        suspects |= {key: None for key in expected.keys() if key not in suspects}  # noqa: SIM118
+        if suspects:
+            expected.watch(suspects)
             now = (await self._log.ends())[partition]
             await self._project(expected, partition, end, now)
-            end = now
-            changed = {key for key in suspects if key in expected.touched or expected.get(key) != before[key]}
-            await self._add_all(suspects - changed, expected, partition)
-            suspects = await self._still_differing(changed, expected, partition, end)
-        self._unsettled += len(suspects)
+            differing = {key: each for key, each in suspects.items() if each not in expected.states(key)}
+            await self._add_all(differing, expected, partition)
 
     async def _project(self, expected: ExpectedDocuments, partition: int, first: int, end: int) -> None:
         async for events in self._log.events_of(partition, first, end, counted=True):
@@ -111,16 +100,6 @@ class _MemoryAudit:
             yield {key_of(point): bytes.fromhex(fingerprint) for point, fingerprint in answer.items}
             asked["after"] = answer.items[-1][0]
 
-    async def _still_differing(
-        self, keys: Collection[bytes], expected: ExpectedDocuments, partition: int, end: int
-    ) -> set[bytes]:
-        if not keys:
-            return set()
-        reached: dict[str, Any] = {"partition": partition, "min_offset": end, "limit": 1}
-        await self._service.ask(DocumentFingerprints, "GET", "/audit/documents", **reached)
-        stored = {key: bytes.fromhex(each.fingerprint) for key, each in (await self._stored(keys)).items()}
-        return {key for key in keys if stored.get(key) != _fingerprint(expected.get(key))}
-
     async def _stored(self, keys: Collection[bytes]) -> dict[bytes, AuditedDocument]:
         points, found = [point_of(key) for key in sorted(keys)], dict[bytes, AuditedDocument]()
         for begin in range(0, len(points), LOOKED_UP):
@@ -130,22 +109,22 @@ class _MemoryAudit:
         return found
 
     async def _add_all(
-        self, keys: Collection[bytes], expected: ExpectedDocuments, partition: int | None = None
+        self, differing: Mapping[bytes, bytes | None], expected: ExpectedDocuments, partition: int | None = None
     ) -> None:
-        """Reports documents that differ, but for one that another partition has written since and is compared there."""
-        stored = await self._stored(keys)
-        for key in sorted(keys):
+        """Reports documents, but for one that another partition has written since and that is compared there."""
+        stored = await self._stored(differing)
+        for key in sorted(differing):
             must, found = expected.get(key), stored.get(key)
-            if must is None and found is None:
-                continue
-            if must is not None and found is not None and found.partition not in (partition, None):
+            if found is not None and partition is not None and found.partition not in (partition, None):
                 continue
             self._total += 1
             if len(self._differences) < LISTED:
-                self._differences.append(await self._difference(key, must, found, expected, partition))
+                problem: Problem = "missing" if differing[key] is None else "different" if must else "unexpected"
+                self._differences.append(await self._difference(problem, key, must, found, expected, partition))
 
     async def _difference(
         self,
+        problem: Problem,
         key: bytes,
         must: Expected | None,
         found: AuditedDocument | None,
@@ -158,7 +137,6 @@ class _MemoryAudit:
             event = await self._log.event_at(partition, must.offset)
             document = None if event is None else _written(key, event.offset, event.event)
             tenant_id = "" if event is None else event.event.tenant_id
-        problem: Problem = "missing" if found is None else "unexpected" if must is None else "different"
         body = expected.body(key) or (document.body if document else None)
         names: dict[str, Any] = json.loads(body or (found.body if found else "{}"))
         kind = must.kind if must is not None else found.kind if found is not None else "document"
@@ -168,12 +146,8 @@ class _MemoryAudit:
             what=f"{kind} {names.get(f'{kind}_id', point_of(key))}",
             tenant_id=tenant_id,
             thread_id=names.get("thread_id"),
-            detail=_differing(body, found.body) if found is not None and must is not None and body else "",
+            detail=_differing(body, found.body) if problem == "different" and found and body else "",
         )
-
-
-def _fingerprint(expected: Expected | None) -> bytes | None:
-    return None if expected is None else expected.fingerprint
 
 
 def _written(key: bytes, offset: int, event: JournalEvent) -> Document | None:

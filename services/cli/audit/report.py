@@ -32,7 +32,7 @@ class Difference(Model):
 
 
 class Findings(Model):
-    """What one store was found to hold. `unsettled`: documents that changed whenever they were looked at."""
+    """What one store was found to hold."""
 
     store: Literal["memory", "usage"]
     partitions: int = 0
@@ -40,7 +40,6 @@ class Findings(Model):
     rejected: int = 0
     """Records that are no events; they are no part of any projection."""
     compared: int = 0
-    unsettled: int = 0
     total: int = 0
     """How many differences there are; `differences` has the first of them."""
     differences: list[Difference] = Field(default=[])

@@ -99,9 +99,20 @@ def test_documents_that_were_dropped_are_expected_again_once_they_change() -> No
     expected = expected_of([added("m-1"), added("m-2")])
     expected.drop([*expected.keys()])
     assert [*expected.keys()] == []
-    expected.touched.clear()
     expected.apply(2, added("m-2", "again"))
-    assert {*expected.keys()} == {key_of(point("m-2")), key_of(thread_point("default", "t-1"))} == expected.touched
+    assert {*expected.keys()} == {key_of(point("m-2")), key_of(thread_point("default", "t-1"))}
+
+
+def test_every_state_of_a_watched_document_is_remembered() -> None:
+    expected = expected_of([added("m-1", "one"), added("m-2")])
+    first, second, third = (key_of(point(f"m-{number}")) for number in (1, 2, 3))
+    expected.watch([first, second, third])
+    expected.apply(2, added("m-1", "two"))
+    expected.apply(3, added("m-3"))
+    expected.apply(4, deleted())
+    expected.apply(5, added("m-1", "three"))
+    assert [len(expected.states(each)) for each in (first, second, third)] == [4, 2, 2]
+    assert all(None in expected.states(each) for each in (first, second, third))
 
 
 def point(message_id: str) -> str:
