@@ -27,11 +27,14 @@ log = structlog.get_logger(__name__)
 
 POLL_MS = 100
 
-HELD_RECORDS = 1000
-"""Most records that are left for the moment in which the live projection is held: about a tenth of a second."""
+HELD_RECORDS = 500
+"""So few are left for the moment in which the live projection is held: about a tenth of a second."""
+
+ROUNDS = 10
+"""Each is what has arrived during the one before: where that does not get less, the last one is done while held."""
 
 HELD_SECONDS = 10.0
-"""Kafka may go away in that very moment; the live projection does not wait for it."""
+"""Most that the live projection waits for the last records: Kafka may go away in that very moment."""
 
 
 class Builds(Protocol):
@@ -159,14 +162,21 @@ class Rebuild:
             self._reached = {each: await consumer.position(each) for each in partitions}
             self._begins = dict(self._reached)
             build = await self._builds.begin()
-            while sum(self._target(each) - self._reached[each] for each in self._behind()) > HELD_RECORDS:
-                await self._step(consumer, build)
+            for _ in range(ROUNDS):
+                await self._catch_up(consumer, build)
+                if sum(max(0, self._target(each) - self._reached[each]) for each in partitions) <= HELD_RECORDS:
+                    break
             async with self._projection.held():
-                async with asyncio.timeout(HELD_SECONDS):
-                    while self._behind():
-                        await self._step(consumer, build)
-                    for each in partitions:
-                        await build.apply(each.partition, [], self._reached[each])
+                try:
+                    async with asyncio.timeout(HELD_SECONDS):
+                        await self._catch_up(consumer, build)
+                except TimeoutError as error:
+                    raise UnavailableError(
+                        f"the last records took more than {HELD_SECONDS:g} s: Kafka is away, or the log grows faster "
+                        "than it is read"
+                    ) from error
+                for each in partitions:
+                    await build.apply(each.partition, [], self._reached[each])
                 self._switching = True
                 self._failpoints.hit("rebuild.before_switch")
                 await self._builds.switch()
@@ -178,12 +188,14 @@ class Rebuild:
     def _target(self, partition: TopicPartition) -> int:
         return self._projection.position(partition.partition)
 
-    def _behind(self) -> list[TopicPartition]:
-        return [each for each, reached in self._reached.items() if reached < self._target(each)]
+    async def _catch_up(self, consumer: AIOKafkaConsumer, build: ProjectionStore) -> None:
+        """Applies what the live projection has by now."""
+        goals = {each: self._target(each) for each in self._reached}
+        while behind := [each for each, goal in goals.items() if self._reached[each] < goal]:
+            await self._step(consumer, build, behind)
 
-    async def _step(self, consumer: AIOKafkaConsumer, build: ProjectionStore) -> None:
+    async def _step(self, consumer: AIOKafkaConsumer, build: ProjectionStore, behind: Sequence[TopicPartition]) -> None:
         """Applies what comes next, never anything that the live projection does not have yet."""
-        behind = self._behind()
         batches: dict[TopicPartition, list[Record]] = await consumer.getmany(
             *behind, timeout_ms=POLL_MS, max_records=self._batch
         )
