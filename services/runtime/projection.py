@@ -195,6 +195,8 @@ class Projection(ConsumerRebalanceListener):
     async def _pass_markers(self, partition: int, min_offset: int) -> None:
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
+        if begin >= min_offset:
+            return  # it moved there last; a consumer of aiokafka that is stopped in the step of its start is cancelled
         tp = TopicPartition(self._name, partition)
         consumer = self._clients.consumer()
         try:
