@@ -1,6 +1,7 @@
 """Commands and their options. What they do is in the module of their group."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Coroutine
 from functools import partial
@@ -37,6 +38,7 @@ CONFIGURATION_EXIT = 2
 
 def main() -> None:
     """Entry point. An error that Turnlog raises on purpose is one line on standard error and exit code 2."""
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # it would add lines of its own to the one
     try:
         app()
     except TurnlogError as error:

@@ -7,7 +7,7 @@ from typing import Self
 
 from schemas.envelope import RecordRejectedError
 from schemas.topics import Topic
-from services.runtime.errors import UnavailableError
+from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaConnectionError, Record, TopicPartition
 from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
@@ -39,10 +39,16 @@ class AuditedTopic:
 
     async def __aenter__(self) -> Self:
         try:
-            self.partitions = await count_partitions(self._clients, self._settings, self._topic)
             await self._consumer.start()
+            self.partitions = await count_partitions(self._clients, self._settings, self._topic)
         except KafkaConnectionError as error:
-            raise UnavailableError(f"no Kafka answers at {self._settings.bootstrap}: {error}") from error
+            await self._consumer.stop()
+            raise UnavailableError(
+                f"no Kafka answers at {self._settings.bootstrap}: start `turnlog up` or set TURNLOG_KAFKA_BOOTSTRAP"
+            ) from error
+        except TurnlogError:
+            await self._consumer.stop()
+            raise
         return self
 
     async def __aexit__(
