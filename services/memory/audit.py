@@ -21,7 +21,7 @@ def install_audit(app: FastAPI, store: MemoryStore, progress: Progress) -> None:
     async def fingerprints(
         partition: int | None = None,
         after: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 500,
         min_offset: int = 0,
     ) -> DocumentFingerprints:
         if partition is not None and min_offset:

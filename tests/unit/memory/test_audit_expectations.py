@@ -56,7 +56,9 @@ def expected_of(events: Sequence[JournalEvent]) -> ExpectedDocuments:
 
 
 @pytest.mark.parametrize("seed", [random.randrange(10**6) for _ in range(5)])
-async def test_expected_is_what_the_projection_makes_of_any_history_in_any_batches(tmp_path: Path, seed: int) -> None:
+async def test_a_projection_and_its_rebuild_are_as_expected_whatever_the_history_and_its_batches(
+    tmp_path: Path, seed: int
+) -> None:
     chance = random.Random(seed)
     events = [some_event(chance, number) for number in range(200)]
     store = EdgeMemoryStore(tmp_path / "memory")
@@ -70,6 +72,13 @@ async def test_expected_is_what_the_projection_makes_of_any_history_in_any_batch
         offset = end if whole or chance.random() < 0.7 else chance.randrange(offset, end)  # a restart reads it again
     expected = expected_of(events)
     must = {key: found.fingerprint for key in expected.keys() if (found := expected.get(key)) is not None}  # noqa: SIM118
+    assert await fingerprints_of(store) == must
+    build = await store.begin_build()
+    await JournalProjection(build).apply(
+        0, [ProjectedRecord(each, 0, None, events[each], {}) for each in range(200)], 200
+    )
+    await store.switch()
+    await store.clean()
     assert await fingerprints_of(store) == must
     await store.close()
 
