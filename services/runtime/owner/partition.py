@@ -208,6 +208,7 @@ class PartitionOwner(Generic[S]):
         """Decides up to MAX_GROUP inputs, in order, and starts the calls that they want."""
         group = _Group(committed=asyncio.get_running_loop().create_future())
         before: dict[str, S | None] = {}
+        continued: set[str] = set()  # these may have put something on the journal before the input that wants a call
         taken = 0
         while self._inbox and taken < MAX_GROUP:
             topic, prepared = self._inbox.popleft()
@@ -220,6 +221,8 @@ class PartitionOwner(Generic[S]):
             if key is None:
                 continue
             state = self._states.get(key)
+            if state is not None or key in before:
+                continued.add(key)
             before.setdefault(key, state)
             outcome = self._actor.decide(state, prepared.input, at)
             group.emits += [_caused_by(prepared, emit) for emit in outcome.emits]
@@ -231,7 +234,7 @@ class PartitionOwner(Generic[S]):
         for key, old in before.items():
             state = self._states.get(key)
             group.states += self._actor.state_records(old, state)
-            self._reconcile(key, state, group.committed if old is not None else None)
+            self._reconcile(key, state, group.committed if key in continued else None)
         metrics.TRANSACTION_EVENTS.observe(taken)
         return group
 
