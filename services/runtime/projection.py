@@ -5,7 +5,7 @@ a restart reads from there: a record may be applied twice, never left out, and a
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from services.runtime.kafka import (
     TopicPartition,
 )
 from services.runtime.settings import RuntimeSettings
+from services.runtime.stream import parse_bare, undecoded
 from services.runtime.telemetry import Traces, traceparent_in
 
 log = structlog.get_logger(__name__)
@@ -122,7 +123,9 @@ class Projection(ConsumerRebalanceListener):
             isolation_level="read_committed",
             ack_policy=AckPolicy.MANUAL,
             listener=self,
-            decoder=_undecoded,
+            parser=parse_bare,
+            decoder=undecoded,
+            no_reply=True,
         )
         self._subscriber(self._handle)
 
@@ -244,7 +247,7 @@ class Projection(ConsumerRebalanceListener):
         }
         while True:
             try:
-                events = [event for record in fresh if (event := await self._decode(record)) is not None]
+                events = await self._decode(fresh)
                 self._failpoints.hit("projection.before_store")
                 links = (each.headers.get("traceparent") for each in events)
                 name = f"process {self._topic.name}"
@@ -267,22 +270,30 @@ class Projection(ConsumerRebalanceListener):
         end = consumer.highwater(TopicPartition(self._name, partition)) if consumer else None
         LAG.labels(self._topic.name, str(partition)).set(max(0, (end or next_offset) - next_offset))
 
-    async def _decode(self, record: Record) -> ProjectedRecord | None:
-        headers = header_map(record.headers)
-        try:
-            event = decode_event(self._topic, record.value, headers, max_bytes=MAX_RECORD_BYTES)
-            if self._check is not None:
-                self._check(event)
-        except RecordRejectedError as error:
-            await self._reject(record, error)
-            return None
-        key = record.key.decode(errors="replace") if record.key else None
-        return ProjectedRecord(record.offset, record.timestamp, key, event, headers)
+    async def _decode(self, records: Sequence[Record]) -> list[ProjectedRecord]:
+        """The records that are events. Returns when the others are on `dead-letters`."""
+        events: list[ProjectedRecord] = []
+        rejected: list[Awaitable[Any]] = []
+        for record in records:
+            headers = header_map(record.headers)
+            try:
+                event = decode_event(self._topic, record.value, headers, max_bytes=MAX_RECORD_BYTES)
+                if self._check is not None:
+                    self._check(event)
+            except RecordRejectedError as error:
+                rejected.append(await self._reject(record, error))
+                continue
+            key = record.key.decode(errors="replace") if record.key else None
+            events.append(ProjectedRecord(record.offset, record.timestamp, key, event, headers))
+        await asyncio.gather(*rejected)
+        return events
 
-    async def _reject(self, record: Record, error: RecordRejectedError) -> None:
+    async def _reject(self, record: Record, error: RecordRejectedError) -> Awaitable[Any]:
+        """Hands the dead letter to the producer; what comes back is done when it is acknowledged."""
         at = datetime.now(UTC)
         letter = rejected_record(source=self._source, record=record, error=error, at=at)
-        await self._producer.send_and_wait(
+        metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
+        return await self._producer.send(
             **self._clients.record(
                 DEAD_LETTERS.name,
                 letter,
@@ -292,8 +303,3 @@ class Projection(ConsumerRebalanceListener):
                 traceparent=traceparent_in(header_map(record.headers)),
             )
         )
-        metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
-
-
-async def _undecoded(message: Any) -> None:
-    """FastStream's decoder is left out: records are decoded one by one, so that a bad one spoils no batch."""
