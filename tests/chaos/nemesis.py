@@ -1,0 +1,111 @@
+"""Carries out the faults of a plan: each victim has its own one after the other, the victims all at once."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Sequence
+
+from tests.chaos.cluster import Cluster, Member
+from tests.chaos.plan import BROKER, Fault
+from tests.support.waiting import until
+
+FINDS_OUT_SECONDS = 60
+"""For a worker that was paused to see that others went on without it."""
+
+FOUND_OUT = re.compile(r"partition_fenced|partition_lost|partitions_assigned|reading_failed")
+
+
+class Nemesis:
+    """`run` returns when the last fault is over; whoever is still paused has been woken then."""
+
+    def __init__(self, cluster: Cluster, faults: Sequence[Fault]) -> None:
+        self._cluster = cluster
+        self._faults = faults
+        self._watching: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        began = time.monotonic()
+        victims = {fault.victim for fault in self._faults}
+        async with asyncio.TaskGroup() as lanes:
+            for victim in victims:
+                lanes.create_task(self._lane(began, [fault for fault in self._faults if fault.victim == victim]))
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        for member in self._cluster.members.values():
+            if member.stopped and member.running is not None:
+                member.running.wake()
+
+    async def _lane(self, began: float, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            await asyncio.sleep(began + fault.at - time.monotonic())
+            if fault.victim == BROKER:
+                await self._strike_broker(fault)
+            else:
+                await self._strike(self._cluster.members[fault.victim], fault)
+
+    async def _strike_broker(self, fault: Fault) -> None:
+        cluster = self._cluster
+        if fault.kind == "kill":
+            cluster.kill_broker()
+            await asyncio.sleep(fault.seconds)
+            await cluster.start_broker()
+            return
+        assert cluster.kafka.pid is not None
+        os.kill(cluster.kafka.pid, signal.SIGSTOP)
+        cluster.happened["pause kafka"] += 1
+        await asyncio.sleep(fault.seconds)
+        os.kill(cluster.kafka.pid, signal.SIGCONT)
+
+    async def _strike(self, member: Member, fault: Fault) -> None:
+        await until(lambda: member.alive, f"{member.name} to run")
+        if fault.kind == "kill":
+            member.kill(dead_seconds=fault.seconds, armed=fault.armed)
+            if "=stop@" in fault.armed:
+                self._watch(member, fault)
+        elif not member.stopped:
+            await self._pause(member, fault.seconds)
+
+    async def _pause(self, member: Member, seconds: float) -> None:
+        """From outside, at any moment."""
+        running = member.running
+        assert running is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running.process.pid, signal.SIGSTOP)
+            self._cluster.happened[f"pause {member.service}"] += 1
+            await self._sleep_and_wake(member, seconds)
+
+    def _watch(self, member: Member, fault: Fault) -> None:
+        """For one that will stop by itself, at a point within its work."""
+
+        async def watch() -> None:
+            life = len(member.lives)
+            while len(member.lives) == life or not member.stopped:
+                await asyncio.sleep(0.05)
+            self._cluster.happened[f"{fault.armed.partition('=')[0]} stopped {member.service}"] += 1
+            await self._sleep_and_wake(member, fault.seconds)
+
+        task = asyncio.create_task(watch())
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _sleep_and_wake(self, member: Member, seconds: float) -> None:
+        """Longer than its session: others have its work when it wakes, and it must find that out."""
+        running = member.running
+        assert running is not None
+        await asyncio.sleep(seconds)
+        if running.process.returncode is not None:
+            return
+        said = len(running.output)
+        running.wake()
+        if member.service != "agents":
+            return
+        self._cluster.happened["zombie"] += 1
+        await until(
+            lambda: running.process.returncode is not None or FOUND_OUT.search(running.output[said:]) is not None,
+            f"{member.name}, which was paused, to see that it is not alone:\n{running.output[said:]}",
+            seconds=FINDS_OUT_SECONDS,
+        )
