@@ -16,7 +16,10 @@ from tests.support.installation import Installation, Running, installation
 from tests.support.waiting import eventually, until
 
 RESTART_SECONDS = 0.3
-"""Before a process that ended by itself is started again, as a supervisor does."""
+"""Before a process that was killed at a failpoint is started again, as a supervisor does."""
+
+BACK_OFF_SECONDS = 2.0
+"""Before one that gave up by itself is: it found no Kafka, and starting costs a second of a core."""
 
 READY_SECONDS = 90
 
@@ -47,6 +50,8 @@ class Member:
     """How long the next death lasts."""
     killed_by_us: bool = False
     running: Running | None = None
+    failpoint: str = ""
+    """What the running process is armed with."""
     lives: list[Running] = field(default_factory=list)
 
     @property
@@ -65,16 +70,16 @@ class Member:
 
     async def keep(self) -> None:
         while True:
-            armed, self.armed = self.armed, ""
+            self.failpoint, self.armed = self.armed, ""
             self.killed_by_us = False
-            self.running = await self.cluster.turnlog.start("run", self.service, TURNLOG_FAILPOINTS=armed)
+            self.running = await self.cluster.turnlog.start("run", self.service, TURNLOG_FAILPOINTS=self.failpoint)
             self.lives.append(self.running)
             code = await self.running.process.wait()
             if code == -signal.SIGKILL and not self.killed_by_us:
-                self.cluster.happened[f"{armed.partition('=')[0]} killed {self.service}"] += 1
+                self.cluster.happened[f"{self.failpoint.partition('=')[0]} killed {self.service}"] += 1
             elif code != -signal.SIGKILL:
                 self.cluster.happened[f"{self.service} ended with {code}"] += 1
-                self.cluster.ended_by_themselves.append(self.running)
+                self.dead_seconds = BACK_OFF_SECONDS
             seconds, self.dead_seconds = self.dead_seconds or RESTART_SECONDS, 0
             await asyncio.sleep(seconds)
 
@@ -95,7 +100,6 @@ class Cluster:
     folder: Path
     members: dict[str, Member] = field(default_factory=dict)
     happened: Counter[str] = field(default_factory=Counter)
-    ended_by_themselves: list[Running] = field(default_factory=list)
 
     @property
     def executions(self) -> Path:

@@ -19,7 +19,7 @@ FOUND_OUT = re.compile(r"partition_fenced|partition_lost|partitions_assigned|rea
 
 
 class Nemesis:
-    """`run` returns when the last fault is over; whoever is still paused has been woken then."""
+    """`run` returns when the last fault is over; nobody is armed any more then."""
 
     def __init__(self, cluster: Cluster, faults: Sequence[Fault]) -> None:
         self._cluster = cluster
@@ -36,8 +36,8 @@ class Nemesis:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
         for member in self._cluster.members.values():
-            if member.stopped and member.running is not None:
-                member.running.wake()
+            if member.failpoint and member.alive:
+                member.kill(dead_seconds=0)
 
     async def _lane(self, began: float, faults: Sequence[Fault]) -> None:
         for fault in faults:

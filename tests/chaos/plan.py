@@ -35,7 +35,7 @@ MEMBERS = {
 
 BROKER = "kafka"
 
-SECONDS_BETWEEN_FAULTS = {"agents": 9.0, "tools": 14.0, "memory": 25.0, "usage": 18.0, "gateway": 20.0, BROKER: 32.0}
+SECONDS_BETWEEN_FAULTS = {"agents": 12.0, "tools": 18.0, "memory": 24.0, "usage": 22.0, "gateway": 25.0, BROKER: 40.0}
 """Mean time between two faults of one victim."""
 
 OWNER_POINTS = {
@@ -45,6 +45,7 @@ OWNER_POINTS = {
     "takeover.after_restore": 2,
     "intake.after_consume": 25,
     "commit.before": 60,
+    "commit.sending": 99,
     "commit.inside": 60,
     "commit.after": 60,
 }
@@ -208,11 +209,11 @@ def _faults(random: Random, seconds: float) -> list[Fault]:
         victims = [BROKER] if service == BROKER else [name for name, of in MEMBERS.items() if of == service]
         between = SECONDS_BETWEEN_FAULTS[service] / len(victims)
         deck, victim = _deck(random, service), cycle(victims)
-        at = QUIET_START + random.uniform(0, between)
+        at = QUIET_START + random.uniform(0, between / 2)
         while at < seconds - QUIET_END:
             kind, lasts, armed = next(deck)
             faults.append(Fault(round(at, 3), next(victim), kind, round(lasts, 3), armed))
-            at += random.uniform(0.6, 1.4) * between
+            at += random.uniform(0.8, 1.2) * between
     return sorted(faults, key=lambda fault: fault.at)
 
 
@@ -225,7 +226,7 @@ def _deck(random: Random, service: str) -> Iterator[tuple[Literal["kill", "pause
             ("pause", random.uniform(zombie, zombie + 2), ""),
         ]
         if service == "agents":
-            for point in ("commit.inside", "commit.before"):
+            for point in ("commit.before", "commit.sending", "commit.inside"):
                 cards.append(("kill", random.uniform(zombie, zombie + 2), f"{point}=stop@{random.randint(1, 40)}"))
         cards += [
             ("kill", random.uniform(0, 1), f"{point}=kill@{random.randint(1, most)}")

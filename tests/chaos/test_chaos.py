@@ -28,7 +28,7 @@ FAULTS = (
 FAMILIES = ("takeover.", "intake.", "commit.", "tools.", "projection.")
 """Of each of these kinds of failpoint at least one strikes."""
 
-ENOUGH_MINUTES = 1.5
+ENOUGH_MINUTES = 2
 """A run of this length has time for every fault."""
 
 
