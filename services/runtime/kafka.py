@@ -3,6 +3,7 @@
 The only module that imports aiokafka.
 """
 
+import asyncio
 import ssl
 from datetime import datetime
 from typing import Any
@@ -46,6 +47,16 @@ TRANSACTION_TIMEOUT_MS = 30_000
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, as the Java client's default partitioner has it (murmur2)."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+class _Consumer(AIOKafkaConsumer):
+    """A consumer whose `stop` raises nothing of its own."""
+
+    async def stop(self) -> None:
+        """aiokafka 0.14 cancels a task here and awaits it; one that has not begun yet then raises CancelledError in
+        whoever stops the consumer (`NoGroupCoordinator.close`), as if that one had been cancelled. So let it begin."""
+        await asyncio.sleep(0)
+        await super().stop()
 
 
 class KafkaClients:
@@ -105,7 +116,7 @@ class KafkaClients:
             "fetch_max_wait_ms": 100,
             "max_partition_fetch_bytes": MAX_RECORD_BYTES,
         }
-        return AIOKafkaConsumer(**self.connection(), **(defaults | options))
+        return _Consumer(**self.connection(), **(defaults | options))
 
     def admin(self) -> AIOKafkaAdminClient:
         return AIOKafkaAdminClient(**self.connection())
