@@ -4,14 +4,16 @@ The only module that imports aiokafka.
 """
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import Generator, Sequence
 from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError, ProducerFenced
 from aiokafka.partitioner import murmur2  # pyright: ignore[reportUnknownVariableType]
 from pydantic import BaseModel
 
@@ -32,6 +34,7 @@ __all__ = [
     "Record",
     "TopicPartition",
     "partition_of",
+    "telling_what_broke",
 ]
 
 Record = ConsumerRecord[bytes, bytes]
@@ -47,6 +50,21 @@ TRANSACTION_TIMEOUT_MS = 30_000
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, as the Java client's default partitioner has it (murmur2)."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+@contextlib.contextmanager
+def telling_what_broke(sent: Sequence["asyncio.Future[Any]"]) -> Generator[None]:
+    """Within a transaction: raises the KafkaError that broke it, given the futures of the records sent so far.
+
+    aiokafka 0.14 answers whatever is asked of a producer after it was fenced, or after a send timed out, with an
+    IllegalOperation or a failed assertion, neither a KafkaError; what happened is known to those futures alone.
+    """
+    try:
+        yield
+    except (IllegalOperation, AssertionError) as error:
+        broken = (future.exception() for future in sent if future.done() and not future.cancelled())
+        cause = next((each for each in broken if isinstance(each, KafkaError)), None)
+        raise cause or KafkaError(f"the transaction is broken: {error!r}") from error
 
 
 class _Consumer(AIOKafkaConsumer):
