@@ -317,6 +317,8 @@ class PartitionOwner(Generic[S]):
                 sent.append(await self._send_state(key, value, at))
             if group.offsets:
                 await producer.send_offsets_to_transaction(group.offsets, self._group_id)
+            for each in sent:
+                await each  # aiokafka commits the rest when the broker refused one
             self._failpoints.hit("commit.inside")
             await producer.commit_transaction()
         self._failpoints.hit("commit.after")
