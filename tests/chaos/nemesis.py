@@ -24,7 +24,9 @@ class Nemesis:
     def __init__(self, cluster: Cluster, faults: Sequence[Fault]) -> None:
         self._cluster = cluster
         self._faults = faults
-        self._watching: set[asyncio.Task[None]] = set()
+        self._watching: list[asyncio.Task[None]] = []
+        self._broker_strikes = 0
+        self._broker_away = False
 
     async def run(self) -> None:
         began = time.monotonic()
@@ -32,18 +34,29 @@ class Nemesis:
         async with asyncio.TaskGroup() as lanes:
             for victim in victims:
                 lanes.create_task(self._lane(began, [fault for fault in self._faults if fault.victim == victim]))
+        await self._disarm()
+
+    async def _disarm(self) -> None:
+        """From now on nobody dies or stops any more. Fails if a worker that was paused never found out."""
         for task in self._watching:
             task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        ends = await asyncio.gather(*self._watching, return_exceptions=True)
         for member in self._cluster.members.values():
+            member.armed = ""
             if member.failpoint and member.alive:
                 member.kill(dead_seconds=0)
+        for end in ends:
+            if isinstance(end, AssertionError):
+                raise end
 
     async def _lane(self, began: float, faults: Sequence[Fault]) -> None:
         for fault in faults:
             await asyncio.sleep(began + fault.at - time.monotonic())
             if fault.victim == BROKER:
+                self._broker_strikes += 1
+                self._broker_away = True
                 await self._strike_broker(fault)
+                self._broker_away = False
             else:
                 await self._strike(self._cluster.members[fault.victim], fault)
 
@@ -88,21 +101,20 @@ class Nemesis:
             self._cluster.happened[f"{fault.armed.partition('=')[0]} stopped {member.service}"] += 1
             await self._sleep_and_wake(member, fault.seconds)
 
-        task = asyncio.create_task(watch())
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
+        self._watching.append(asyncio.create_task(watch()))
 
     async def _sleep_and_wake(self, member: Member, seconds: float) -> None:
         """Longer than its session: others have its work when it wakes, and it must find that out."""
         running = member.running
         assert running is not None
+        strikes = self._broker_strikes
         await asyncio.sleep(seconds)
         if running.process.returncode is not None:
             return
         said = len(running.output)
         running.wake()
-        if member.service != "agents":
-            return
+        if member.service != "agents" or self._broker_strikes != strikes or self._broker_away:
+            return  # a broker that was away itself gives everybody a new session
         self._cluster.happened["zombie"] += 1
         await until(
             lambda: running.process.returncode is not None or FOUND_OUT.search(running.output[said:]) is not None,
