@@ -29,7 +29,7 @@ async def test_a_producer_that_is_fenced_between_two_sends_says_so(kafka: str, p
     """The first send that it refuses tells of no fence, and its owner would not know that others go on."""
     clients, settings = clients_of(kafka, prefix)
     await apply_topics(clients, settings)
-    topic = settings.topic("turns")
+    topic = settings.topic("messages")
     zombie, heir = (clients.transactional_producer(f"{prefix}0") for _ in range(2))
     sent: list[asyncio.Future[Any]] = []
     await zombie.start()
