@@ -15,6 +15,9 @@ from tests.support.waiting import until
 FINDS_OUT_SECONDS = 60
 """For a worker that was paused to see that others went on without it."""
 
+ARMED_SECONDS = 12
+"""How long a fault waits for the failpoint of the last one to strike: starting and joining take some of it."""
+
 FOUND_OUT = re.compile(r"partition_fenced|partition_lost|partitions_assigned|reading_failed")
 
 
@@ -74,13 +77,19 @@ class Nemesis:
         os.kill(cluster.kafka.pid, signal.SIGCONT)
 
     async def _strike(self, member: Member, fault: Fault) -> None:
-        await until(lambda: member.alive, f"{member.name} to run")
+        await self._until_free(member)
         if fault.kind == "kill":
             member.kill(dead_seconds=fault.seconds, armed=fault.armed)
             if "=stop@" in fault.armed:
                 self._watch(member, fault)
         elif not member.stopped:
             await self._pause(member, fault.seconds)
+
+    async def _until_free(self, member: Member) -> None:
+        """Until it runs, and what it is armed with has struck, or had its time to."""
+        with contextlib.suppress(AssertionError):
+            await until(lambda: member.alive and not member.failpoint, "its failpoint", seconds=ARMED_SECONDS)
+        await until(lambda: member.alive, f"{member.name} to run")
 
     async def _pause(self, member: Member, seconds: float) -> None:
         """From outside, at any moment."""
@@ -99,6 +108,7 @@ class Nemesis:
             while len(member.lives) == life or not member.stopped:
                 await asyncio.sleep(0.05)
             self._cluster.happened[f"{fault.armed.partition('=')[0]} stopped {member.service}"] += 1
+            member.failpoint = ""
             await self._sleep_and_wake(member, fault.seconds)
 
         self._watching.append(asyncio.create_task(watch()))

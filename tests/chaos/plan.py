@@ -35,7 +35,7 @@ MEMBERS = {
 
 BROKER = "kafka"
 
-SECONDS_BETWEEN_FAULTS = {"agents": 12.0, "tools": 18.0, "memory": 24.0, "usage": 22.0, "gateway": 25.0, BROKER: 40.0}
+SECONDS_BETWEEN_FAULTS = {"agents": 15.0, "tools": 20.0, "memory": 24.0, "usage": 22.0, "gateway": 25.0, BROKER: 40.0}
 """Mean time between two faults of one victim."""
 
 OWNER_POINTS = {
