@@ -90,4 +90,5 @@ class Log:
                 value = {} if record.value is None else json.loads(record.value)
                 headers = {name: content.decode() for name, content in record.headers}
                 position = (partition.partition, record.offset)
-                self._read[topic].append({**value, "position": position, "headers": headers})
+                key = None if record.key is None else record.key.decode(errors="replace")
+                self._read[topic].append({**value, "position": position, "headers": headers, "record_key": key})

@@ -18,7 +18,14 @@ from schemas.topics import MESSAGES, PROMPTS, TOOL_RESULTS, TURNS, state_key
 from services.runtime import metrics
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
-from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
+from services.runtime.kafka import (
+    AIOKafkaProducer,
+    KafkaClients,
+    KafkaError,
+    Record,
+    TopicPartition,
+    telling_what_broke,
+)
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
@@ -289,28 +296,34 @@ class PartitionOwner(Generic[S]):
         self._failpoints.hit("commit.before")
         started = loop.time()
         producer = self._producer
-        await producer.begin_transaction()
         journal: list[tuple[str, asyncio.Future[Any]]] = []
-        for emit in group.emits:
-            target = self.partition if emit.partition is None else emit.partition
-            record = self._clients.record(
-                emit.topic,
-                emit.event,
-                key=emit.key or _thread(emit.event).thread_id,
-                event_id=emit.event_id,
-                at=at,
-                traceparent=emit.traceparent,
-            )
-            future = cast("asyncio.Future[Any]", await producer.send(**record, partition=target))
-            if emit.topic == MESSAGES.name:
-                thread = _thread(emit.event)
-                journal.append((state_key(thread.tenant_id, thread.thread_id), future))
-        for key, value in group.states:
-            await self._send_state(key, value, at)
-        if group.offsets:
-            await producer.send_offsets_to_transaction(group.offsets, self._group_id)
-        self._failpoints.hit("commit.inside")
-        await producer.commit_transaction()
+        sent: list[asyncio.Future[Any]] = []
+        with telling_what_broke(sent):
+            await producer.begin_transaction()
+            for emit in group.emits:
+                target = self.partition if emit.partition is None else emit.partition
+                record = self._clients.record(
+                    emit.topic,
+                    emit.event,
+                    key=emit.key or _thread(emit.event).thread_id,
+                    event_id=emit.event_id,
+                    at=at,
+                    traceparent=emit.traceparent,
+                )
+                future = cast("asyncio.Future[Any]", await producer.send(**record, partition=target))
+                sent.append(future)
+                if emit.topic == MESSAGES.name:
+                    thread = _thread(emit.event)
+                    journal.append((state_key(thread.tenant_id, thread.thread_id), future))
+                self._failpoints.hit("commit.sending")
+            for key, value in group.states:
+                sent.append(await self._send_state(key, value, at))
+            if group.offsets:
+                await producer.send_offsets_to_transaction(group.offsets, self._group_id)
+            for each in sent:
+                await each  # aiokafka commits the rest when the broker refused one
+            self._failpoints.hit("commit.inside")
+            await producer.commit_transaction()
         self._failpoints.hit("commit.after")
         self._settled_at = loop.time() + SETTLE_SECONDS
         for key, future in journal:
@@ -322,13 +335,12 @@ class PartitionOwner(Generic[S]):
         metrics.TRANSACTIONS.labels("committed").inc()
         metrics.TRANSACTION_SECONDS.observe(loop.time() - started)
 
-    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> None:
+    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> "asyncio.Future[Any]":
         if value is None:
-            topic = self._settings.topic(TURNS.name)
-            await self._producer.send(topic, key=key.encode(), partition=self.partition)
+            record: dict[str, Any] = {"topic": self._settings.topic(TURNS.name), "key": key.encode()}
         else:
             record = self._clients.record(TURNS.name, value, key=key, event_id=new_id(at), at=at)
-            await self._producer.send(**record, partition=self.partition)
+        return cast("asyncio.Future[Any]", await self._producer.send(**record, partition=self.partition))
 
     def _ring(self, at: datetime) -> None:
         """Puts a tick in the inbox for every actor whose time has come."""
