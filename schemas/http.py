@@ -185,6 +185,77 @@ class UsageRow(Model):
     latency_ms_avg: float | None = None
 
 
+class RebuildStatus(Model):
+    """How far the rebuild of a projection is. `done` and `total` are records, transaction markers among them."""
+
+    state: Literal["none", "running", "done", "cancelled", "failed"]
+    done: int = 0
+    total: int = 0
+    started_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    detail: str = ""
+
+
+class DocumentFingerprints(Model):
+    """Documents of one partition of the journal in memory, each with 16 bytes in hexadecimal of what it holds."""
+
+    items: list[tuple[str, str]]
+
+
+class AuditedIds(Model):
+    point_ids: list[str] = Field(max_length=1000)
+
+
+class AuditedDocument(Model):
+    """A document of memory as its engine holds it. `partition` null: nothing says where it is from."""
+
+    point_id: str
+    partition: int | None = None
+    kind: str
+    tenant_id: str
+    fingerprint: str
+    body: str
+
+
+class AuditedDocuments(Model):
+    items: list[AuditedDocument]
+
+
+class UsageEnds(Model):
+    """The offset of each partition of `usage`, from 0 on, up to which rows are compared."""
+
+    ends: list[int] = Field(min_length=1, max_length=10_000)
+
+
+class UsageDigest(Model):
+    """How many rows come from a stretch of a partition, and the exclusive or of their hashes.
+
+    `beyond`: rows from the end of the comparison on, which are new or from nowhere.
+    """
+
+    partition: int
+    first: int
+    beyond: bool
+    rows: int
+    hash: int
+
+
+class UsageDigests(Model):
+    items: list[UsageDigest]
+
+
+class AuditedFacts(Model):
+    """Usage by tenant and `usage_id`."""
+
+    facts: list[tuple[str, str]] = Field(max_length=1000)
+
+
+class AuditedRows(Model):
+    """Rows of usage, every value as text, in the order of the table's columns; partition and offset are the last."""
+
+    items: list[list[str | None]]
+
+
 class ComponentHealth(Model):
     ready: bool
     detail: str = ""

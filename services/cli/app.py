@@ -1,6 +1,7 @@
 """Commands and their options. What they do is in the module of their group."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Coroutine
 from functools import partial
@@ -12,7 +13,8 @@ import uvloop
 from rich.console import Console
 
 from infra.local.errors import LocalError
-from services.cli import catalog, dead_letters, doctor, talk, topics, up, usage
+from services.cli import catalog, dead_letters, doctor, rebuild, talk, topics, up, usage
+from services.cli.audit import command as audit
 from services.cli.composition import SERVICES, ServiceName, build_service, settings_of
 from services.runtime.errors import TurnlogError
 from services.runtime.kafka import KafkaConnectionError
@@ -36,6 +38,7 @@ CONFIGURATION_EXIT = 2
 
 def main() -> None:
     """Entry point. An error that Turnlog raises on purpose is one line on standard error and exit code 2."""
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # it would add lines of its own to the one
     try:
         app()
     except TurnlogError as error:
@@ -115,6 +118,22 @@ def usage_command(
 def doctor_command() -> None:
     """Checks what is needed and says what to do about what is missing."""
     _run(doctor.check())
+
+
+@app.command("audit")
+def audit_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compares memory and usage with the log and names what differs; exit code 1 when something does."""
+    _run(audit.run(as_json=as_json))
+
+
+@app.command("rebuild")
+def rebuild_command(
+    projection: Annotated[rebuild.Projected, typer.Argument(help="memory or usage.", show_default=False)],
+) -> None:
+    """Builds a projection anew from the log, beside the live one, and switches over. Ctrl-C cancels."""
+    _run(rebuild.run(projection))
 
 
 @topics_app.command("apply")

@@ -1,15 +1,19 @@
-"""The gateway as the command line sees it."""
+"""The gateway, and inside the platform memory and usage, as the command line sees them."""
 
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 
-from services.runtime.errors import UnavailableError
+from services.runtime.errors import BehindError, UnavailableError
 from services.runtime.settings import RuntimeSettings
+
+BEHIND = "urn:turnlog:problem:behind"
+
+Answering = Literal["gateway", "memory", "usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +29,24 @@ def base_url(settings: RuntimeSettings) -> str:
     return f"http://{settings.http_host}:{settings.http_port}"
 
 
+def _place(settings: RuntimeSettings, service: Answering) -> tuple[str, str]:
+    """Where a service answers, and the setting that says so."""
+    match service:
+        case "gateway":
+            return base_url(settings), "TURNLOG_HTTP_PORT"
+        case "memory":
+            return settings.memory_base_url, "TURNLOG_MEMORY_URL"
+        case "usage":
+            return settings.usage_base_url, "TURNLOG_USAGE_URL"
+
+
 @contextlib.asynccontextmanager
 async def request(
-    settings: RuntimeSettings, method: str, path: str, **options: Any
+    settings: RuntimeSettings, method: str, path: str, *, service: Answering = "gateway", **options: Any
 ) -> AsyncGenerator[aiohttp.ClientResponse]:
-    """A request. Raises UnavailableError when nobody answers or the answer is a problem."""
-    url = base_url(settings) + path
+    """A request. Raises UnavailableError when nobody answers or the answer is a problem; BehindError is one of them."""
+    base, setting = _place(settings, service)
+    url = base + path
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session,
@@ -39,15 +55,16 @@ async def request(
             if response.status >= 400:
                 try:
                     body = json.loads(await response.text())
-                    said = body.get("detail") or body.get("title")
+                    said, kind = body.get("detail") or body.get("title"), body.get("type")
                 except ValueError:
-                    said = None
-                raise UnavailableError(f"{method} {path}: {response.status} {said or response.reason}")
+                    said = kind = None
+                error = BehindError if kind == BEHIND else UnavailableError
+                raise error(f"{method} {path}: {response.status} {said or response.reason}")
             yield response
     except aiohttp.ClientConnectorError as error:
-        raise UnavailableError(
-            f"nothing answers at {base_url(settings)}: start `turnlog up` or set TURNLOG_HTTP_PORT"
-        ) from error
+        raise UnavailableError(f"nothing answers at {base}: start `turnlog up` or set {setting}") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise UnavailableError(f"{service} at {base} broke off its answer: {error or type(error).__name__}") from error
 
 
 async def server_events(response: aiohttp.ClientResponse) -> AsyncIterator[ServerEvent]:

@@ -9,17 +9,21 @@ import structlog
 from schemas.http import ComponentHealth
 from schemas.topics import MESSAGES
 from services.memory.api import build_api
+from services.memory.audit import install_audit
 from services.memory.projector import points_read, project
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import ServerMemoryStore
 from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
-from services.memory.store import MemoryStore
+from services.memory.store import MemoryBuild, MemoryStore
 from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import MEMORY_GROUP
 from services.runtime.kafka import KafkaClients, KafkaError
-from services.runtime.projection import ProjectedRecord, Projection
+from services.runtime.projection import Projection
+from services.runtime.rebuild import Rebuild
+from services.runtime.rebuild_api import install_rebuild
+from services.runtime.records import ProjectedRecord
 from services.runtime.stream import build_broker
 from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
@@ -28,11 +32,14 @@ log = structlog.get_logger(__name__)
 
 CONNECT_RETRY_SECONDS = 1.0
 
+REBUILD_BATCH = 256
+"""Records that are projected between two reads: 10 to 20 ms."""
+
 
 class JournalProjection:
     """Writes the journal into a memory store."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryBuild) -> None:
         self._store = store
 
     async def positions(self) -> Mapping[int, int]:
@@ -42,6 +49,22 @@ class JournalProjection:
         events = [(record.offset, record.event) for record in records]
         existing = {each.point_id: each for each in await self._store.get(points_read([event for _, event in events]))}
         await self._store.write(partition, project(events, existing), next_offset)
+
+
+class JournalBuilds:
+    """A memory store, and one beside it while the journal is projected anew."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def begin(self) -> JournalProjection:
+        return JournalProjection(await self._store.begin_build())
+
+    async def switch(self) -> None:
+        await self._store.switch()
+
+    async def clean(self) -> None:
+        await self._store.clean()
 
 
 def build_store(settings: MemorySettings) -> MemoryStore:
@@ -68,18 +91,30 @@ class MemoryService:
         self._store = store or build_store(settings)
         self._broker = build_broker(settings, client_id="turnlog-memory")
         self._traces = traces_of(settings, self.name)
+        clients, failpoints = KafkaClients(settings, client_id="turnlog-memory"), Failpoints(settings.failpoints)
         self._projection = Projection(
             self._broker,
             settings=settings,
             topic=MESSAGES,
             group=MEMORY_GROUP,
             store=JournalProjection(self._store),
-            clients=KafkaClients(settings, client_id="turnlog-memory"),
-            failpoints=Failpoints(settings.failpoints),
+            clients=clients,
+            failpoints=failpoints,
             traces=self._traces,
         )
-        api = build_api(Reads(self._store), self._projection, self.readiness)
-        self._server = WebServer(api, host=settings.http_host, port=settings.memory_port)
+        self._rebuild = Rebuild(
+            self._projection,
+            JournalBuilds(self._store),
+            settings=settings,
+            clients=clients,
+            topic=MESSAGES,
+            failpoints=failpoints,
+            batch=REBUILD_BATCH,
+        )
+        self.api = build_api(Reads(self._store), self._projection, self.readiness)
+        install_rebuild(self.api, self._rebuild)
+        install_audit(self.api, self._store, self._projection)
+        self._server = WebServer(self.api, host=settings.http_host, port=settings.memory_port)
         self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
         self._connecting: asyncio.Task[None] | None = None
         self._trouble = "not connected yet"
@@ -103,6 +138,7 @@ class MemoryService:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         await self._server.stop()
+        await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()
         await self._store.close()

@@ -1,44 +1,35 @@
-"""Qdrant's engine in process. Every call holds the GIL, so batches are small and all run on one thread.
+"""Qdrant's engine in process: a folder with one shard that is live and, while memory is rebuilt, one beside it.
 
-A flush holds it for 5 to 15 ms, so there is one a second and not one a batch. The stored offsets are those of the last
-flush: a process that is killed reads the second before it again, which changes nothing more.
+The file `current` names the live shard. It is replaced by a rename, so that a process that is killed at any moment
+leaves either the old or the new one, whole; what it does not name is removed at the next start.
 """
 
 import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import qdrant_edge as qdrant
-
-from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, Changes, Document, Find, Hit, Range
+from services.memory.qdrant_shard import MemoryShard
+from services.memory.store import Changes, Document, Find, Hit, Range
 from services.runtime.errors import ConfigurationError, UnavailableError
 
-BATCH = 256
-"""Points of one call: 5,000 hold the GIL for 110 ms."""
-
-FLUSH_SECONDS = 1.0
-
-TEXT = "text"
-OFFSET_KIND = "offset"
+POINTER = "current"
 
 
 class EdgeMemoryStore:
-    """A shard in a folder that one process has open at a time."""
+    """A folder that one process has open at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qdrant-edge")
-        self._bm25 = qdrant.Bm25(qdrant.Bm25Config())
-        self._shard: Any = None
+        self._live: MemoryShard | None = None
+        self._build: MemoryShard | None = None
+        self._old: MemoryShard | None = None
         self._lock: IO[str] | None = None
-        self._unflushed: dict[int, int] = {}
-        self._flushing: asyncio.Task[None] | None = None
-        self._trouble: UnavailableError | None = None
 
     async def open(self) -> None:
         """Raises ConfigurationError when another process has the folder open, or the engine cannot read it."""
@@ -62,7 +53,7 @@ class EdgeMemoryStore:
                 f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
             ) from error
         try:
-            self._shard = self._load_or_create()
+            self._live = self._load_or_create()
         except Exception as error:
             lock.close()
             raise ConfigurationError(
@@ -70,167 +61,105 @@ class EdgeMemoryStore:
             ) from error
         self._lock = lock
 
-    def _load_or_create(self) -> Any:
-        """A new shard gets its place when it has all its indexes: a start that is killed leaves no half of one."""
-        shard, unfinished = self._folder / "shard", self._folder / "shard.new"
-        if not shard.exists():
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            config = qdrant.EdgeConfig(
-                sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}, wal_enabled=True
-            )
-            created = qdrant.EdgeShard.create(str(unfinished), config)
-            for names, kind in (
-                (KEYWORD_FIELDS, qdrant.PayloadSchemaType.Keyword),
-                (INTEGER_FIELDS, qdrant.PayloadSchemaType.Integer),
-            ):
-                for name in names:
-                    created.update(qdrant.UpdateOperation.create_field_index(name, kind))
-            created.flush()
-            created.close()
-            unfinished.rename(shard)
-        return qdrant.EdgeShard.load(str(shard))
+    def _load_or_create(self) -> MemoryShard:
+        """A new shard is pointed at when it has all its indexes: a start that is killed leaves no half of one."""
+        pointer = self._folder / POINTER
+        name = pointer.read_text().strip() if pointer.exists() else None
+        for each in self._folder.iterdir():
+            if each.is_dir() and each.name.startswith("shard") and each.name != name:
+                shutil.rmtree(each)
+        if name is None:
+            name = "shard-1"
+            MemoryShard.create(self._folder / name)
+            self._point_at(name)
+        shard = MemoryShard(self._folder / name, self._thread)
+        shard.load()
+        return shard
+
+    def _point_at(self, name: str) -> None:
+        """The name is on the disk before the rename and the rename before this returns."""
+        written = self._folder / f"{POINTER}.new"
+        with written.open("w") as file:
+            file.write(name)
+            file.flush()
+            os.fsync(file.fileno())
+        written.rename(self._folder / POINTER)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     async def close(self) -> None:
         """Flushes; the folder is free for another process afterwards, whatever the flush has come to."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            await asyncio.gather(self._flushing, return_exceptions=True)
-            self._flushing = None
         try:
-            if self._shard is not None:
-                await self._flush()
-                await self._run(lambda shard: shard.close())
+            await self.clean()
+            if self._live is not None:
+                await self._live.close()
         finally:
-            self._shard = None
+            self._live = None
             self._thread.shutdown()
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
 
+    async def begin_build(self) -> MemoryShard:
+        await self.clean()
+        live = self._opened()
+        build = MemoryShard(self._folder / f"shard-{int(live.folder.name.removeprefix('shard-')) + 1}", self._thread)
+
+        def create() -> None:
+            shutil.rmtree(build.folder, ignore_errors=True)
+            MemoryShard.create(build.folder)
+            build.load()
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, create)
+        except Exception as error:
+            raise UnavailableError(f"no shard can be made at {build.folder}: {error}") from error
+        self._build = build
+        return build
+
+    async def switch(self) -> None:
+        old, new = self._opened(), self._build
+        if new is None:
+            raise UnavailableError("nothing was built that could be switched to")
+        await new.flush()
+        await new.flush()  # once for the data, once more for the offsets that the first has written behind it
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._point_at, new.folder.name)
+        except OSError as error:
+            raise UnavailableError(f"cannot write to {self._folder}: {error.strerror}") from error
+        self._live, self._build, self._old = new, None, old
+
+    async def clean(self) -> None:
+        others = [each for each in (self._build, self._old) if each is not None]
+        self._build = self._old = None
+        for each in others:
+            await each.abandon()
+            await asyncio.to_thread(shutil.rmtree, each.folder, ignore_errors=True)
+
     async def positions(self) -> Mapping[int, int]:
-        request = qdrant.ScrollRequest(limit=10_000, filter=_filter({"kind": OFFSET_KIND}, {}), with_payload=True)
-        records, _ = await self._run(lambda shard: shard.scroll(request))
-        return {record.payload["partition"]: record.payload["next_offset"] for record in records}
+        return await self._opened().positions()
 
     async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
-        """The data can be read when this returns; it and then the offset are flushed within a second.
-
-        Raises what the last flush raised, until one succeeds.
-        """
-        if self._trouble is not None:
-            raise self._trouble
-        for find in changes.delete_all:
-            await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
-        points = [self._point(document) for document in changes.upserts]
-        for start in range(0, len(points), BATCH):
-            await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + BATCH]))
-        if changes.deletes:
-            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
-        self._unflushed[partition] = next_offset
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
-
-    async def _keep_flushing(self) -> None:
-        """A flush a second, until there is nothing left to flush."""
-        await asyncio.sleep(FLUSH_SECONDS)
-        while self._unflushed:
-            try:
-                await self._flush()
-                self._trouble = None
-            except UnavailableError as error:
-                self._trouble = error
-            await asyncio.sleep(FLUSH_SECONDS)
-
-    async def _flush(self) -> None:
-        """Data, flush, then the offsets: an offset that is lost with the process only makes records be read again."""
-        offsets = dict(self._unflushed)
-        await self._run(lambda shard: shard.flush())
-        points = [
-            qdrant.Point(
-                id=partition,
-                vector={},
-                payload={"kind": OFFSET_KIND, "partition": partition, "next_offset": next_offset},
-            )
-            for partition, next_offset in offsets.items()
-        ]
-        if points:
-            await self._update(qdrant.UpdateOperation.upsert_points(points))
-        for partition, next_offset in offsets.items():
-            if self._unflushed.get(partition) == next_offset:
-                del self._unflushed[partition]
+        await self._opened().write(partition, changes, next_offset)
 
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
-        if not point_ids:
-            return []
-        records = await self._run(lambda shard: shard.retrieve(list(point_ids), True, False))
-        return [_document(record) for record in records]
+        return await self._opened().get(point_ids)
+
+    async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
+        return await self._opened().of_partition(partition, after=after, limit=limit)
 
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
     ) -> Sequence[Document]:
-        direction = qdrant.Direction.Desc if descending else qdrant.Direction.Asc
-        request = qdrant.ScrollRequest(
-            limit=limit,
-            filter=_condition(find, order_by, within),
-            with_payload=True,
-            order_by=qdrant.OrderBy(order_by, direction),
-        )
-        records, _ = await self._run(lambda shard: shard.scroll(request))
-        return [_document(record) for record in records]
+        return await self._opened().scroll(find, order_by=order_by, descending=descending, limit=limit, within=within)
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._bm25.embed_query(text)
-        if not vector.indices:
-            return []
-        request = qdrant.QueryRequest(
-            limit=limit,
-            query=qdrant.Query.Nearest(vector, using=TEXT),
-            filter=_condition(find),
-            with_payload=True,
-        )
-        points = await self._run(lambda shard: shard.query(request))
-        return [Hit(_document(point), point.score) for point in points]
+        return await self._opened().search(find, text, limit)
 
-    def _point(self, document: Document) -> Any:
-        vector: Any = {TEXT: self._bm25.embed_document(document.text)} if document.text else {}
-        payload = {"kind": document.kind, "tenant_id": document.tenant_id, **document.fields, "body": document.body}
-        return qdrant.Point(id=document.point_id, vector=vector, payload=payload)
-
-    async def _update(self, operation: Any) -> None:
-        await self._run(lambda shard: shard.update(operation))
-
-    async def _run(self, call: Callable[[Any], Any]) -> Any:
-        """Calls the engine on its thread. It raises plain exceptions, whose text is all that they say."""
-        if self._shard is None:
+    def _opened(self) -> MemoryShard:
+        if self._live is None:
             raise UnavailableError("memory's store is not open")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._shard)
-        except Exception as error:
-            raise UnavailableError(f"the store in {self._folder} failed: {error}") from error
-
-
-def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> Any:
-    return _filter(
-        {"kind": find.kind, "tenant_id": find.tenant_id, **find.where}, find.without, order_by=order_by, within=within
-    )
-
-
-def _filter(
-    where: Mapping[str, str | int],
-    without: Mapping[str, str | int],
-    *,
-    order_by: str | None = None,
-    within: Range = Range(),
-) -> Any:
-    must: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in where.items()]
-    if order_by is not None and (within.above is not None or within.below is not None):
-        must.append(qdrant.FieldCondition(order_by, range=qdrant.RangeFloat(gt=within.above, lt=within.below)))
-    excluded: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in without.items()]
-    return qdrant.Filter(must=must, must_not=excluded or None)
-
-
-def _document(record: Any) -> Document:
-    payload: dict[str, Any] = dict(record.payload)
-    body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
-    return Document(str(record.id), kind, tenant_id, payload, body)
+        return self._live

@@ -1,6 +1,11 @@
-"""A Qdrant cluster through `AsyncQdrantClient`. The same documents and the same sparse vectors as in process."""
+"""A Qdrant cluster through `AsyncQdrantClient`. The same documents and the same sparse vectors as in process.
+
+The configured name is an alias of the collection that is live, `<name>-build-<n>`. Memory is rebuilt into the next one,
+and the alias is moved in one step; a collection of the pattern that it does not name is removed at the next start.
+"""
 
 import contextlib
+import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +14,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from qdrant_edge import Bm25, Bm25Config
 
-from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, Changes, Document, Find, Hit, Range
+from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, PARTITION, Changes, Document, Find, Hit, Range
 from services.runtime.errors import ConfigurationError, UnavailableError
 
 BATCH = 256
@@ -17,34 +22,17 @@ TEXT = "text"
 OFFSET_KIND = "offset"
 
 
-class ServerMemoryStore:
-    """One collection, its tenants kept together by a tenant index."""
+class MemoryCollection:
+    """One collection, by its name or an alias of it. Its tenants are kept together by a tenant index."""
 
-    def __init__(
-        self, url: str, *, api_key: str | None = None, collection: str, client: AsyncQdrantClient | None = None
-    ) -> None:
-        """Connects with the first call. Raises ConfigurationError when the URL is none."""
-        try:
-            self._client = client or AsyncQdrantClient(url=url, api_key=api_key, check_compatibility=False)
-        except ValueError as error:
-            raise ConfigurationError(f"TURNLOG_QDRANT_URL: {error}") from error
+    def __init__(self, client: AsyncQdrantClient, url: str, name: str) -> None:
+        self._client = client
         self._url = url
-        self._collection = collection
+        self._collection = name
         self._bm25 = Bm25(Bm25Config())
 
-    async def open(self) -> None:
+    async def create(self) -> None:
         """Creates the collection and its indexes where they are missing, also when an earlier start was cut short."""
-        with self._calling():
-            try:
-                await self._create()
-            except UnexpectedResponse as error:
-                if error.status_code in (401, 403):
-                    raise ConfigurationError(
-                        f"Qdrant at {self._url} refuses the key: set TURNLOG_QDRANT_API_KEY"
-                    ) from error
-                raise
-
-    async def _create(self) -> None:
         if not await self._client.collection_exists(self._collection):
             await self._client.create_collection(
                 self._collection,
@@ -54,11 +42,8 @@ class ServerMemoryStore:
         for name in KEYWORD_FIELDS:
             schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "tenant_id")
             await self._client.create_payload_index(self._collection, name, schema, wait=True)
-        for name in INTEGER_FIELDS:
+        for name in (*INTEGER_FIELDS, PARTITION):
             await self._client.create_payload_index(self._collection, name, models.PayloadSchemaType.INTEGER, wait=True)
-
-    async def close(self) -> None:
-        await self._client.close()
 
     async def positions(self) -> Mapping[int, int]:
         condition = models.FieldCondition(key="kind", match=models.MatchValue(value=OFFSET_KIND))
@@ -73,7 +58,7 @@ class ServerMemoryStore:
         """The cluster has acknowledged the data, then the offset, when this returns."""
         payload = {"kind": OFFSET_KIND, "partition": partition, "next_offset": next_offset}
         offset = models.PointStruct(id=partition, vector={}, payload=payload)
-        points = [self._point(document) for document in changes.upserts]
+        points = [self._point(partition, document) for document in changes.upserts]
         deletes = models.PointIdsList(points=list(changes.deletes))
         with self._calling():
             for find in changes.delete_all:
@@ -89,6 +74,18 @@ class ServerMemoryStore:
             return []
         with self._calling():
             return [_document(record) for record in await self._client.retrieve(self._collection, list(point_ids))]
+
+    async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
+        missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=PARTITION))
+        condition = models.Filter(
+            must=[missing if partition is None else _equals(PARTITION, partition)],
+            must_not=[_equals("kind", OFFSET_KIND)],
+        )
+        with self._calling():
+            records, _ = await self._client.scroll(
+                self._collection, scroll_filter=condition, limit=limit + 1, offset=after
+            )
+        return [_document(record) for record in records if str(record.id) != after][:limit]
 
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
@@ -126,13 +123,108 @@ class ServerMemoryStore:
         except (ApiException, QdrantException) as error:
             raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {error!r}") from error
 
-    def _point(self, document: Document) -> models.PointStruct:
+    def _point(self, partition: int, document: Document) -> models.PointStruct:
         vector: dict[str, Any] = {}
         if document.text:
             sparse = self._bm25.embed_document(document.text)
             vector[TEXT] = models.SparseVector(indices=sparse.indices, values=sparse.values)
-        payload = {"kind": document.kind, "tenant_id": document.tenant_id, **document.fields, "body": document.body}
+        payload = {
+            "kind": document.kind,
+            "tenant_id": document.tenant_id,
+            PARTITION: partition,
+            **document.fields,
+            "body": document.body,
+        }
         return models.PointStruct(id=document.point_id, vector=vector, payload=payload)
+
+
+class ServerMemoryStore(MemoryCollection):
+    """The collection behind an alias, and while memory is rebuilt one beside it."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, collection: str, client: AsyncQdrantClient | None = None
+    ) -> None:
+        """Connects with the first call. Raises ConfigurationError when the URL is none."""
+        try:
+            client = client or AsyncQdrantClient(url=url, api_key=api_key, check_compatibility=False)
+        except ValueError as error:
+            raise ConfigurationError(f"TURNLOG_QDRANT_URL: {error}") from error
+        super().__init__(client, url, collection)
+        self._build: str | None = None
+
+    async def open(self) -> None:
+        with self._calling():
+            try:
+                live = await self._live()
+                if live is None:
+                    await self._refuse_a_collection_of_the_name()
+                    await self._remove_all_but(None)
+                    live = self._numbered(1)
+                    await MemoryCollection(self._client, self._url, live).create()
+                    await self._point_at(live)
+                else:
+                    await self._remove_all_but(live)
+                    await MemoryCollection(self._client, self._url, live).create()
+            except UnexpectedResponse as error:
+                if error.status_code in (401, 403):
+                    raise ConfigurationError(
+                        f"Qdrant at {self._url} refuses the key: set TURNLOG_QDRANT_API_KEY"
+                    ) from error
+                raise
+
+    async def _refuse_a_collection_of_the_name(self) -> None:
+        if await self._client.collection_exists(self._collection):
+            raise ConfigurationError(
+                f"Qdrant at {self._url} has a collection {self._collection}, where memory needs an alias: "
+                "remove it, and memory is rebuilt from Kafka, or set TURNLOG_QDRANT_COLLECTION"
+            )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def begin_build(self) -> MemoryCollection:
+        with self._calling():
+            live = await self._live()
+            await self._remove_all_but(live)
+            number = int(live.rpartition("-")[2]) + 1 if live else 1
+            self._build = self._numbered(number)
+            build = MemoryCollection(self._client, self._url, self._build)
+            await build.create()
+        return build
+
+    async def switch(self) -> None:
+        if self._build is None:
+            raise UnavailableError("nothing was built that could be switched to")
+        with self._calling():
+            await self._point_at(self._build)
+        self._build = None
+
+    async def clean(self) -> None:
+        self._build = None
+        with self._calling():
+            await self._remove_all_but(await self._live())
+
+    def _numbered(self, number: int) -> str:
+        return f"{self._collection}-build-{number}"
+
+    async def _live(self) -> str | None:
+        """The collection that the alias names."""
+        aliases = (await self._client.get_aliases()).aliases
+        return next((each.collection_name for each in aliases if each.alias_name == self._collection), None)
+
+    async def _point_at(self, name: str) -> None:
+        """One request, which Qdrant applies as a whole."""
+        alias = self._collection
+        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+        create = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=name, alias_name=alias))
+        operations = [create] if await self._live() is None else [delete, create]
+        await self._client.update_collection_aliases(change_aliases_operations=operations)
+
+    async def _remove_all_but(self, live: str | None) -> None:
+        pattern = re.compile(re.escape(self._collection) + r"-build-\d+")
+        for each in (await self._client.get_collections()).collections:
+            if each.name != live and pattern.fullmatch(each.name):
+                await self._client.delete_collection(each.name)
 
 
 def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> models.Filter:
@@ -150,4 +242,5 @@ def _equals(key: str, value: str | int) -> models.FieldCondition:
 def _document(record: Any) -> Document:
     payload: dict[str, Any] = dict(record.payload or {})
     body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
-    return Document(str(record.id), kind, tenant_id, payload, body)
+    partition = payload.pop(PARTITION, None)
+    return Document(str(record.id), kind, tenant_id, payload, body, partition=partition)

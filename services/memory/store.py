@@ -12,6 +12,9 @@ Fields = Mapping[str, str | int]
 KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent", "about")
 INTEGER_FIELDS = ("position", "updated")
 
+PARTITION = "partition"
+"""Name under which an engine keeps which partition of the journal a document is from."""
+
 
 def point_id(kind: str, tenant_id: str, *identity: str) -> str:
     """The point of a document: a UUID from what it is, so that writing it again replaces it."""
@@ -21,7 +24,10 @@ def point_id(kind: str, tenant_id: str, *identity: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by."""
+    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by.
+
+    `partition` is told of what was read; what is written gets that of the call.
+    """
 
     point_id: str
     kind: Kind
@@ -29,6 +35,7 @@ class Document:
     fields: Fields
     body: str
     text: str = ""
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +71,8 @@ class Changes:
     delete_all: Sequence[Find] = ()
 
 
-class MemoryStore(Protocol):
-    """One contract, two engines. Every method raises UnavailableError while the engine is down or not open."""
-
-    async def open(self) -> None:
-        """Creates what is missing. Raises ConfigurationError when that can never work."""
-        ...
-
-    async def close(self) -> None: ...
+class MemoryBuild(Protocol):
+    """What a projection of the journal writes into. Every method raises UnavailableError while the engine is down."""
 
     async def positions(self) -> Mapping[int, int]:
         """The next offset of each partition: everything before it outlives the process, however that ends."""
@@ -83,6 +84,41 @@ class MemoryStore(Protocol):
 
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
         """Those of the documents that exist, in no order."""
+        ...
+
+
+class MemoryStore(MemoryBuild, Protocol):
+    """One contract, two engines. Every method raises UnavailableError while the engine is down or not open."""
+
+    async def open(self) -> None:
+        """Creates what is missing and removes a build that was not finished.
+
+        Raises ConfigurationError when that can never work.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+    async def begin_build(self) -> MemoryBuild:
+        """An empty store beside this one, which goes on. A build before it that was not finished is removed."""
+        ...
+
+    async def switch(self) -> None:
+        """Every call from now on is about what was built, also after a restart.
+
+        A process that dies meanwhile leaves either the old or the new one, whole. Nobody may write during the call.
+        """
+        ...
+
+    async def clean(self) -> None:
+        """Removes what is not live: a build that is not to be, or after a switch the old one. `open` does so too."""
+        ...
+
+    async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
+        """Documents that a partition of the journal has led to, in the order of their ids, those behind `after`.
+
+        `partition` None: documents of which nothing says so; a projection writes no such.
+        """
         ...
 
     async def scroll(

@@ -19,6 +19,9 @@ Failpoint = Literal[
     "commit.after",
     "projection.before_store",
     "projection.after_store",
+    "rebuild.after_batch",
+    "rebuild.before_switch",
+    "rebuild.after_switch",
     "tools.before_result",
     "tools.after_result",
 ]

@@ -5,8 +5,8 @@ a restart reads from there: a record may be applied twice, never left out, and a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -17,9 +17,9 @@ from faststream.kafka.annotations import KafkaMessage
 from opentelemetry.trace import SpanKind
 from prometheus_client import Gauge
 
-from schemas.envelope import RecordRejectedError, decode_event, header_map
+from schemas.envelope import RecordRejectedError, header_map
 from schemas.http import ComponentHealth
-from schemas.topics import DEAD_LETTERS, MAX_RECORD_BYTES, Topic
+from schemas.topics import DEAD_LETTERS, Topic
 from services.runtime import metrics
 from services.runtime.dead_letters import rejected_record
 from services.runtime.errors import BehindError, ConfigurationError, UnavailableError
@@ -32,6 +32,7 @@ from services.runtime.kafka import (
     Record,
     TopicPartition,
 )
+from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
 from services.runtime.telemetry import Traces, traceparent_in
@@ -52,17 +53,6 @@ LOG_CHECK_SECONDS = 5.0
 LAG = Gauge("turnlog_projection_lag_records", "Records that a projection is behind", ["topic", "partition"])
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectedRecord:
-    """A decoded record."""
-
-    offset: int
-    timestamp_ms: int
-    key: str | None
-    event: Any
-    headers: Mapping[str, str]
-
-
 class ProjectionStore(Protocol):
     """Where a projection lives."""
 
@@ -80,7 +70,7 @@ class Projection(ConsumerRebalanceListener):
 
     Args:
         max_records: largest batch.
-        check: raises RecordRejectedError for an event that the store could never hold.
+        check: of every event, before it is applied.
         pause_seconds: between two batches, for a store that prefers few large ones.
     """
 
@@ -97,7 +87,7 @@ class Projection(ConsumerRebalanceListener):
         traces: Traces,
         max_records: int = 1000,
         pause_seconds: float = 0,
-        check: Callable[[Any], None] | None = None,
+        check: EventCheck | None = None,
     ) -> None:
         self._topic = topic
         self._name = settings.topic(topic.name)
@@ -112,6 +102,8 @@ class Projection(ConsumerRebalanceListener):
         self._producer: AIOKafkaProducer = clients.producer()
         self._positions: dict[int, int] = {}
         self._moved = asyncio.Condition()
+        self._applying = asyncio.Lock()
+        self._started = False
         self._trouble: str | None = "not started"
         self._subscriber = broker.subscriber(
             self._name,
@@ -138,6 +130,7 @@ class Projection(ConsumerRebalanceListener):
         if self._positions:
             await self._check_log()
         await self._producer.start()
+        self._started = True
         self._trouble = None
 
     async def _check_log(self) -> None:
@@ -165,9 +158,20 @@ class Projection(ConsumerRebalanceListener):
     def health(self) -> ComponentHealth:
         return ComponentHealth(ready=self._trouble is None, detail=self._trouble or "")
 
+    @property
+    def started(self) -> bool:
+        """Whether its positions are known; before that they are all 0."""
+        return self._started
+
     def position(self, partition: int) -> int:
         """The next offset of a partition that the store does not reflect yet."""
         return self._positions.get(partition, 0)
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Nothing is written into the store while the block lasts, and no position moves."""
+        async with self._applying:
+            yield
 
     async def wait_for(self, partition: int, min_offset: int, timeout_seconds: float) -> None:
         """Returns when the store reflects everything before `min_offset`. Raises BehindError after the time-out."""
@@ -194,6 +198,8 @@ class Projection(ConsumerRebalanceListener):
     async def _pass_markers(self, partition: int, min_offset: int) -> None:
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
+        if begin >= min_offset:
+            return  # it moved there last; a consumer of aiokafka that is stopped in the step of its start is cancelled
         tp = TopicPartition(self._name, partition)
         consumer = self._clients.consumer()
         try:
@@ -206,9 +212,8 @@ class Projection(ConsumerRebalanceListener):
                     return
         finally:
             await consumer.stop()
-        async with self._moved:
-            self._positions[partition] = max(self.position(partition), min_offset)
-            self._moved.notify_all()
+        async with self._applying:
+            await self._move(partition, max(self.position(partition), min_offset))
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Nothing: what was applied is in the store."""
@@ -245,25 +250,31 @@ class Projection(ConsumerRebalanceListener):
             "messaging.consumer.group.name": self._group_id,
             "messaging.batch.message_count": len(fresh),
         }
+        events: list[ProjectedRecord] | None = None
         while True:
             try:
-                events = await self._decode(fresh)
+                if events is None:
+                    events = await self._decode(fresh)
                 self._failpoints.hit("projection.before_store")
                 links = (each.headers.get("traceparent") for each in events)
                 name = f"process {self._topic.name}"
-                with self._traces.span(name, kind=SpanKind.CONSUMER, attributes=attributes, links=links):
-                    await self._store.apply(partition, events, next_offset)
-                self._failpoints.hit("projection.after_store")
+                async with self._applying:
+                    with self._traces.span(name, kind=SpanKind.CONSUMER, attributes=attributes, links=links):
+                        await self._store.apply(partition, events, next_offset)
+                    self._failpoints.hit("projection.after_store")
+                    await self._move(partition, next_offset)
                 break
             except Exception as error:  # noqa: BLE001 - whatever the store's trouble is, the log waits for it
                 self._trouble = f"{type(error).__name__}: {error}"[:500]
                 log.warning("projection_waits", topic=self._topic.name, partition=partition, reason=self._trouble)
                 await asyncio.sleep(RETRY_SECONDS)
         self._trouble = None
+        self._measure(partition, next_offset)
+
+    async def _move(self, partition: int, next_offset: int) -> None:
         async with self._moved:
             self._positions[partition] = next_offset
             self._moved.notify_all()
-        self._measure(partition, next_offset)
 
     def _measure(self, partition: int, next_offset: int) -> None:
         consumer = self._subscriber.consumer
@@ -275,16 +286,10 @@ class Projection(ConsumerRebalanceListener):
         events: list[ProjectedRecord] = []
         rejected: list[Awaitable[Any]] = []
         for record in records:
-            headers = header_map(record.headers)
             try:
-                event = decode_event(self._topic, record.value, headers, max_bytes=MAX_RECORD_BYTES)
-                if self._check is not None:
-                    self._check(event)
+                events.append(decode_record(self._topic, record, self._check))
             except RecordRejectedError as error:
                 rejected.append(await self._reject(record, error))
-                continue
-            key = record.key.decode(errors="replace") if record.key else None
-            events.append(ProjectedRecord(record.offset, record.timestamp, key, event, headers))
         await asyncio.gather(*rejected)
         return events
 

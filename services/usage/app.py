@@ -12,17 +12,23 @@ from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.kafka import KafkaClients, KafkaError
-from services.runtime.projection import ProjectedRecord, Projection
+from services.runtime.projection import Projection
+from services.runtime.rebuild import Rebuild
+from services.runtime.rebuild_api import install_rebuild
+from services.runtime.records import ProjectedRecord
 from services.runtime.stream import build_broker
 from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
 from services.usage.api import build_api
+from services.usage.audit import install_audit
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
-from services.usage.store import Block, UsageStore
+from services.usage.store import Block, UsageBuild, UsageStore
 
 log = structlog.get_logger(__name__)
+
+BLOCK_RECORDS = 10_000
 
 BLOCK_SECONDS = 0.5
 """An insert costs 10 ms of CPU however few its rows are: two blocks a second are as fresh as a dashboard needs."""
@@ -33,7 +39,7 @@ CONNECT_RETRY_SECONDS = 1.0
 class UsageProjection:
     """Writes usage into a store, a batch as a block."""
 
-    def __init__(self, store: UsageStore) -> None:
+    def __init__(self, store: UsageBuild) -> None:
         self._store = store
 
     async def positions(self) -> Mapping[int, int]:
@@ -43,6 +49,22 @@ class UsageProjection:
         if records:
             events = [(record.offset, record.event) for record in records]
             await self._store.insert(Block(partition, records[0].offset, records[-1].offset, events))
+
+
+class UsageBuilds:
+    """A usage store, and a table beside the live one while the log is projected anew."""
+
+    def __init__(self, store: UsageStore) -> None:
+        self._store = store
+
+    async def begin(self) -> UsageProjection:
+        return UsageProjection(await self._store.begin_build())
+
+    async def switch(self) -> None:
+        await self._store.switch()
+
+    async def clean(self) -> None:
+        await self._store.clean()
 
 
 class UsageService:
@@ -55,22 +77,34 @@ class UsageService:
         self._store: UsageStore = ClickHouseUsageStore(url=url, folder=settings.data_dir / "usage")
         self._broker = build_broker(settings, client_id="turnlog-usage")
         self._traces = traces_of(settings, self.name)
+        clients, failpoints = KafkaClients(settings, client_id="turnlog-usage"), Failpoints(settings.failpoints)
         self._projection = Projection(
             self._broker,
             settings=settings,
             topic=USAGE,
             group=USAGE_GROUP,
             store=UsageProjection(self._store),
-            clients=KafkaClients(settings, client_id="turnlog-usage"),
-            failpoints=Failpoints(settings.failpoints),
+            clients=clients,
+            failpoints=failpoints,
             traces=self._traces,
-            max_records=10_000,
+            max_records=BLOCK_RECORDS,
             pause_seconds=BLOCK_SECONDS,
             check=check_event,
         )
-        self._server = WebServer(
-            build_api(self._store, self.readiness), host=settings.http_host, port=settings.usage_port
+        self._rebuild = Rebuild(
+            self._projection,
+            UsageBuilds(self._store),
+            settings=settings,
+            clients=clients,
+            topic=USAGE,
+            failpoints=failpoints,
+            batch=BLOCK_RECORDS,
+            check=check_event,
         )
+        self.api = build_api(self._store, self.readiness)
+        install_rebuild(self.api, self._rebuild)
+        install_audit(self.api, self._store, self._projection)
+        self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
         self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
         self._connecting: asyncio.Task[None] | None = None
         self._trouble = "not connected yet"
@@ -94,6 +128,7 @@ class UsageService:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         await self._server.stop()
+        await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()
         await self._store.close()

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
-from schemas.http import UsageRow
+from schemas.http import UsageDigest, UsageRow
 from services.runtime.errors import ConfigurationError, UnavailableError
+from services.usage.fingerprint import BUCKET, hash_sql, values_sql
 from services.usage.queries import COLUMNS, UsageQuery, usage_sql
 from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
 from services.usage.store import Block
@@ -28,6 +29,21 @@ ANSWER_SECONDS = 60
 
 INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
 """A block read again after years spans more months than the 100 that ClickHouse allows by itself."""
+
+
+LIVE = "usage_events"
+BUILD = "usage_events_build"
+"""The table that is filled while usage is rebuilt, and after the switch the old one until it is dropped."""
+
+DROP_BUILD = f"DROP TABLE IF EXISTS {BUILD} SYNC"
+
+DIGESTS = (
+    f"SELECT source_partition, intDiv(source_offset, {BUCKET}) AS bucket, "  # noqa: S608 - our own
+    "source_offset >= {ends:Array(UInt64)}[source_partition + 1] AS beyond, "
+    f"count(), groupBitXor({hash_sql()}) FROM {LIVE} FINAL "
+    "GROUP BY source_partition, bucket, beyond ORDER BY source_partition, bucket, beyond"
+)
+"""A partition that the log does not have ends at 0: an array answers so beyond its end."""
 
 
 class ClickHouseUsageStore:
@@ -73,16 +89,61 @@ class ClickHouseUsageStore:
         return dict(result.result_rows)
 
     async def insert(self, block: Block) -> None:
-        await self._run(self._writing, self._insert, rows_of(block))
+        await self._run(self._writing, self._insert, LIVE, block)
+
+    async def begin_build(self) -> "UsageTable":
+        await self.clean()
+        await self._command(f"CREATE TABLE {BUILD} AS {LIVE}")
+        return UsageTable(self, BUILD)
+
+    async def switch(self) -> None:
+        await self._command(f"EXCHANGE TABLES {LIVE} AND {BUILD}")
+
+    async def clean(self) -> None:
+        await self._command(DROP_BUILD)
+
+    async def digests(self, ends: Sequence[int]) -> Sequence[UsageDigest]:
+        result = await self._run(self._reading, self._query, DIGESTS, {"ends": list(ends)})
+        return [
+            UsageDigest(partition=partition, first=bucket * BUCKET, beyond=bool(beyond), rows=rows, hash=xor)
+            for partition, bucket, beyond, rows, xor in result.result_rows
+        ]
+
+    async def rows(self, partition: int, first: int, end: int, *, limit: int) -> Sequence[list[str | None]]:
+        parameters = {"partition": partition, "first": first, "end": end, "limit": limit}
+        return await self._texts(
+            "source_partition = {partition:UInt32} AND source_offset >= {first:UInt64} AND "
+            "source_offset < {end:UInt64} ORDER BY source_offset, tenant_id, usage_id LIMIT {limit:UInt32}",
+            parameters,
+        )
+
+    async def facts(self, facts: Sequence[tuple[str, str]]) -> Sequence[list[str | None]]:
+        parameters = {"tenants": [tenant for tenant, _ in facts], "ids": [usage_id for _, usage_id in facts]}
+        return await self._texts(
+            "(tenant_id, usage_id) IN (SELECT arrayJoin(arrayZip({tenants:Array(String)}, {ids:Array(String)})))",
+            parameters,
+        )
+
+    async def _texts(self, condition: str, parameters: dict[str, Any]) -> Sequence[list[str | None]]:
+        statement = f"SELECT {', '.join(values_sql())} FROM {LIVE} FINAL WHERE {condition}"  # noqa: S608 - our own
+        result = await self._run(self._reading, self._query, statement, parameters)
+        return [list(row) for row in result.result_rows]
+
+    async def insert_into(self, table: str, block: Block) -> None:
+        """Inserts a block into a table other than the live one."""
+        await self._run(self._writing, self._insert, table, block)
+
+    async def _command(self, statement: str) -> None:
+        await self._run(self._writing, lambda: _opened(self._writer).command(statement))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
         statement, parameters = usage_sql(query)
         result = await self._run(self._reading, self._query, statement, parameters)
         return [_usage_row(query, row) for row in result.named_results()]
 
-    def _insert(self, rows: list[list[Any]]) -> None:
+    def _insert(self, table: str, block: Block) -> None:
         columns = [*EVENT_COLUMNS, *BLOCK_COLUMNS]
-        _opened(self._writer).insert("usage_events", rows, column_names=columns, settings=INSERT_SETTINGS)
+        _opened(self._writer).insert(table, rows_of(block), column_names=columns, settings=INSERT_SETTINGS)
 
     def _query(self, statement: str, parameters: dict[str, Any]) -> Any:
         return _opened(self._reader).query(statement, parameters=parameters)
@@ -100,6 +161,7 @@ class ClickHouseUsageStore:
     def _migrate(self) -> None:
         """Applies the numbered files that are not on record, each statement by itself, then records the file."""
         client = self._writer
+        client.command(DROP_BUILD)
         client.command(
             "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
             "ENGINE = MergeTree ORDER BY version"
@@ -125,6 +187,21 @@ class ClickHouseUsageStore:
             return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
         except OperationalError as error:
             raise UnavailableError(f"ClickHouse at {self._name} does not answer: {_first_line(error)}") from error
+
+
+class UsageTable:
+    """A table that is filled beside the live one."""
+
+    def __init__(self, store: ClickHouseUsageStore, table: str) -> None:
+        self._store = store
+        self._table = table
+
+    async def positions(self) -> Mapping[int, int]:
+        """Nothing is read on into a build: one that was not finished is begun anew."""
+        return {}
+
+    async def insert(self, block: Block) -> None:
+        await self._store.insert_into(self._table, block)
 
 
 def migrations() -> list[tuple[int, str]]:

@@ -159,3 +159,25 @@ async def test_ctrl_c_ends_cleanly_and_the_next_start_finds_everything(
 
     asked = [each for each in shared_model.requests if f"again {word}" in json.dumps(each)]
     assert f"remember {word}" in json.dumps(asked[-1])
+
+
+async def test_stores_are_audited_and_rebuilt_while_prompts_are_answered(turnlog: Installation) -> None:
+    stop = asyncio.Event()
+
+    async def keep_prompting() -> int:
+        answered = 0
+        while not stop.is_set():
+            for thread in [f"t-{uuid4().hex[:12]}" for _ in range(5)]:
+                await turnlog.prompt(thread, '[[tool calculate {"expression": "6 * 7"}]] hello')
+                answered += (await turnlog.completion(thread))["type"] == "turn.completed"
+        return answered
+
+    prompting = asyncio.create_task(keep_prompting())
+    try:
+        for arguments in (("audit",), ("rebuild", "memory"), ("audit",), ("rebuild", "usage"), ("audit",)):
+            finished = await turnlog.run(*arguments)
+            assert finished.code == 0, finished.output + finished.errors
+    finally:
+        stop.set()
+        assert await prompting > 0
+    assert (await turnlog.run("audit")).code == 0

@@ -26,6 +26,8 @@ SAYS = {
     "curl -s 'localhost:8080/v1/usage": '"input_tokens"',
     "uv run turnlog usage": "pirate",
     "uv run turnlog topics list": "completions",
+    "uv run turnlog audit": "usage: equal to the log",
+    "uv run turnlog rebuild": "is rebuilt: ",
     "uv run turnlog doctor": "a prompt would be answered",
 }
 

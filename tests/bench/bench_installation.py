@@ -24,6 +24,10 @@ class Bench:
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.environment['TURNLOG_LOCAL_KAFKA_PORT']}"
 
+    def service_url(self, name: str) -> str:
+        """Of memory or usage."""
+        return f"http://127.0.0.1:{int(self.environment['TURNLOG_HTTP_PORT']) + {'memory': 1, 'usage': 2}[name]}"
+
     @asynccontextmanager
     async def up(self, *arguments: str, **extra: str) -> AsyncIterator[tuple[Running, float]]:
         """`turnlog up` until the block ends, and the seconds that it took to be ready."""

@@ -7,6 +7,7 @@ keeps everything in the process. It answers as a cluster does but forgets: what 
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -20,8 +21,9 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from services.memory.qdrant_edge import BATCH, EdgeMemoryStore
+from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import ServerMemoryStore
+from services.memory.qdrant_shard import BATCH
 from services.memory.store import Changes, Document, Find, MemoryStore, Range, point_id
 from services.runtime.errors import ConfigurationError, UnavailableError
 from tests.support.installation import free_ports
@@ -84,7 +86,9 @@ async def server() -> AsyncIterator[ServerMemoryStore]:
         warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
         await store.open()
     yield store
-    await client.delete_collection(collection)
+    for each in (await client.get_collections()).collections:
+        if each.name.startswith(collection):
+            await client.delete_collection(each.name)
     await store.close()
 
 
@@ -302,6 +306,76 @@ async def test_text_search_keeps_to_its_filter(store: MemoryStore) -> None:
     assert await texts_found(store, Find("message", "acme", {"thread_id": "t-1"}, {"about": "tools"}), "plum") == ["1"]
 
 
+async def everything(store: MemoryStore, partition: int | None, page: int = 3) -> list[Document]:
+    """The documents of a partition, page by page."""
+    found: list[Document] = []
+    while True:
+        some = await store.of_partition(partition, after=found[-1].point_id if found else None, limit=page)
+        if not some:
+            return found
+        found += some
+
+
+async def test_documents_are_listed_by_partition_in_pages_that_repeat_and_leave_out_none(store: MemoryStore) -> None:
+    written = {0: [message(each) for each in range(10)], 5: [message(each) for each in range(10, 13)]}
+    for partition, documents in written.items():
+        await store.write(partition, Changes(documents), 20)
+    for partition, documents in written.items():
+        assert [each.point_id for each in await everything(store, partition)] == sorted(d.point_id for d in documents)
+    assert [each.fields for each in await everything(store, 5)] == [
+        each.fields for each in sorted(written[5], key=lambda document: document.point_id)
+    ]
+    assert await everything(store, 1) == []
+    assert await everything(store, None) == []
+
+
+async def test_a_page_begins_behind_a_document_that_is_gone(store: MemoryStore) -> None:
+    ids = sorted(message(each).point_id for each in range(6))
+    await store.write(0, Changes([message(each) for each in range(6)]), 6)
+    await store.write(0, Changes(deletes=[ids[2]]), 7)
+    assert [each.point_id for each in await store.of_partition(0, after=ids[2], limit=2)] == ids[3:5]
+
+
+async def test_a_build_is_beside_the_live_store_until_the_switch(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(1, "old figs")]), 2)
+    build = await store.begin_build()
+    await build.write(0, Changes([message(7, "new figs"), message(8)]), 9)
+    await build.write(3, Changes(), 4)
+    await store.write(0, Changes([message(2)]), 3)
+    assert await positions_of(store, messages()) == [1, 2]
+    assert await texts_found(store, messages(), "figs") == ["1"]
+    assert [each.fields["position"] for each in await build.get([message(7).point_id, message(1).point_id])] == [7]
+    await store.switch()
+    for _ in range(2):
+        assert await positions_of(store, messages()) == [7, 8]
+        assert await texts_found(store, messages(), "figs") == ["7"]
+        assert await store.positions() == {0: 9, 3: 4}
+        await store.clean()
+    await store.write(0, Changes([message(9)]), 10)
+    assert await positions_of(store, messages()) == [7, 8, 9]
+
+
+async def test_a_build_that_is_not_to_be_leaves_no_trace(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(1)]), 2)
+    for _ in range(2):
+        build = await store.begin_build()
+        assert await build.get([message(7).point_id]) == []
+        await build.write(0, Changes([message(7)]), 8)
+    await store.clean()
+    assert await positions_of(store, messages()) == [1]
+    with pytest.raises(UnavailableError, match="nothing was built"):
+        await store.switch()
+
+
+async def test_a_store_can_be_built_again_and_again(store: MemoryStore) -> None:
+    for number in range(3):
+        build = await store.begin_build()
+        await build.write(0, Changes([message(number)]), number + 1)
+        await store.switch()
+        await store.clean()
+        assert await positions_of(store, messages()) == [number]
+
+
 async def test_a_store_that_is_not_open_says_that_it_is_unavailable(tmp_path: Path) -> None:
     store = EdgeMemoryStore(tmp_path / "memory")
     for call in (
@@ -452,7 +526,7 @@ async def test_a_folder_is_free_after_a_close(tmp_path: Path) -> None:
 
 
 async def test_a_first_start_that_was_killed_leaves_no_half_of_a_store(tmp_path: Path) -> None:
-    half = tmp_path / "memory" / "shard.new" / "wal"
+    half = tmp_path / "memory" / "shard-1" / "wal"
     half.mkdir(parents=True)
     store = EdgeMemoryStore(tmp_path / "memory")
     await store.open()
@@ -461,16 +535,62 @@ async def test_a_first_start_that_was_killed_leaves_no_half_of_a_store(tmp_path:
     await store.close()
 
 
+async def test_a_build_outlives_the_process_from_the_switch_on_and_not_before(tmp_path: Path) -> None:
+    """What a process that is killed leaves in its folder is copied as it is, and opened by the next one."""
+    store, moments = EdgeMemoryStore(tmp_path / "memory"), tmp_path / "moments"
+    await store.open()
+    await store.write(0, Changes([message(1)]), 2)
+    build = await store.begin_build()
+    await build.write(0, Changes([message(each) for each in range(5)]), 5)
+    shutil.copytree(tmp_path / "memory", moments / "before")
+    await store.switch()
+    shutil.copytree(tmp_path / "memory", moments / "after")
+    await store.clean()
+    shutil.copytree(tmp_path / "memory", moments / "cleaned")
+    await store.close()
+    for moment, there, shard in (("before", [1], "shard-1"), ("after", [*range(5)], "shard-2")):
+        left = EdgeMemoryStore(moments / moment)
+        await left.open()
+        assert await positions_of(left, messages()) == there
+        assert [each.name for each in (moments / moment).glob("shard*")] == [shard]
+        if moment == "after":
+            assert await left.positions() == {0: 5}
+        await left.close()
+    assert [each.name for each in (moments / "cleaned").glob("shard*")] == ["shard-2"]
+
+
+async def test_a_cluster_forgets_a_build_that_a_process_left_behind(server: ServerMemoryStore) -> None:
+    await server.write(0, Changes([message(1)]), 2)
+    await (await server.begin_build()).write(0, Changes([message(7)]), 8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
+        await server.open()
+        assert await positions_of(server, messages()) == [1]
+        build = await server.begin_build()
+        assert await build.get([message(7).point_id]) == []
+
+
+async def test_a_collection_that_has_the_name_of_the_alias_says_what_to_do() -> None:
+    client = AsyncQdrantClient(url=SERVER) if SERVER else AsyncQdrantClient(location=":memory:")
+    name = f"test-{uuid4().hex}"
+    await client.create_collection(name, vectors_config={})
+    store = ServerMemoryStore("http://q:6333", collection=name, client=client)
+    with pytest.raises(ConfigurationError, match="TURNLOG_QDRANT_COLLECTION"):
+        await store.open()
+    await client.delete_collection(name)
+    await store.close()
+
+
 async def test_a_folder_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
-    shard = tmp_path / "memory" / "shard"
+    shard = tmp_path / "memory" / "shard-7"
     shard.mkdir(parents=True)
+    (shard.parent / "current").write_text("shard-7")
     (shard / "edge_config.json").write_text("garbage")
     store = EdgeMemoryStore(tmp_path / "memory")
     with pytest.raises(ConfigurationError, match="remove it, and memory is rebuilt"):
         await store.open()
     await store.close()
-    (shard / "edge_config.json").unlink()
-    shard.rmdir()
+    shutil.rmtree(tmp_path / "memory")
     again = EdgeMemoryStore(tmp_path / "memory")
     await again.open()
     await again.close()

@@ -6,7 +6,9 @@ has a folder of its own here; what needs a second process, or one to kill, start
 """
 
 import asyncio
+import functools
 import json
+import operator
 import os
 import random
 import signal
@@ -22,10 +24,11 @@ from uuid import uuid4
 import clickhouse_connect
 import pytest
 
-from schemas.http import UsageDimension, UsageRow
+from schemas.http import UsageDigest, UsageDimension, UsageRow
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.clickhouse import ClickHouseUsageStore, migrations
+from services.usage.fingerprint import hash_of, values_of
 from services.usage.queries import COLUMNS, FILTERS, UsageQuery
 from services.usage.rows import check_event
 from services.usage.store import Block
@@ -352,6 +355,95 @@ async def test_pages_hold_every_group_once(store: ClickHouseUsageStore) -> None:
     pages = [await store.query(UsageQuery("default", ["user"], limit=10, offset=offset)) for offset in (0, 10, 20, 30)]
     assert [len(page) for page in pages] == [10, 10, 5, 0]
     assert len({row.group["user"] for page in pages for row in page}) == 25
+
+
+async def rows_in(store: ClickHouseUsageStore) -> list[list[str | None]]:
+    return [row for partition in range(4) for row in await store.rows(partition, 0, 2**62, limit=1000)]
+
+
+async def test_a_row_reads_and_hashes_as_its_event_does(store: ClickHouseUsageStore) -> None:
+    full = EXAMPLES[0].model_copy(update={"tool": "calculate", "first_token_ms": 3, "estimated": True})
+    odd = spent(2, user_id="ü\x00\t'\\", billable=False, occurred_at=START + timedelta(microseconds=1))
+    events = [full, spent(1), odd]
+    await store.insert(block(*events, partition=2, first=9_999))
+    values = [values_of(2, offset, event) for offset, event in enumerate(events, 9_999)]
+    assert await store.rows(2, 0, 20_000, limit=10) == [list(each) for each in values]
+    assert await store.rows(2, 10_000, 10_001, limit=10) == [list(values[1])]
+    assert await store.rows(2, 0, 20_000, limit=1) == [list(values[0])]
+    assert await store.rows(1, 0, 20_000, limit=10) == []
+    assert await store.facts([("default", odd.usage_id), ("other", "u1")]) == [list(values[2])]
+    assert await store.digests([0, 0, 10_001]) == [
+        UsageDigest(partition=2, first=0, beyond=False, rows=1, hash=hash_of(values[0])),
+        UsageDigest(partition=2, first=10_000, beyond=False, rows=1, hash=hash_of(values[1])),
+        UsageDigest(partition=2, first=10_000, beyond=True, rows=1, hash=hash_of(values[2])),
+    ]
+
+
+async def test_a_digest_is_of_many_rows_whatever_blocks_they_came_in(store: ClickHouseUsageStore) -> None:
+    events = [spent(number, input_tokens=number) for number in range(50)]
+    await store.insert(block(*events[20:], first=20))
+    await store.insert(block(*events[:20]))
+    hashes = [hash_of(values_of(0, offset, event)) for offset, event in enumerate(events)]
+    (digest,) = await store.digests([50])
+    assert (digest.rows, digest.hash, digest.beyond) == (50, functools.reduce(operator.xor, hashes), False)
+
+
+async def test_a_fact_that_was_written_twice_is_where_it_was_written_last(store: ClickHouseUsageStore) -> None:
+    await store.insert(block(spent(7)))
+    await store.insert(block(spent(7), partition=1, first=5))
+    assert [(each.partition, each.rows) for each in await store.digests([1, 6])] == [(1, 1)]
+    (row,) = await store.facts([("default", "u7")])
+    assert row[-2:] == ["1", "5"]
+
+
+async def test_rows_of_a_partition_that_the_log_does_not_have_are_beyond(store: ClickHouseUsageStore) -> None:
+    await store.insert(block(spent(7), partition=3))
+    assert [(each.partition, each.beyond) for each in await store.digests([1])] == [(3, True)]
+
+
+async def test_a_build_is_beside_the_live_table_until_the_switch(store: ClickHouseUsageStore) -> None:
+    await store.insert(block(spent(0), spent(1)))
+    build = await store.begin_build()
+    await build.insert(block(spent(0, input_tokens=5), first=3))
+    await store.insert(block(spent(2), first=2))
+    assert ((await total(store)).events, await store.positions()) == (3, {0: 2})
+    await store.switch()
+    for _ in range(2):
+        assert ((await total(store)).events, (await total(store)).input_tokens) == (1, 5)
+        assert await store.positions() == {0: 3}
+        await store.clean()
+    await store.insert(block(spent(3), first=4))
+    assert (await total(store)).events == 2
+
+
+@pytest.mark.parametrize("switched", [False, True])
+async def test_a_build_outlives_the_process_from_the_switch_on_and_not_before(place: Place, switched: bool) -> None:
+    first = place.store()
+    await first.open()
+    await first.insert(block(spent(0)))
+    await (await first.begin_build()).insert(block(spent(1), spent(2)))
+    if switched:
+        await first.switch()
+    await first.close()  # without having cleaned: what remains is the next start's to remove
+    second = place.store()
+    await second.open()
+    assert (await total(second)).events == (2 if switched else 1)
+    await second.close()
+    with place.client() as client:
+        assert client.query("SHOW TABLES LIKE 'usage_events%'").result_rows == [("usage_events",)]
+
+
+async def test_a_table_that_was_built_from_the_same_events_is_the_same(store: ClickHouseUsageStore) -> None:
+    events = [spent(number, input_tokens=number, tenant_id=f"tenant-{number % 3}") for number in range(40)]
+    for first in range(0, 40, 8):
+        await store.insert(block(*events[first : first + 8], first=first))
+    digests, rows = await store.digests([40]), await rows_in(store)
+    build = await store.begin_build()
+    await build.insert(block(*events[:33]))
+    await build.insert(block(*events[33:], first=33))
+    await store.switch()
+    await store.clean()
+    assert (await store.digests([40]), await rows_in(store)) == (digests, rows)
 
 
 async def test_a_migration_is_applied_once(place: Place) -> None:

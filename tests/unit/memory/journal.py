@@ -20,7 +20,7 @@ from schemas.parts import Part, TextPart, ToolCallPart, ToolResultPart
 from services.memory.app import JournalProjection
 from services.memory.reads import Reads
 from services.memory.store import MemoryStore
-from services.runtime.projection import ProjectedRecord
+from services.runtime.records import ProjectedRecord
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

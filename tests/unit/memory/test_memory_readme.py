@@ -9,7 +9,9 @@ from pydantic import SecretStr
 
 from schemas.http import ComponentHealth, ContextMessage
 from services.memory.api import WAIT_SECONDS, build_api
-from services.memory.qdrant_edge import FLUSH_SECONDS, EdgeMemoryStore
+from services.memory.app import MemoryService
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.qdrant_shard import FLUSH_SECONDS
 from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
 from services.memory.store import Kind
@@ -58,6 +60,15 @@ def test_the_table_of_paths_has_every_one_and_every_filter(tmp_path: Path) -> No
         said = written[f"{next(iter(route.methods))} {route.path}"]
         for parameter in route.dependant.query_params:
             assert f"`{parameter.name}`" in (README if parameter.name in everywhere else said)
+
+
+async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> None:
+    app = MemoryService(MemorySettings(data_dir=tmp_path, http_port=0)).api
+    paths = {
+        f"{method} {route.path}" for route in app.routes if isinstance(route, APIRoute) for method in route.methods
+    }
+    written = {path for names, _ in rows("operator's path") for path in re.findall(r"`([A-Z]+ /[\w/]+)`", names)}
+    assert written == {path for path in paths if "/audit/" in path or "/rebuild" in path}
 
 
 def test_the_table_of_reasons_is_the_contracts_own() -> None:

@@ -4,10 +4,15 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from fastapi.routing import APIRoute
+
 from schemas.http import UsageDimension, UsageRow
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.settings import RuntimeSettings
 from services.usage.api import UsageParameters
+from services.usage.app import UsageService
+from services.usage.clickhouse import BUILD
+from services.usage.fingerprint import BUCKET
 from services.usage.queries import Bucket
 from services.usage.settings import UsageSettings
 
@@ -42,6 +47,17 @@ def test_the_table_of_parameters_has_every_one() -> None:
     meanings = dict(rows("parameter"))
     assert tuple(re.findall(r"`(\w+)`", meanings["`group_by`"])) == get_args(UsageDimension)
     assert tuple(re.findall(r"`(\w+)`", meanings["`bucket`"]))[:-2] == get_args(Bucket)
+
+
+async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> None:
+    app = UsageService(UsageSettings(data_dir=tmp_path, http_port=0)).api
+    paths = {
+        f"{method} {route.path}" for route in app.routes if isinstance(route, APIRoute) for method in route.methods
+    }
+    written = {path for names, _ in rows("operator's path") for path in re.findall(r"`([A-Z]+ /[\w/]+)`", names)}
+    assert written == {path for path in paths if "/audit/" in path or "/rebuild" in path}
+    assert f"each {BUCKET:,} offsets" in README
+    assert f"`{BUILD}`" in README
 
 
 def test_the_names_in_the_text_are_those_of_the_code() -> None:

@@ -1,0 +1,230 @@
+"""One shard of Qdrant's engine in process. Every call holds the GIL, so batches are small and all run on one thread.
+
+A flush holds it for 5 to 15 ms, so there is one a second and not one a batch. The stored offsets are those of the last
+flush: a process that is killed reads the second before it again, which changes nothing more.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as qdrant
+
+from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, PARTITION, Changes, Document, Find, Hit, Range
+from services.runtime.errors import UnavailableError
+
+BATCH = 256
+"""Points of one call: 5,000 hold the GIL for 110 ms."""
+
+FLUSH_SECONDS = 1.0
+
+TEXT = "text"
+OFFSET_KIND = "offset"
+
+
+class MemoryShard:
+    """A shard in a folder that exists.
+
+    Args:
+        thread: on which the engine is called; shards of one process share it.
+    """
+
+    def __init__(self, folder: Path, thread: ThreadPoolExecutor) -> None:
+        self.folder = folder
+        self._thread = thread
+        self._bm25 = qdrant.Bm25(qdrant.Bm25Config())
+        self._shard: Any = None
+        self._unflushed: dict[int, int] = {}
+        self._flushing: asyncio.Task[None] | None = None
+        self._trouble: UnavailableError | None = None
+
+    @staticmethod
+    def create(folder: Path) -> None:
+        """Makes an empty shard with all its indexes. Blocks. A process that dies meanwhile leaves half of one."""
+        folder.mkdir()
+        config = qdrant.EdgeConfig(
+            sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}, wal_enabled=True
+        )
+        created = qdrant.EdgeShard.create(str(folder), config)
+        for names, kind in (
+            (KEYWORD_FIELDS, qdrant.PayloadSchemaType.Keyword),
+            ((*INTEGER_FIELDS, PARTITION), qdrant.PayloadSchemaType.Integer),
+        ):
+            for name in names:
+                created.update(qdrant.UpdateOperation.create_field_index(name, kind))
+        created.flush()
+        created.close()
+
+    def load(self) -> None:
+        """Opens the shard. Blocks. Raises whatever the engine raises of a folder that it cannot read."""
+        self._shard = qdrant.EdgeShard.load(str(self.folder))
+
+    async def close(self) -> None:
+        """Flushes; the folder is no longer in use afterwards, whatever the flush has come to."""
+        await self._stop_flushing()
+        try:
+            await self.flush()
+        finally:
+            await self.abandon()
+
+    async def abandon(self) -> None:
+        """Closes without a flush, behind every call that was made before."""
+        await self._stop_flushing()
+        try:
+            await self._run(lambda shard: shard.close())
+        finally:
+            self._shard = None
+
+    async def _stop_flushing(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
+            self._flushing = None
+
+    async def positions(self) -> Mapping[int, int]:
+        request = qdrant.ScrollRequest(limit=10_000, filter=_filter({"kind": OFFSET_KIND}, {}), with_payload=True)
+        records, _ = await self._run(lambda shard: shard.scroll(request))
+        return {record.payload["partition"]: record.payload["next_offset"] for record in records}
+
+    async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
+        """The data can be read when this returns; it and then the offset are flushed within a second.
+
+        Raises what the last flush raised, until one succeeds.
+        """
+        if self._trouble is not None:
+            raise self._trouble
+        for find in changes.delete_all:
+            await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
+        points = [self._point(partition, document) for document in changes.upserts]
+        for start in range(0, len(points), BATCH):
+            await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + BATCH]))
+        if changes.deletes:
+            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
+        self._unflushed[partition] = next_offset
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
+
+    async def _keep_flushing(self) -> None:
+        """A flush a second, until there is nothing left to flush."""
+        await asyncio.sleep(FLUSH_SECONDS)
+        while self._unflushed:
+            try:
+                await self.flush()
+                self._trouble = None
+            except UnavailableError as error:
+                self._trouble = error
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    async def flush(self) -> None:
+        """Data, flush, then the offsets: an offset that is lost with the process only makes records be read again."""
+        offsets = dict(self._unflushed)
+        await self._run(lambda shard: shard.flush())
+        points = [
+            qdrant.Point(
+                id=partition,
+                vector={},
+                payload={"kind": OFFSET_KIND, "partition": partition, "next_offset": next_offset},
+            )
+            for partition, next_offset in offsets.items()
+        ]
+        if points:
+            await self._update(qdrant.UpdateOperation.upsert_points(points))
+        for partition, next_offset in offsets.items():
+            if self._unflushed.get(partition) == next_offset:
+                del self._unflushed[partition]
+
+    async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
+        if not point_ids:
+            return []
+        records = await self._run(lambda shard: shard.retrieve(list(point_ids), True, False))
+        return [_document(record) for record in records]
+
+    async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
+        wanted: Any = (
+            qdrant.IsEmptyCondition(PARTITION)
+            if partition is None
+            else qdrant.FieldCondition(PARTITION, match=qdrant.MatchValue(partition))
+        )
+        offsets: Any = qdrant.FieldCondition("kind", match=qdrant.MatchValue(OFFSET_KIND))
+        condition = qdrant.Filter(must=[wanted], must_not=[offsets])
+        request = qdrant.ScrollRequest(offset=after, limit=limit + 1, filter=condition, with_payload=True)
+        records, _ = await self._run(lambda shard: shard.scroll(request))
+        return [_document(record) for record in records if str(record.id) != after][:limit]
+
+    async def scroll(
+        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
+    ) -> Sequence[Document]:
+        direction = qdrant.Direction.Desc if descending else qdrant.Direction.Asc
+        request = qdrant.ScrollRequest(
+            limit=limit,
+            filter=_condition(find, order_by, within),
+            with_payload=True,
+            order_by=qdrant.OrderBy(order_by, direction),
+        )
+        records, _ = await self._run(lambda shard: shard.scroll(request))
+        return [_document(record) for record in records]
+
+    async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
+        vector = self._bm25.embed_query(text)
+        if not vector.indices:
+            return []
+        request = qdrant.QueryRequest(
+            limit=limit,
+            query=qdrant.Query.Nearest(vector, using=TEXT),
+            filter=_condition(find),
+            with_payload=True,
+        )
+        points = await self._run(lambda shard: shard.query(request))
+        return [Hit(_document(point), point.score) for point in points]
+
+    def _point(self, partition: int, document: Document) -> Any:
+        vector: Any = {TEXT: self._bm25.embed_document(document.text)} if document.text else {}
+        payload = {
+            "kind": document.kind,
+            "tenant_id": document.tenant_id,
+            PARTITION: partition,
+            **document.fields,
+            "body": document.body,
+        }
+        return qdrant.Point(id=document.point_id, vector=vector, payload=payload)
+
+    async def _update(self, operation: Any) -> None:
+        await self._run(lambda shard: shard.update(operation))
+
+    async def _run(self, call: Callable[[Any], Any]) -> Any:
+        """Calls the engine on its thread. It raises plain exceptions, whose text is all that they say."""
+        if self._shard is None:
+            raise UnavailableError("memory's store is not open")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._shard)
+        except Exception as error:
+            raise UnavailableError(f"the store in {self.folder} failed: {error}") from error
+
+
+def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> Any:
+    return _filter(
+        {"kind": find.kind, "tenant_id": find.tenant_id, **find.where}, find.without, order_by=order_by, within=within
+    )
+
+
+def _filter(
+    where: Mapping[str, str | int],
+    without: Mapping[str, str | int],
+    *,
+    order_by: str | None = None,
+    within: Range = Range(),
+) -> Any:
+    must: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in where.items()]
+    if order_by is not None and (within.above is not None or within.below is not None):
+        must.append(qdrant.FieldCondition(order_by, range=qdrant.RangeFloat(gt=within.above, lt=within.below)))
+    excluded: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in without.items()]
+    return qdrant.Filter(must=must, must_not=excluded or None)
+
+
+def _document(record: Any) -> Document:
+    payload: dict[str, Any] = dict(record.payload)
+    body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
+    partition = payload.pop(PARTITION, None)
+    return Document(str(record.id), kind, tenant_id, payload, body, partition=partition)

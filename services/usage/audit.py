@@ -1,0 +1,34 @@
+"""What an audit asks of usage: hashes of many rows at once, and the rows where those differ. Covers every tenant."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from schemas.http import AuditedFacts, AuditedRows, UsageDigests, UsageEnds
+from services.runtime.projection import Projection
+from services.usage.store import UsageStore
+
+WAIT_SECONDS = 5.0
+
+MOST_ROWS = 20_000
+"""Of one answer: twice what a bucket has unless somebody has written into the table."""
+
+
+def install_audit(app: FastAPI, store: UsageStore, projection: Projection) -> None:
+    """Adds `POST /audit/digests`, `GET /audit/rows` and `POST /audit/facts`."""
+
+    @app.post("/audit/digests")
+    async def digests(asked: UsageEnds) -> UsageDigests:
+        for partition, end in enumerate(asked.ends):
+            await projection.wait_for(partition, end, WAIT_SECONDS)
+        return UsageDigests(items=list(await store.digests(asked.ends)))
+
+    @app.get("/audit/rows")
+    async def rows(
+        partition: Annotated[int, Query(ge=0)], first: Annotated[int, Query(ge=0)], end: Annotated[int, Query(ge=0)]
+    ) -> AuditedRows:
+        return AuditedRows(items=list(await store.rows(partition, first, end, limit=MOST_ROWS)))
+
+    @app.post("/audit/facts")
+    async def facts(asked: AuditedFacts) -> AuditedRows:
+        return AuditedRows(items=list(await store.facts(asked.facts)))
