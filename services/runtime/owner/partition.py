@@ -20,6 +20,7 @@ from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
+from services.runtime.owner.state_log import StateLog
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
 
@@ -84,7 +85,8 @@ class PartitionOwner(Generic[S]):
         self._settings = settings
         self._failpoints = failpoints
         self._producer: AIOKafkaProducer = taken.producer
-        self._states: dict[str, S] = actor.restore(taken.states)
+        self._states: dict[str, S] = actor.restore([each.value for each in taken.states])
+        self._state_log = StateLog(taken.states, end=taken.states_end)
         self._journal_floor = taken.journal_end
         self._journal_end = taken.journal_end
         self._journal_ends: OrderedDict[str, int] = OrderedDict()
@@ -232,6 +234,7 @@ class PartitionOwner(Generic[S]):
             state = self._states.get(key)
             group.states += self._actor.state_records(old, state)
             self._reconcile(key, state, group.committed if old is not None else None)
+        group.states += self._state_log.to_rewrite({key for key, _ in group.states})
         metrics.TRANSACTION_EVENTS.observe(taken)
         return group
 
@@ -302,16 +305,18 @@ class PartitionOwner(Generic[S]):
             if emit.topic == MESSAGES.name:
                 thread = _thread(emit.event)
                 journal.append((state_key(thread.tenant_id, thread.thread_id), future))
-        for key, value in group.states:
-            await self._send_state(key, value, at)
+        states = [(key, value, await self._send_state(key, value, at)) for key, value in group.states]
         if group.offsets:
-            await producer.send_offsets_to_transaction(group.offsets, self._group_id)
+            floor = {TopicPartition(self._settings.topic(TURNS.name), self.partition): self._state_log.floor}
+            await producer.send_offsets_to_transaction(group.offsets | floor, self._group_id)
         self._failpoints.hit("commit.inside")
         await producer.commit_transaction()
         self._failpoints.hit("commit.after")
         self._settled_at = loop.time() + SETTLE_SECONDS
+        for key, value, future in states:
+            self._state_log.committed(key, value, _offset(future))
         for key, future in journal:
-            self._journal_end = self._journal_ends[key] = future.result().offset + 1
+            self._journal_end = self._journal_ends[key] = _offset(future) + 1
             self._journal_ends.move_to_end(key)
         while len(self._journal_ends) > REMEMBERED_THREADS:
             _, end = self._journal_ends.popitem(last=False)
@@ -319,13 +324,12 @@ class PartitionOwner(Generic[S]):
         metrics.TRANSACTIONS.labels("committed").inc()
         metrics.TRANSACTION_SECONDS.observe(loop.time() - started)
 
-    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> None:
+    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> asyncio.Future[Any]:
         if value is None:
-            topic = self._settings.topic(TURNS.name)
-            await self._producer.send(topic, key=key.encode(), partition=self.partition)
+            record: dict[str, Any] = {"topic": self._settings.topic(TURNS.name), "key": key.encode()}
         else:
             record = self._clients.record(TURNS.name, value, key=key, event_id=new_id(at), at=at)
-            await self._producer.send(**record, partition=self.partition)
+        return cast("asyncio.Future[Any]", await self._producer.send(**record, partition=self.partition))
 
     def _ring(self, at: datetime) -> None:
         """Puts a tick in the inbox for every actor whose time has come."""
@@ -349,6 +353,15 @@ class PartitionOwner(Generic[S]):
 def _caused_by(prepared: Prepared, emit: Emit) -> Emit:
     """The event in the trace of the record that led to it, unless it names its own."""
     return emit if emit.traceparent or not prepared.traceparent else replace(emit, traceparent=prepared.traceparent)
+
+
+def _offset(written: asyncio.Future[Any]) -> int:
+    """Where a record of a committed transaction is. Raises KafkaError when the broker could not tell: a send that was
+    repeated so late that the broker has forgotten the first one. Whoever takes the partition anew finds out."""
+    offset: int = written.result().offset
+    if offset < 0:
+        raise KafkaError("a record was written and the broker does not know where")
+    return offset
 
 
 def _thread(event: BaseModel) -> ThreadEvent:
