@@ -42,6 +42,9 @@ HIGH_WATER = 2_000
 
 LOW_WATER = 500
 
+HEARTBEAT_MS = 1_000
+"""A worker learns of a rebalance by its next heartbeat: what a takeover waits for beyond the session time-out."""
+
 RETAKE_SECONDS = 1.0
 """Between two tries to take a partition whose broker does not answer."""
 
@@ -77,7 +80,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
         self._session_seconds = session_timeout_ms / 1000
         self._membership: dict[str, Any] = {
             "session_timeout_ms": session_timeout_ms,
-            "heartbeat_interval_ms": session_timeout_ms // 3,
+            "heartbeat_interval_ms": min(HEARTBEAT_MS, session_timeout_ms // 3),
             "group_instance_id": instance_id,
         }
         self._consumer: AIOKafkaConsumer | None = None
