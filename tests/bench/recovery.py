@@ -1,0 +1,151 @@
+"""How long a partition has no owner: restoring one with a long past, the death of a worker, a rolling restart."""
+
+import asyncio
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from infra.local.kafka import LocalKafka
+from schemas.topics import TURNS
+from services.runtime.failpoints import Failpoints
+from services.runtime.kafka import KafkaClients
+from services.runtime.owner.takeover import take_partition
+from services.runtime.settings import RuntimeSettings
+from services.runtime.topics import apply_topics
+from tests.bench.bench_installation import scripted_model
+from tests.bench.report import Figure
+from tests.bench.state_topic import write_past
+from tests.support.installation import Installation, Running, installation
+from tests.support.waiting import until
+
+PAST, OPEN = 1_000_000, 1_000
+
+TAKEOVERS = 5
+
+IN_FLIGHT = 200
+
+
+async def measure() -> list[Figure]:
+    return [*await _restore(), *await _death(), *await _rolling_restart()]
+
+
+async def _restore() -> list[Figure]:
+    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
+        async with LocalKafka(data_dir=Path(name), port=0) as broker:
+            settings = RuntimeSettings(kafka_bootstrap=broker.bootstrap, topic_partitions=1, topic_replication=1)
+            clients = KafkaClients(settings, client_id="bench")
+            await apply_topics(clients, settings)
+            began = time.monotonic()
+            await write_past(broker.bootstrap, "owners", past=PAST, still_open=OPEN)
+            figures = [Figure("writing the past", time.monotonic() - began, "s")]
+            took = sorted([await _take(clients, settings, "owners") for _ in range(TAKEOVERS)])
+            figures += [
+                Figure("records on the state topic, as the cleaner has left them", await _left(broker.bootstrap), ""),
+                Figure(f"restore {OPEN:,} open turns of {PAST:,}: median", took[TAKEOVERS // 2], "s"),
+                Figure(f"restore {OPEN:,} open turns of {PAST:,}: worst", took[-1], "s"),
+                Figure("the same from the beginning of the topic", await _take(clients, settings, "newcomers"), "s"),
+            ]
+    return figures
+
+
+async def _take(clients: KafkaClients, settings: RuntimeSettings, group: str) -> float:
+    began = time.monotonic()
+    taken = await take_partition(0, group_id=group, clients=clients, settings=settings, failpoints=Failpoints())
+    seconds = time.monotonic() - began
+    await taken.producer.stop()
+    assert len(taken.states) == OPEN, f"{len(taken.states)} open turns"
+    return seconds
+
+
+async def _left(bootstrap: str) -> int:
+    turns = TopicPartition(TURNS.name, 0)
+    count = 0
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed") as consumer:
+        consumer.assign([turns])
+        await consumer.seek_to_beginning(turns)
+        end = (await consumer.end_offsets([turns]))[turns]
+        while await consumer.position(turns) < end:
+            count += sum(map(len, (await consumer.getmany(timeout_ms=100)).values()))
+    return count
+
+
+async def _death() -> list[Figure]:
+    """Two workers with turns whose models think; one is killed."""
+    async with _without_agents(partitions=4) as turnlog:
+        workers = [await turnlog.start("run", "agents") for _ in range(2)]
+        await until(lambda: all(_taken(each) for each in workers), "both to have partitions", seconds=60)
+        threads = [f"t-{uuid4().hex}" for _ in range(IN_FLIGHT)]
+        await asyncio.gather(*(turnlog.prompt(each, "[[think 60]] go") for each in threads))
+        await turnlog.log.wait_for("messages", lambda event: event["type"] == "turn.opened", count=IN_FLIGHT)
+        dead, heir = workers
+        orphans = [
+            each
+            for each in await turnlog.log.events("messages")
+            if each["type"] == "turn.opened" and each["position"][0] in _taken(dead)
+        ]
+        os.kill(dead.process.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        await turnlog.log.wait_for("usage", lambda event: event["outcome"] == "lost", count=len(orphans))
+        went_on = time.monotonic() - killed
+        assert _taken(heir)
+    return [
+        Figure("open turns of a killed worker", len(orphans), ""),
+        Figure("until all of them are asked again elsewhere (session time-out 10 s)", went_on, "s"),
+    ]
+
+
+async def _rolling_restart() -> list[Figure]:
+    return [
+        Figure("partitions taken in a rolling restart of 3 workers with 12, without names", await _restarts(False), ""),
+        Figure("the same with TURNLOG_INSTANCE_ID: each takes its own again", await _restarts(True), ""),
+    ]
+
+
+async def _restarts(named: bool) -> int:
+    async with _without_agents(partitions=12) as turnlog:
+
+        async def worker(number: int) -> Running:
+            name = {"TURNLOG_INSTANCE_ID": f"worker-{number}"} if named else {}
+            return await turnlog.start("run", "agents", **name)
+
+        def owned() -> int:
+            return sum(len(set(_taken(each))) for each in running.values())
+
+        running = {number: await worker(number) for number in range(3)}
+        await until(lambda: owned() >= 12 and all(map(_taken, running.values())), "all to be owned", seconds=60)
+        everyone = [*running.values()]
+        before = sum(len(_taken(each)) for each in everyone)
+        for number in range(3):
+            await running[number].interrupt()
+            running[number] = await worker(number)
+            everyone.append(running[number])
+            await until(lambda: bool(_taken(everyone[-1])), "it to have partitions", seconds=60)
+        await asyncio.sleep(3)  # what a late rebalance moves counts too
+        return sum(len(_taken(each)) for each in everyone) - before
+
+
+def _taken(worker: Running) -> list[int]:
+    return [int(each) for each in re.findall(r"partition_taken.*?\bpartition=(\d+)", worker.output)]
+
+
+@asynccontextmanager
+async def _without_agents(*, partitions: int) -> AsyncIterator[Installation]:
+    """Everything but agents, on a broker of its own."""
+    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
+        folder = Path(name)
+        async with (
+            LocalKafka(data_dir=folder / "kafka", port=0) as broker,
+            scripted_model() as url,
+            installation(folder, model_url=url, kafka=broker.bootstrap, prefix="") as turnlog,
+        ):
+            turnlog.environment["TURNLOG_TOPIC_PARTITIONS"] = str(partitions)
+            await turnlog.up("--no-agents")
+            yield turnlog
