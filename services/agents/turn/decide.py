@@ -24,6 +24,7 @@ from services.agents.turn.closing import (
 )
 from services.agents.turn.commands import command_arrived
 from services.agents.turn.inputs import (
+    ClockJumped,
     CommandArrived,
     Decision,
     Environment,
@@ -38,6 +39,7 @@ from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState
 from services.agents.turn.steps import (
     call_deadline,
+    clock_jumped,
     model_answered,
     model_failed,
     recovered,
@@ -79,6 +81,8 @@ def decide(state: ThreadState | None, happened: ThreadInput, env: Environment) -
             return cancel_turns(state, happened.turn_id, env, happened.reason)
         case Tick():
             return _tick(state, env)
+        case ClockJumped():
+            return clock_jumped(state, happened)
         case Recovered():
             return recovered(state, env)
 

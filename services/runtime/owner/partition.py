@@ -6,7 +6,7 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
@@ -20,6 +20,7 @@ from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
+from services.runtime.owner.clock import Clock
 from services.runtime.owner.state_log import StateLog
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
@@ -74,6 +75,7 @@ class PartitionOwner(Generic[S]):
         clients: KafkaClients,
         settings: RuntimeSettings,
         failpoints: Failpoints,
+        clock: Clock,
     ) -> None:
         self.partition = taken.partition
         self.next_offsets = {PROMPTS.name: taken.prompts_offset, TOOL_RESULTS.name: taken.results_offset}
@@ -84,6 +86,7 @@ class PartitionOwner(Generic[S]):
         self._clients = clients
         self._settings = settings
         self._failpoints = failpoints
+        self._clock = clock
         self._producer: AIOKafkaProducer = taken.producer
         self._states: dict[str, S] = actor.restore([each.value for each in taken.states])
         self._state_log = StateLog(taken.states, end=taken.states_end)
@@ -196,15 +199,24 @@ class PartitionOwner(Generic[S]):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            at = datetime.now(UTC)
+            at = self._look()
             self._ring(at)
             self._committing = True
             while self._inbox:
                 await self._write(self._decide(at), at)
-                at = datetime.now(UTC)
+                at = self._look()
             self._committing = False
             self._idle.set()
             self._set_alarm(at)
+
+    def _look(self) -> datetime:
+        """The time. When it has jumped, every actor is told of it before anything else happens to it."""
+        at, jumped = self._clock.look()
+        if jumped:
+            log.warning("clock_jumped", partition=self.partition, seconds=jumped.total_seconds())
+            told = self._actor.clock_jumped(jumped)
+            self._inbox.extendleft(("", Prepared(next_offset=0, key=key, input=told)) for key in self._states)
+        return at
 
     def _decide(self, at: datetime) -> _Group:
         """Decides up to MAX_GROUP inputs, in order, and starts the calls that they want."""

@@ -26,6 +26,7 @@ from services.runtime.kafka import (
     TopicPartition,
 )
 from services.runtime.owner.actor import Actor
+from services.runtime.owner.clock import Clock
 from services.runtime.owner.partition import PartitionOwner
 from services.runtime.owner.takeover import take_partition
 from services.runtime.settings import RuntimeSettings
@@ -196,6 +197,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
             clients=self._clients,
             settings=self._settings,
             failpoints=self._failpoints,
+            clock=Clock(),
         )
         self._owners[partition] = owner
         metrics.PARTITIONS_OWNED.set(len(self._owners))
