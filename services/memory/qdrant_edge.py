@@ -16,6 +16,7 @@ from typing import IO, Any
 import qdrant_edge as qdrant
 
 from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, Changes, Document, Find, Hit, Range
+from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
 
 BATCH = 256
@@ -116,10 +117,11 @@ class EdgeMemoryStore:
     async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
         """The data can be read when this returns; it and then the offset are flushed within a second.
 
-        Raises what the last flush raised, until one succeeds.
+        Raises what the last flush raised, until one succeeds, and UnavailableError while the disk is full.
         """
         if self._trouble is not None:
             raise self._trouble
+        require_room(self._folder)
         for find in changes.delete_all:
             await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         points = [self._point(document) for document in changes.upserts]

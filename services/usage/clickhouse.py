@@ -15,6 +15,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from schemas.http import UsageRow
+from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.queries import COLUMNS, UsageQuery, usage_sql
 from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
@@ -73,6 +74,8 @@ class ClickHouseUsageStore:
         return dict(result.result_rows)
 
     async def insert(self, block: Block) -> None:
+        if self._url is None:
+            require_room(self._folder)
         await self._run(self._writing, self._insert, rows_of(block))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
