@@ -121,7 +121,8 @@ class EdgeMemoryStore:
         """
         if self._trouble is not None:
             raise self._trouble
-        require_room(self._folder)
+        if self._shard is not None:
+            require_room(self._folder)
         for find in changes.delete_all:
             await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         points = [self._point(document) for document in changes.upserts]

@@ -12,5 +12,9 @@ RESERVE_MEGABYTES = 128
 
 def require_room(folder: Path) -> None:
     """Raises UnavailableError while the disk of `folder` has less than the reserve free; the log waits then."""
-    if shutil.disk_usage(folder).free < RESERVE_MEGABYTES * 1024**2:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be written: {error.strerror}") from error
+    if free < RESERVE_MEGABYTES * 1024**2:
         raise UnavailableError(f"the disk of {folder} has less than {RESERVE_MEGABYTES} MiB free: make room")

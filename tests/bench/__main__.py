@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from tests.bench import recovery, startup, turns
+from tests.bench import overload, recovery, startup, turns
 from tests.bench.report import Figure, machine, show
 
 BENCHES: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
@@ -15,6 +15,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
         "One-tool turns, turnlog up --workers 1: agents in a process of their own",
         partial(turns.measure, "--workers", "1"),
     ),
+    "overload": ("One worker with too much to do", overload.measure),
     "recovery": ("Partitions without an owner: a long past, a death, a rolling restart", recovery.measure),
 }
 

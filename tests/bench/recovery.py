@@ -24,6 +24,7 @@ from tests.bench.bench_installation import scripted_model
 from tests.bench.report import Figure
 from tests.bench.state_topic import write_past
 from tests.support.installation import Installation, Running, installation
+from tests.support.traffic import assert_exactly_once
 from tests.support.waiting import until
 
 PAST, OPEN = 1_000_000, 1_000
@@ -32,12 +33,14 @@ TAKEOVERS = 5
 
 IN_FLIGHT = 200
 
+AWAY_SECONDS = 60
+
 SETTLING_SECONDS = 3
 """What a late rebalance moves counts too."""
 
 
 async def measure() -> list[Figure]:
-    return [*await _restore(), *await _death(), *await _rolling_restart()]
+    return [*await _restore(), *await _death(), *await _rolling_restart(), *await _broker_away()]
 
 
 async def _restore() -> list[Figure]:
@@ -82,7 +85,7 @@ async def _left(bootstrap: str) -> int:
 
 async def _death() -> list[Figure]:
     """Two workers with turns whose models think; one is killed."""
-    async with _without_agents(partitions=4) as turnlog:
+    async with _without_agents(partitions=4) as (turnlog, _):
         workers = [await turnlog.start("run", "agents") for _ in range(2)]
         await until(lambda: all(len(_assigned(each)) == 2 for each in workers), "both to have a half", seconds=60)
         threads = [f"t-{uuid4().hex}" for _ in range(IN_FLIGHT)]
@@ -106,6 +109,26 @@ async def _death() -> list[Figure]:
     ]
 
 
+async def _broker_away() -> list[Figure]:
+    """The broker stands still for a minute, with turns in every phase: longer than every time-out but the deadline."""
+    async with _without_agents(partitions=4) as (turnlog, broker):
+        worker = await turnlog.start("run", "agents")
+        await until(lambda: len(_taken(worker)) == 4, "the worker to have all partitions", seconds=60)
+        threads = [f"t-{uuid4().hex}" for _ in range(IN_FLIGHT)]
+        prompt = '[[think 1]][[tool calculate {"expression": "2 + 2"}]] go'
+        await asyncio.gather(*(turnlog.prompt(each, prompt, prompt_id="once") for each in threads))
+        await turnlog.log.wait_for("messages", lambda event: event["type"] == "turn.opened", count=IN_FLIGHT // 2)
+        assert broker.pid is not None
+        os.kill(broker.pid, signal.SIGSTOP)
+        await asyncio.sleep(AWAY_SECONDS)
+        os.kill(broker.pid, signal.SIGCONT)
+        back = time.monotonic()
+        await turnlog.log.wait_for("completions", lambda event: True, count=IN_FLIGHT)
+        over = time.monotonic() - back
+        await assert_exactly_once(turnlog, threads)
+    return [Figure(f"broker away for {AWAY_SECONDS} s: until all {IN_FLIGHT} open turns are over", over, "s")]
+
+
 async def _rolling_restart() -> list[Figure]:
     return [
         Figure("partitions taken in a rolling restart of 3 workers with 12, without names", await _restarts(False), ""),
@@ -114,7 +137,7 @@ async def _rolling_restart() -> list[Figure]:
 
 
 async def _restarts(named: bool) -> int:
-    async with _without_agents(partitions=12) as turnlog:
+    async with _without_agents(partitions=12) as (turnlog, _):
 
         async def worker(number: int) -> Running:
             name = {"TURNLOG_INSTANCE_ID": f"worker-{number}"} if named else {}
@@ -145,7 +168,7 @@ def _assigned(worker: Running) -> set[int]:
 
 
 @asynccontextmanager
-async def _without_agents(*, partitions: int) -> AsyncIterator[Installation]:
+async def _without_agents(*, partitions: int) -> AsyncIterator[tuple[Installation, LocalKafka]]:
     """Everything but agents, on a broker of its own."""
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
         folder = Path(name)
@@ -156,4 +179,4 @@ async def _without_agents(*, partitions: int) -> AsyncIterator[Installation]:
         ):
             turnlog.environment["TURNLOG_TOPIC_PARTITIONS"] = str(partitions)
             await turnlog.up("--no-agents")
-            yield turnlog
+            yield turnlog, broker
