@@ -265,8 +265,10 @@ class Projection(ConsumerRebalanceListener):
                     await self._move(partition, next_offset)
                 break
             except Exception as error:  # noqa: BLE001 - whatever the store's trouble is, the log waits for it
-                self._trouble = f"{type(error).__name__}: {error}"[:500]
-                log.warning("projection_waits", topic=self._topic.name, partition=partition, reason=self._trouble)
+                trouble = f"{type(error).__name__}: {error}"[:500]
+                if trouble != self._trouble:
+                    log.warning("projection_waits", topic=self._topic.name, partition=partition, reason=trouble)
+                self._trouble = trouble
                 await asyncio.sleep(RETRY_SECONDS)
         self._trouble = None
         self._measure(partition, next_offset)

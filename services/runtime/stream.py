@@ -17,7 +17,7 @@ _SASL = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512":
 def build_broker(settings: RuntimeSettings, *, client_id: str) -> KafkaBroker:
     """A broker that creates no topics and whose producer is idempotent."""
     return KafkaBroker(
-        settings.bootstrap,
+        settings.bootstrap.split(","),  # FastStream takes one text for one address
         client_id=client_id,
         security=_security(settings),
         enable_idempotence=True,

@@ -17,7 +17,9 @@ class Log:
     def __init__(self, bootstrap: str, *, prefix: str) -> None:
         self.bootstrap = bootstrap
         self.prefix = prefix
-        self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, max_request_size=16 * 1024**2)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap, enable_idempotence=True, max_request_size=16 * 1024**2
+        )
         self._consumers: dict[str, AIOKafkaConsumer] = {}
         self._read: dict[str, list[Event]] = defaultdict(list)
 

@@ -6,7 +6,7 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
@@ -27,6 +27,8 @@ from services.runtime.kafka import (
     telling_what_broke,
 )
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
+from services.runtime.owner.clock import Clock
+from services.runtime.owner.state_log import StateLog
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
 
@@ -80,6 +82,7 @@ class PartitionOwner(Generic[S]):
         clients: KafkaClients,
         settings: RuntimeSettings,
         failpoints: Failpoints,
+        clock: Clock,
     ) -> None:
         self.partition = taken.partition
         self.next_offsets = {PROMPTS.name: taken.prompts_offset, TOOL_RESULTS.name: taken.results_offset}
@@ -90,8 +93,10 @@ class PartitionOwner(Generic[S]):
         self._clients = clients
         self._settings = settings
         self._failpoints = failpoints
+        self._clock = clock
         self._producer: AIOKafkaProducer = taken.producer
-        self._states: dict[str, S] = actor.restore(taken.states)
+        self._states: dict[str, S] = actor.restore([each.value for each in taken.states])
+        self._state_log = StateLog(taken.states, end=taken.states_end)
         self._journal_floor = taken.journal_end
         self._journal_end = taken.journal_end
         self._journal_ends: OrderedDict[str, int] = OrderedDict()
@@ -201,15 +206,24 @@ class PartitionOwner(Generic[S]):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            at = datetime.now(UTC)
+            at = self._look()
             self._ring(at)
             self._committing = True
             while self._inbox:
                 await self._write(self._decide(at), at)
-                at = datetime.now(UTC)
+                at = self._look()
             self._committing = False
             self._idle.set()
             self._set_alarm(at)
+
+    def _look(self) -> datetime:
+        """The time. When it has jumped, every actor is told of it before anything else happens to it."""
+        at, jumped = self._clock.look()
+        if jumped:
+            log.warning("clock_jumped", partition=self.partition, seconds=jumped.total_seconds())
+            told = self._actor.clock_jumped(jumped)
+            self._inbox.extendleft(("", Prepared(next_offset=0, key=key, input=told)) for key in self._states)
+        return at
 
     def _decide(self, at: datetime) -> _Group:
         """Decides up to MAX_GROUP inputs, in order, and starts the calls that they want."""
@@ -242,6 +256,7 @@ class PartitionOwner(Generic[S]):
             state = self._states.get(key)
             group.states += self._actor.state_records(old, state)
             self._reconcile(key, state, group.committed if key in continued else None)
+        group.states += self._state_log.to_rewrite({key for key, _ in group.states})
         metrics.TRANSACTION_EVENTS.observe(taken)
         return group
 
@@ -316,18 +331,21 @@ class PartitionOwner(Generic[S]):
                     thread = _thread(emit.event)
                     journal.append((state_key(thread.tenant_id, thread.thread_id), future))
                 self._failpoints.hit("commit.sending")
-            for key, value in group.states:
-                sent.append(await self._send_state(key, value, at))
+            states = [(key, value, await self._send_state(key, value, at)) for key, value in group.states]
+            sent += [future for _, _, future in states]
             if group.offsets:
-                await producer.send_offsets_to_transaction(group.offsets, self._group_id)
+                floor = {TopicPartition(self._settings.topic(TURNS.name), self.partition): self._state_log.floor}
+                await producer.send_offsets_to_transaction(group.offsets | floor, self._group_id)
             for each in sent:
                 await each  # aiokafka commits the rest when the broker refused one
             self._failpoints.hit("commit.inside")
             await producer.commit_transaction()
         self._failpoints.hit("commit.after")
         self._settled_at = loop.time() + SETTLE_SECONDS
+        for key, value, future in states:
+            self._state_log.committed(key, value, _offset(future))
         for key, future in journal:
-            self._journal_end = self._journal_ends[key] = future.result().offset + 1
+            self._journal_end = self._journal_ends[key] = _offset(future) + 1
             self._journal_ends.move_to_end(key)
         while len(self._journal_ends) > REMEMBERED_THREADS:
             _, end = self._journal_ends.popitem(last=False)
@@ -335,7 +353,7 @@ class PartitionOwner(Generic[S]):
         metrics.TRANSACTIONS.labels("committed").inc()
         metrics.TRANSACTION_SECONDS.observe(loop.time() - started)
 
-    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> "asyncio.Future[Any]":
+    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> asyncio.Future[Any]:
         if value is None:
             record: dict[str, Any] = {"topic": self._settings.topic(TURNS.name), "key": key.encode()}
         else:
@@ -364,6 +382,15 @@ class PartitionOwner(Generic[S]):
 def _caused_by(prepared: Prepared, emit: Emit) -> Emit:
     """The event in the trace of the record that led to it, unless it names its own."""
     return emit if emit.traceparent or not prepared.traceparent else replace(emit, traceparent=prepared.traceparent)
+
+
+def _offset(written: asyncio.Future[Any]) -> int:
+    """Where a record of a committed transaction is. Raises KafkaError when the broker could not tell: a send that was
+    repeated so late that the broker has forgotten the first one. Whoever takes the partition anew finds out."""
+    offset: int = written.result().offset
+    if offset < 0:
+        raise KafkaError("a record was written and the broker does not know where")
+    return offset
 
 
 def _thread(event: BaseModel) -> ThreadEvent:
