@@ -1,7 +1,7 @@
 # uv is taken from PATH, or put by pip into .uv/ inside the project.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: run test test-fast bench lint schemas
+.PHONY: run test test-fast chaos bench lint schemas
 
 run: | $(UV)
 	$(UV) run turnlog up
@@ -11,6 +11,9 @@ test: | $(UV)
 
 test-fast: | $(UV)
 	$(UV) run pytest -m "not broker"
+
+chaos: | $(UV)
+	$(UV) run pytest tests/chaos -s --chaos-minutes 60
 
 bench: | $(UV)
 	$(UV) run python -m tests.bench

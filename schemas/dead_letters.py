@@ -21,7 +21,11 @@ RejectReason = Annotated[
 
 
 class RecordRejected(Model):
-    """`value` and `key` are the raw bytes, in base64; `source` names the consumer that gave up."""
+    """`value` and `key` are the raw bytes, in base64; `source` names the consumer that gave up.
+
+    `cut` marks a record that is too large to be carried whole: `value` and `key` are its beginning and headers may be
+    missing. All of it is at its position, for as long as its topic keeps it.
+    """
 
     type: Literal["record.rejected"] = "record.rejected"
     rejection_id: Identifier
@@ -34,6 +38,7 @@ class RecordRejected(Model):
     key: Base64Bytes | None = None
     value: Base64Bytes | None = None
     headers: list[tuple[str, str]] = []
+    cut: bool = False
     rejected_at: Timestamp
 
 

@@ -28,6 +28,9 @@ MAX_RECORD_BYTES = 4 * MAX_EVENT_BYTES
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
+TOMBSTONE_MS = HOUR_MS
+"""How long a compacted topic keeps tombstones, at least: longer than any reader takes from its beginning to its end."""
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -56,7 +59,8 @@ class Topic:
                 "segment.ms": str(5 * 60_000),
                 "segment.bytes": str(16 * 1024 * 1024),
                 "min.cleanable.dirty.ratio": "0.1",
-                "delete.retention.ms": str(DAY_MS),
+                "max.compaction.lag.ms": str(HOUR_MS),
+                "delete.retention.ms": str(TOMBSTONE_MS),
             }
         return common | {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms or -1)}
 

@@ -1,4 +1,4 @@
-"""The configuration files of the local broker, rendered from a few facts. Pure: no files, no processes.
+"""The configuration files of the local brokers, rendered from a few facts. Pure: no files, no processes.
 
 The settings are those of Kafka 4.3 (https://kafka.apache.org/43/configuration/broker-configs/); each that differs from
 Kafka's default says why.
@@ -24,6 +24,25 @@ class BrokerConfig:
     port: int
     controller_port: int
     log_dir: Path
+    node_id: int = 1
+    controllers: tuple[int, ...] = ()
+    """Controller ports of all nodes, that of node 1 first; none: this is the only node."""
+
+    @property
+    def replicas(self) -> int:
+        """Every node holds a copy of everything."""
+        return max(1, len(self.controllers))
+
+    @property
+    def insync(self) -> int:
+        """Copies that an acknowledged write has at least: the cluster goes on without the others."""
+        return self.replicas // 2 + 1
+
+    @property
+    def voters(self) -> str:
+        """The static voter list: with it a controller's port may be another one at the next start."""
+        ports = self.controllers or (self.controller_port,)
+        return ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(ports, 1))
 
     @property
     def bootstrap(self) -> str:
@@ -31,12 +50,11 @@ class BrokerConfig:
         return f"127.0.0.1:{self.port}"
 
     def server_properties(self) -> str:
-        """The text of `server.properties` for one node that is broker and controller, on the loopback address only."""
+        """The text of `server.properties` for a node that is broker and controller, on the loopback address only."""
         settings: dict[str, str | int] = {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            # The static voter list: with it the controller's port may be another one at the next start.
-            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "node.id": self.node_id,
+            "controller.quorum.voters": self.voters,
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -47,14 +65,13 @@ class BrokerConfig:
             "auto.create.topics.enable": "false",
             "delete.topic.enable": "true",
             "num.partitions": 4,
-            # One node holds every copy.
-            "default.replication.factor": 1,
-            "min.insync.replicas": 1,
-            "offsets.topic.replication.factor": 1,
-            "transaction.state.log.replication.factor": 1,
-            "transaction.state.log.min.isr": 1,
-            "share.coordinator.state.topic.replication.factor": 1,
-            "share.coordinator.state.topic.min.isr": 1,
+            "default.replication.factor": self.replicas,
+            "min.insync.replicas": self.insync,
+            "offsets.topic.replication.factor": self.replicas,
+            "transaction.state.log.replication.factor": self.replicas,
+            "transaction.state.log.min.isr": self.insync,
+            "share.coordinator.state.topic.replication.factor": self.replicas,
+            "share.coordinator.state.topic.min.isr": self.insync,
             # 50 partitions each by default, all made at the first use.
             "offsets.topic.num.partitions": 4,
             "transaction.state.log.num.partitions": 4,
@@ -88,8 +105,8 @@ class BrokerConfig:
         return _rendered(
             {
                 "process.roles": "controller",
-                "node.id": 1,
-                "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+                "node.id": self.node_id,
+                "controller.quorum.voters": self.voters,
                 "listeners": f"CONTROLLER://127.0.0.1:{self.controller_port}",
                 "listener.security.protocol.map": "CONTROLLER:PLAINTEXT",
                 "controller.listener.names": "CONTROLLER",

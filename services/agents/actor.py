@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -25,6 +25,7 @@ from services.agents.turn.closing import model_ref
 from services.agents.turn.decide import decide
 from services.agents.turn.inputs import (
     AskedTool,
+    ClockJumped,
     Decision,
     Environment,
     ModelAnswered,
@@ -116,6 +117,9 @@ class TurnActor:
 
     def next_due(self, state: ThreadState | None) -> datetime | None:
         return next_due(state)
+
+    def clock_jumped(self, by: timedelta) -> ClockJumped:
+        return ClockJumped(by)
 
     def decided(self, key: str, outcome: Outcome[ThreadState]) -> None:
         """Adds the messages that were decided to what the model will see of the turn."""

@@ -12,6 +12,7 @@ from services.agents.openai import OpenAIModels
 from services.agents.providers import providers_from
 from services.agents.settings import AgentsSettings
 from services.agents.turn.state import ThreadState
+from services.runtime.definitions import DefinitionsCheck
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import AGENTS_GROUP
 from services.runtime.health import HealthServer
@@ -32,6 +33,7 @@ class AgentsService:
         self._clients = KafkaClients(settings, client_id="turnlog-agents")
         self._agents: Registry[AgentSpec] = Registry(self._clients, settings, AGENTS)
         self._tools: Registry[ToolSpec] = Registry(self._clients, settings, TOOLS)
+        self._definitions = DefinitionsCheck(self._clients, settings)
         self._memory = MemoryClient(settings.memory_base_url)
         self._models = OpenAIModels(providers_from(settings))
         self._deltas = DeltaPublisher(self._clients)
@@ -50,6 +52,7 @@ class AgentsService:
         await self._deltas.start()
         await self._agents.start()
         await self._tools.start()
+        await self._definitions.start()
         intake = Intake(memory=self._memory, agents=self._agents, tools=self._tools, partitions=partitions)
         actor = TurnActor(
             intake=intake,
@@ -78,6 +81,7 @@ class AgentsService:
         """Model calls in flight get the grace time to end and be committed; the rest is left to the next owner."""
         if self._worker is not None:
             await self._worker.stop(self._settings.grace_seconds)
+        await self._definitions.stop()
         await self._deltas.stop()
         await self._tools.stop()
         await self._agents.stop()

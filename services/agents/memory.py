@@ -6,8 +6,9 @@ from pydantic import BaseModel
 from schemas.http import ContextRequest, ContextResponse, SeenRequest, SeenResponse
 from services.runtime.errors import UnavailableError
 
-REQUEST_SECONDS = 15
-"""Longer than memory itself waits for an offset, so that its own answer arrives."""
+SILENCE_SECONDS = 15
+"""Longer than memory itself waits for an offset, so that its own answer arrives. Waiting for a connection is not meant:
+thousands of turns may begin at once."""
 
 
 class MemoryClient:
@@ -20,7 +21,7 @@ class MemoryClient:
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
             base_url=self._base_url + "/",
-            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS),
             connector=aiohttp.TCPConnector(limit=256),
         )
 

@@ -23,6 +23,13 @@ CHARACTERS_PER_TOKEN = 4
 """Rule of thumb of OpenAI's documentation for English text, used only where a provider counts no tokens."""
 
 
+KEPT_CONNECTIONS = 100
+"""Idle connections to a provider that wait for the next call."""
+
+Limits = type(openai.DEFAULT_CONNECTION_LIMITS)
+"""The client's own: it allows 1,000 connections unless it is told otherwise, whatever the provider's concurrency."""
+
+
 class _StreamError(Exception):
     def __init__(self, code: ErrorCode, message: str, *, retryable: bool = True) -> None:
         super().__init__(message)
@@ -96,7 +103,10 @@ class OpenAIModels:
                 api_key=provider.api_key.get_secret_value() or "none",
                 max_retries=0,
                 timeout=provider.timeout_seconds,
-                http_client=openai.DefaultAioHttpClient(timeout=provider.timeout_seconds),
+                http_client=openai.DefaultAioHttpClient(
+                    timeout=provider.timeout_seconds,
+                    limits=Limits(max_connections=provider.concurrency, max_keepalive_connections=KEPT_CONNECTIONS),
+                ),
             )
             self._limiters[provider.name] = FairLimiter(provider.concurrency)
 
@@ -124,9 +134,10 @@ class OpenAIModels:
         received = _Received(sink)
         began = time.monotonic()
         try:
-            async with asyncio.timeout(min(request.timeout_seconds, provider.timeout_seconds)):
-                async with self._limiters[provider.name].slot(request.tenant_id):
-                    began = time.monotonic()
+            # Waiting for a slot is no attempt of the model: the turn's deadline ends it, not the call's time limit.
+            async with self._limiters[provider.name].slot(request.tenant_id):
+                began = time.monotonic()
+                async with asyncio.timeout(min(request.timeout_seconds, provider.timeout_seconds)):
                     await self._stream(provider, model, request, received)
         except _StreamError as error:
             failure: tuple[ErrorCode, str, bool, float | None] = (error.code, str(error), error.retryable, None)

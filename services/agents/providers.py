@@ -75,11 +75,18 @@ def providers_from(settings: AgentsSettings, environment: Mapping[str, str] = os
             settings.model_base_url,
             SecretStr(own_key or openai_key),
             settings.model_timeout_seconds,
+            settings.model_concurrency,
             max_tokens_field="max_tokens",
         )
     else:
         base_url = environment.get("OPENAI_BASE_URL", OPENAI_BASE_URL)
-        default = Provider("openai", base_url, SecretStr(own_key or openai_key), settings.model_timeout_seconds)
+        default = Provider(
+            "openai",
+            base_url,
+            SecretStr(own_key or openai_key),
+            settings.model_timeout_seconds,
+            settings.model_concurrency,
+        )
     others = {
         entry.name: Provider(
             name=entry.name,

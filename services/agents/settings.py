@@ -14,6 +14,9 @@ class AgentsSettings(RuntimeSettings):
     model_api_key: SecretStr | None = Field(default=None, description="key of the default provider")
     providers: str | None = Field(default=None, description="table of providers, a JSON or YAML list")
     model_timeout_seconds: float = Field(default=120, gt=0, description="longest wait for one model call, seconds")
+    model_concurrency: int = Field(
+        default=256, ge=1, description="calls in flight to the default provider at most, a worker"
+    )
     max_open_turns: int = Field(default=5_000, ge=1, description="open turns at which a worker takes no more in")
     session_timeout_ms: int = Field(
         default=10_000, ge=1_000, le=300_000, description="silence after which a worker's partitions go to others, ms"

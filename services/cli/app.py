@@ -169,17 +169,28 @@ def tools_list() -> None:
 @dead_letters_app.command("list")
 def dead_letters_list(
     limit: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 50,
+    topic: Annotated[str | None, typer.Option(help="Only records of this topic.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those that were given up for this reason.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
 ) -> None:
     """Lists the latest dead letters."""
-    _run(dead_letters.show(limit))
+    _run(dead_letters.listing(limit, topic=topic, reason=reason, as_json=as_json))
+
+
+@dead_letters_app.command("show")
+def dead_letters_show(
+    rejection_id: Annotated[str, typer.Argument(help="Id of the dead letter, as `list` shows it.")],
+) -> None:
+    """Shows one dead letter: where the record was, why it was given up, and its raw bytes."""
+    _run(dead_letters.show(rejection_id))
 
 
 @dead_letters_app.command("replay")
 def dead_letters_replay(
-    rejection_id: Annotated[str, typer.Argument(help="Id of the dead letter, as `list` shows it.")],
+    rejection_ids: Annotated[list[str], typer.Argument(help="Ids of dead letters, as `list` shows them.")],
 ) -> None:
-    """Writes the record of a dead letter back to where it came from, for the cause has been mended."""
-    _run(dead_letters.replay(rejection_id))
+    """Writes the records of dead letters back to where they came from, for the cause has been mended."""
+    _run(dead_letters.replay(rejection_ids))
 
 
 if __name__ == "__main__":

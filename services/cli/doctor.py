@@ -40,7 +40,8 @@ async def check() -> int:
     table = Table("", "checked", "found", "what to do")
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     for each in findings:
-        table.add_row(f"[{colours[each.verdict]}]{each.verdict}[/]", each.what, each.detail, each.todo)
+        todo = "" if each.verdict == "ok" else each.todo
+        table.add_row(f"[{colours[each.verdict]}]{each.verdict}[/]", each.what, each.detail, todo)
     console.print(table)
     _print_settings()
     return 1 if any(each.verdict == "fail" for each in findings) else 0

@@ -1,5 +1,9 @@
 """What `turnlog up` says when it is ready: where to look, and lines to try."""
 
+import os
+import sys
+from pathlib import Path
+
 from rich.console import Console
 
 from services.runtime.settings import RuntimeSettings
@@ -8,8 +12,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def greet(settings: RuntimeSettings, *, local_model: bool, with_agents: bool, waiting: str) -> None:
-    base = f"http://{settings.http_host}:{settings.http_port}"
     """`waiting`: what keeps prompts from being answered yet, if anything does."""
+    base = f"http://{settings.http_host}:{settings.http_port}"
+    programs = Path(os.path.relpath(sys.executable)).parent
     state = f"[yellow]Turnlog is up, but not ready:[/yellow] {waiting}" if waiting else "[bold]Turnlog is up.[/bold]"
     console.print(f"{state}\n  HTTP   {base}  (reference: {base}/docs)\n  Kafka  {settings.bootstrap}")
     if local_model:
@@ -27,7 +32,7 @@ def greet(settings: RuntimeSettings, *, local_model: bool, with_agents: bool, wa
     )
     console.print("or from Kafka:")
     console.print(
-        f"""  uv run python -c 'import asyncio, aiokafka
+        f"""  {programs / "python"} -c 'import asyncio, aiokafka
 async def main():
     async with aiokafka.AIOKafkaProducer(bootstrap_servers="{settings.bootstrap}") as producer:
         event = b"{{\\"thread_id\\": \\"t-1\\", \\"agent\\": \\"assistant\\", \\"content\\": \\"hello\\"}}"
@@ -35,4 +40,4 @@ async def main():
 asyncio.run(main())'""",
         markup=False,
     )
-    console.print("and watch it: `uv run turnlog tail t-1`. Ctrl-C stops everything; the data stays.")
+    console.print(f"and watch it: `{programs / 'turnlog'} tail t-1`. Ctrl-C stops everything; the data stays.")

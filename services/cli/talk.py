@@ -20,6 +20,7 @@ _COLOURS = {
     "tool.called": "yellow",
     "tool.returned": "yellow",
     "tool.failed": "red",
+    "usage.recorded": "dim",
     "turn.failed": "red",
     "turn.rejected": "red",
     "turn.completed": "green",
@@ -78,6 +79,12 @@ def _summary(event: ServerEvent) -> str:
         case "message.added":
             parts = [part.get("text") or json.dumps(part) for part in data["parts"]]
             return f"{data['role']} step {data.get('step', 0)}: {' '.join(parts)}"
+        case "prompt.submitted":
+            by = f" by {data['user_id']}" if data.get("user_id") else ""
+            return f"to {data.get('agent')}{by}: {_content(data.get('content'))}"
+        case "usage.recorded":
+            spent = f"{data.get('input_tokens', 0)} + {data.get('output_tokens', 0)} tokens"
+            return f"{data.get('model') or data.get('tool')} step {data.get('step')}: {spent}, {data.get('outcome')}"
         case "text.delta" | "reasoning.delta":
             return repr(data["text"])
         case "tool.called":
@@ -87,3 +94,7 @@ def _summary(event: ServerEvent) -> str:
         case _:
             shown = {key: value for key, value in data.items() if key not in ("type", "tenant_id", "thread_id")}
             return json.dumps(shown)
+
+
+def _content(content: Any) -> str:
+    return content if isinstance(content, str) else json.dumps(content)

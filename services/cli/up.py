@@ -106,7 +106,12 @@ async def _kafka(settings: RuntimeSettings) -> AsyncGenerator[None]:
         def on_progress(done: int, total: int, name: str) -> None:
             progress.update(task, completed=done, total=total, visible=True)
 
-        kafka = LocalKafka(data_dir=settings.data_dir, port=settings.local_kafka_port, on_progress=on_progress)
+        kafka = LocalKafka(
+            data_dir=settings.data_dir,
+            port=settings.local_kafka_port,
+            nodes=settings.local_kafka_nodes,
+            on_progress=on_progress,
+        )
         await kafka.start()
     try:
         yield

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
+import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
@@ -23,7 +25,8 @@ RESTART_SECONDS = 1.0
 async def kept_workers(count: int, *, data_dir: Path, overrides: Mapping[str, object]) -> AsyncGenerator[None]:
     """Agent workers as processes: started again when one dies, stopped with their grace time, gone with this process.
 
-    Each writes its log to `<data_dir>/logs/agents-<number>.log`.
+    Each writes its log to `<data_dir>/logs/agents-<number>.log`, and is a static member of the group: one that is
+    started again within the session time-out has its partitions back, and nobody else's move.
     """
     logs = data_dir / "logs"
     logs.mkdir(exist_ok=True)
@@ -33,7 +36,7 @@ async def kept_workers(count: int, *, data_dir: Path, overrides: Mapping[str, ob
             [sys.executable, "-m", "services.cli.app", "run", "agents"],
             log=logs / f"agents-{number}.log",
             grace_seconds=STOP_SECONDS,
-            env=os.environ | named | {"TURNLOG_AGENTS_PORT": "0"},
+            env=os.environ | named | {"TURNLOG_AGENTS_PORT": "0", "TURNLOG_INSTANCE_ID": instance_id(data_dir, number)},
         )
         for number in range(1, count + 1)
     ]
@@ -47,6 +50,12 @@ async def kept_workers(count: int, *, data_dir: Path, overrides: Mapping[str, ob
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in workers))
+
+
+def instance_id(data_dir: Path, number: int) -> str:
+    """A worker's name in the group: the same after a restart, another one on another machine or in another folder."""
+    folder = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
+    return f"{socket.gethostname()}-{folder}-{number}"
 
 
 async def _keep(worker: GuardedProcess, name: str) -> None:

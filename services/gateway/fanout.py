@@ -1,14 +1,22 @@
 """One tail of the log, many listeners: each hears one thread, with a position from which any gateway resumes."""
 
 import asyncio
+import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pydantic_core
+
+from schemas.topics import COMPLETIONS, Topic
 from services.runtime.errors import TurnlogError
 
 LISTENER_BUFFER = 2_000
 """Events that a slow listener may be behind; then it is cut off and resumes by its last event id."""
+
+REMEMBERED_ENDS = 10_000
+"""Turns whose end is remembered: memory knows of those that ended before."""
 
 
 class SlowListenerError(TurnlogError):
@@ -26,7 +34,7 @@ class BadPositionError(TurnlogError):
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """A record as listeners get it; `data` is its JSON as it is on the log."""
+    """A record as listeners get it; `data` is its JSON on one line, and but for line breaks as it is on the log."""
 
     topic: str
     offset: int
@@ -36,6 +44,24 @@ class LogEvent:
     thread_id: str
     body: Mapping[str, Any]
     data: str
+
+    @classmethod
+    def read(
+        cls, topic: Topic, *, value: bytes, headers: Mapping[str, str], offset: int, timestamp_ms: int
+    ) -> "LogEvent | None":
+        """The event of a record, or None for one that belongs to no thread: anybody may write to some topics."""
+        try:
+            body: Any = pydantic_core.from_json(value)
+            kind = headers.get("ce_type") or body.get("type") or topic.default_type
+            thread_id, tenant_id = body["thread_id"], body.get("tenant_id") or "default"
+            data = value.decode()
+        except (ValueError, AttributeError, KeyError, TypeError):
+            return None
+        if not all(isinstance(each, str) for each in (kind, thread_id, tenant_id)) or not kind.isprintable():
+            return None
+        if "\n" in data or "\r" in data:
+            data = json.dumps(body, separators=(",", ":"))
+        return cls(topic.name, offset, timestamp_ms, kind, tenant_id, thread_id, body, data)
 
 
 class Position:
@@ -99,6 +125,7 @@ class Fanout:
     def __init__(self) -> None:
         self._listeners: dict[tuple[str, str], set[Listener]] = {}
         self._positions: dict[int, Position] = {}
+        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def listen(self, tenant_id: str, thread_id: str, partition: int) -> Listener:
         """Hears everything that the tail reads from now on. Close it with `leave`."""
@@ -115,7 +142,15 @@ class Fanout:
     def position(self, partition: int) -> Position:
         return self._positions.setdefault(partition, Position({}))
 
+    def ended_lately(self, tenant_id: str, turn_id: str) -> bool:
+        """Whether the turn is among the last ones whose terminal event was published."""
+        return (tenant_id, turn_id) in self._ended
+
     def publish(self, partition: int, event: LogEvent) -> None:
         self.position(partition).passed(event.topic, event.offset)
+        if event.topic == COMPLETIONS.name:
+            self._ended[event.tenant_id, str(event.body.get("turn_id"))] = None
+            if len(self._ended) > REMEMBERED_ENDS:
+                self._ended.popitem(last=False)
         for listener in self._listeners.get((event.tenant_id, event.thread_id), ()):
             listener.offer(event)

@@ -5,9 +5,7 @@ import contextlib
 import heapq
 from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime
-from typing import Any
 
-import pydantic_core
 import structlog
 from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
@@ -16,7 +14,7 @@ from schemas.base import ThreadEvent
 from schemas.envelope import header_map
 from schemas.http import ComponentHealth
 from schemas.ids import new_id
-from schemas.topics import COMPLETIONS, DELTAS, MESSAGES, PROMPTS, TOOL_CALLS, TOOL_RESULTS, Topic
+from schemas.topics import COMPLETIONS, DELTAS, MESSAGES, PROMPTS, TOOL_CALLS, TOOL_RESULTS, USAGE, Topic
 from services.gateway.fanout import Fanout, Listener, LogEvent, Position
 from services.runtime.errors import UnavailableError
 from services.runtime.kafka import (
@@ -33,7 +31,7 @@ from services.runtime.telemetry import Traces, current_traceparent
 
 log = structlog.get_logger(__name__)
 
-TAILED: tuple[Topic, ...] = (MESSAGES, DELTAS, TOOL_CALLS, TOOL_RESULTS, COMPLETIONS)
+TAILED: tuple[Topic, ...] = (PROMPTS, MESSAGES, DELTAS, TOOL_CALLS, TOOL_RESULTS, COMPLETIONS, USAGE)
 PRODUCE_SECONDS = 10
 RETRY_SECONDS = 1.0
 
@@ -76,6 +74,10 @@ class ThreadLog:
         """Partition of a thread, and the offset of `messages` that a read must reflect to show what was seen here."""
         partition = self.partition(thread_id)
         return partition, self._fanout.position(partition).next(MESSAGES.name) or 0
+
+    def saw_end_of(self, tenant_id: str, turn_id: str) -> bool:
+        """Whether the tail has read the terminal event of a turn lately."""
+        return self._fanout.ended_lately(tenant_id, turn_id)
 
     async def submit(self, event: ThreadEvent) -> tuple[int, int]:
         """Writes an event to `prompts`: partition and offset. Raises UnavailableError; then it may be sent again."""
@@ -194,13 +196,10 @@ class ThreadLog:
             self._fanout.publish(record.partition, event)
 
     def _event(self, record: Record) -> LogEvent | None:
-        topic = self._topics[record.topic]
-        try:
-            body: Any = pydantic_core.from_json(record.value or b"")
-            kind = header_map(record.headers).get("ce_type") or body.get("type") or topic.default_type
-            thread_id = body["thread_id"]
-            tenant_id = body.get("tenant_id") or "default"
-        except (ValueError, AttributeError, KeyError, TypeError):
-            return None
-        data = (record.value or b"").decode()
-        return LogEvent(topic.name, record.offset, record.timestamp, kind, tenant_id, thread_id, body, data)
+        return LogEvent.read(
+            self._topics[record.topic],
+            value=record.value or b"",
+            headers=header_map(record.headers),
+            offset=record.offset,
+            timestamp_ms=record.timestamp,
+        )

@@ -126,7 +126,10 @@ def build_api(
         return await reads.search(tenant_id, q, user_id=user_id, thread_id=thread_id, limit=limit)
 
     @app.get("/turns/{turn_id}")
-    async def turn(turn_id: str, tenant_id: TenantId = DEFAULT_TENANT) -> TurnView:
+    async def turn(
+        turn_id: str, tenant_id: TenantId = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
+    ) -> TurnView:
+        await reflect(partition, min_offset)
         return await reads.turn(tenant_id, turn_id)
 
     @app.get("/tool-calls/{call_id}")

@@ -13,6 +13,7 @@ from typing import Any
 import qdrant_edge as qdrant
 
 from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, PARTITION, Changes, Document, Find, Hit, Range
+from services.runtime.disk import require_room
 from services.runtime.errors import UnavailableError
 
 BATCH = 256
@@ -91,10 +92,12 @@ class MemoryShard:
     async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
         """The data can be read when this returns; it and then the offset are flushed within a second.
 
-        Raises what the last flush raised, until one succeeds.
+        Raises what the last flush raised, until one succeeds, and UnavailableError while the disk is full.
         """
         if self._trouble is not None:
             raise self._trouble
+        if self._shard is not None:
+            require_room(self.folder)
         for find in changes.delete_all:
             await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         points = [self._point(partition, document) for document in changes.upserts]

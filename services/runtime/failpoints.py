@@ -14,6 +14,7 @@ Failpoint = Literal[
     "takeover.after_restore",
     "intake.after_consume",
     "commit.before",
+    "commit.sending",
     "commit.inside",
     "commit.after",
     "projection.before_store",

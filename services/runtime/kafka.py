@@ -3,14 +3,17 @@
 The only module that imports aiokafka.
 """
 
+import asyncio
+import contextlib
 import ssl
+from collections.abc import Generator, Sequence
 from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError, ProducerFenced
 from aiokafka.partitioner import murmur2  # pyright: ignore[reportUnknownVariableType]
 from pydantic import BaseModel
 
@@ -31,6 +34,7 @@ __all__ = [
     "Record",
     "TopicPartition",
     "partition_of",
+    "telling_what_broke",
 ]
 
 Record = ConsumerRecord[bytes, bytes]
@@ -46,6 +50,42 @@ TRANSACTION_TIMEOUT_MS = 30_000
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, as the Java client's default partitioner has it (murmur2)."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+@contextlib.contextmanager
+def telling_what_broke(sent: Sequence["asyncio.Future[Any]"]) -> Generator[None]:
+    """Within a transaction: raises the KafkaError that broke it, given the futures of the records sent so far.
+
+    aiokafka 0.14 answers whatever is asked of a producer after it was fenced, or after a send timed out, with an
+    IllegalOperation or a failed assertion, neither a KafkaError; what happened is known to those futures alone.
+    """
+    try:
+        yield
+    except (IllegalOperation, AssertionError) as error:
+        broken = (future.exception() for future in sent if future.done() and not future.cancelled())
+        cause = next((each for each in broken if isinstance(each, KafkaError)), None)
+        raise cause or KafkaError(f"the transaction is broken: {error!r}") from error
+
+
+class _Consumer(AIOKafkaConsumer):
+    """A consumer whose `stop` neither raises CancelledError by itself nor stops half-way.
+
+    aiokafka 0.14 cancels tasks of its own in `stop` and awaits them. One that has not begun yet
+    (`NoGroupCoordinator.close`) or that pauses after a failed fetch (`Fetcher.close`) hands its CancelledError to
+    whoever stops the consumer, as if that one had been cancelled: a reader that meant to begin anew would end for good.
+    """
+
+    async def stop(self) -> None:
+        """Whoever is cancelled while it waits here leaves nothing open: the consumer goes on to close."""
+        stopping = asyncio.create_task(self._close())
+        await asyncio.wait({stopping})
+        stopping.result()
+
+    async def _close(self) -> None:
+        try:
+            await super().stop()
+        except asyncio.CancelledError:  # aiokafka's, since nobody else knows this task; it has not come to this:
+            await self._client.close()
 
 
 class KafkaClients:
@@ -105,7 +145,7 @@ class KafkaClients:
             "fetch_max_wait_ms": 100,
             "max_partition_fetch_bytes": MAX_RECORD_BYTES,
         }
-        return AIOKafkaConsumer(**self.connection(), **(defaults | options))
+        return _Consumer(**self.connection(), **(defaults | options))
 
     def admin(self) -> AIOKafkaAdminClient:
         return AIOKafkaAdminClient(**self.connection())

@@ -6,7 +6,7 @@ a restart reads from there: a record may be applied twice, never left out, and a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from services.runtime.kafka import (
 )
 from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
+from services.runtime.stream import parse_bare, undecoded
 from services.runtime.telemetry import Traces, traceparent_in
 
 log = structlog.get_logger(__name__)
@@ -114,7 +115,9 @@ class Projection(ConsumerRebalanceListener):
             isolation_level="read_committed",
             ack_policy=AckPolicy.MANUAL,
             listener=self,
-            decoder=_undecoded,
+            parser=parse_bare,
+            decoder=undecoded,
+            no_reply=True,
         )
         self._subscriber(self._handle)
 
@@ -247,9 +250,11 @@ class Projection(ConsumerRebalanceListener):
             "messaging.consumer.group.name": self._group_id,
             "messaging.batch.message_count": len(fresh),
         }
+        events: list[ProjectedRecord] | None = None
         while True:
             try:
-                events = [event for record in fresh if (event := await self._decode(record)) is not None]
+                if events is None:
+                    events = await self._decode(fresh)
                 self._failpoints.hit("projection.before_store")
                 links = (each.headers.get("traceparent") for each in events)
                 name = f"process {self._topic.name}"
@@ -260,8 +265,10 @@ class Projection(ConsumerRebalanceListener):
                     await self._move(partition, next_offset)
                 break
             except Exception as error:  # noqa: BLE001 - whatever the store's trouble is, the log waits for it
-                self._trouble = f"{type(error).__name__}: {error}"[:500]
-                log.warning("projection_waits", topic=self._topic.name, partition=partition, reason=self._trouble)
+                trouble = f"{type(error).__name__}: {error}"[:500]
+                if trouble != self._trouble:
+                    log.warning("projection_waits", topic=self._topic.name, partition=partition, reason=trouble)
+                self._trouble = trouble
                 await asyncio.sleep(RETRY_SECONDS)
         self._trouble = None
         self._measure(partition, next_offset)
@@ -276,17 +283,24 @@ class Projection(ConsumerRebalanceListener):
         end = consumer.highwater(TopicPartition(self._name, partition)) if consumer else None
         LAG.labels(self._topic.name, str(partition)).set(max(0, (end or next_offset) - next_offset))
 
-    async def _decode(self, record: Record) -> ProjectedRecord | None:
-        try:
-            return decode_record(self._topic, record, self._check)
-        except RecordRejectedError as error:
-            await self._reject(record, error)
-            return None
+    async def _decode(self, records: Sequence[Record]) -> list[ProjectedRecord]:
+        """The records that are events. Returns when the others are on `dead-letters`."""
+        events: list[ProjectedRecord] = []
+        rejected: list[Awaitable[Any]] = []
+        for record in records:
+            try:
+                events.append(decode_record(self._topic, record, self._check))
+            except RecordRejectedError as error:
+                rejected.append(await self._reject(record, error))
+        await asyncio.gather(*rejected)
+        return events
 
-    async def _reject(self, record: Record, error: RecordRejectedError) -> None:
+    async def _reject(self, record: Record, error: RecordRejectedError) -> Awaitable[Any]:
+        """Hands the dead letter to the producer; what comes back is done when it is acknowledged."""
         at = datetime.now(UTC)
         letter = rejected_record(source=self._source, record=record, error=error, at=at)
-        await self._producer.send_and_wait(
+        metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
+        return await self._producer.send(
             **self._clients.record(
                 DEAD_LETTERS.name,
                 letter,
@@ -296,8 +310,3 @@ class Projection(ConsumerRebalanceListener):
                 traceparent=traceparent_in(header_map(record.headers)),
             )
         )
-        metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
-
-
-async def _undecoded(message: Any) -> None:
-    """FastStream's decoder is left out: records are decoded one by one, so that a bad one spoils no batch."""

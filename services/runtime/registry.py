@@ -103,7 +103,7 @@ class Registry(Generic[S]):
         try:
             spec: S = decode_event(self._topic, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
         except RecordRejectedError as error:
-            log.warning("definition_ignored", topic=record.topic, offset=record.offset, reason=str(error))
+            log.debug("definition_ignored", topic=record.topic, offset=record.offset, reason=str(error))
             return
         self._records[key] = spec
         self._current[spec.tenant_id, spec.name] = spec

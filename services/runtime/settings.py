@@ -26,6 +26,9 @@ class RuntimeSettings(BaseSettings):
         default=None, description="host:port[,host:port] of Kafka; unset: the local launcher's"
     )
     local_kafka_port: int = Field(default=9092, ge=1, le=65535, description="port of the local launcher's Kafka")
+    local_kafka_nodes: int = Field(
+        default=1, ge=1, le=5, description="nodes of the local launcher's Kafka, on ports in a row"
+    )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="how to speak to Kafka"
     )
@@ -43,7 +46,10 @@ class RuntimeSettings(BaseSettings):
         description="partitions of the topics that are created; unset: 4 locally, else 12",
     )
     topic_replication: int | None = Field(
-        default=None, ge=1, le=9, description="replicas of the topics that are created; unset: 1 locally, else 3"
+        default=None,
+        ge=1,
+        le=9,
+        description="replicas of the topics that are created; unset: one a node locally, else 3",
     )
     memory_url: str | None = Field(default=None, description="base URL of memory; unset: next to the gateway, port + 1")
     usage_url: str | None = Field(default=None, description="base URL of usage; unset: next to the gateway, port + 2")
@@ -58,7 +64,8 @@ class RuntimeSettings(BaseSettings):
 
     @property
     def bootstrap(self) -> str:
-        return self.kafka_bootstrap or f"127.0.0.1:{self.local_kafka_port}"
+        ports = range(self.local_kafka_port, self.local_kafka_port + self.local_kafka_nodes)
+        return self.kafka_bootstrap or ",".join(f"127.0.0.1:{port}" for port in ports)
 
     @property
     def partitions(self) -> int:
@@ -66,7 +73,7 @@ class RuntimeSettings(BaseSettings):
 
     @property
     def replication(self) -> int:
-        return self.topic_replication or (1 if self.local else 3)
+        return self.topic_replication or (self.local_kafka_nodes if self.local else 3)
 
     @property
     def memory_port(self) -> int:

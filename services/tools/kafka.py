@@ -24,6 +24,7 @@ from services.runtime.kafka import (
     StickyPartitionAssignor,
     TopicPartition,
 )
+from services.runtime.stream import parse_bare, undecoded
 from services.tools import metrics
 from services.tools.tracker import OffsetTracker
 
@@ -78,7 +79,9 @@ class CallConsumer(ConsumerRebalanceListener):
             fetch_max_wait_ms=100,
             ack_policy=AckPolicy.MANUAL,
             listener=self,
-            decoder=_undecoded,
+            parser=parse_bare,
+            decoder=undecoded,
+            no_reply=True,
         )
         self._subscriber(self._take)
 
@@ -249,7 +252,3 @@ class CallConsumer(ConsumerRebalanceListener):
             await consumer.commit(offsets)
             self._committed |= offsets
             self._regulate()
-
-
-async def _undecoded(message: Any) -> None:
-    """FastStream's decoder is left out: the handler decodes, and knows what to do with what is no event."""

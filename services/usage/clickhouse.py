@@ -15,6 +15,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 from schemas.http import UsageDigest, UsageRow
+from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.fingerprint import BUCKET, hash_sql, values_sql
 from services.usage.queries import COLUMNS, UsageQuery, usage_sql
@@ -89,7 +90,7 @@ class ClickHouseUsageStore:
         return dict(result.result_rows)
 
     async def insert(self, block: Block) -> None:
-        await self._run(self._writing, self._insert, LIVE, block)
+        await self.insert_into(LIVE, block)
 
     async def begin_build(self) -> "UsageTable":
         await self.clean()
@@ -130,7 +131,9 @@ class ClickHouseUsageStore:
         return [list(row) for row in result.result_rows]
 
     async def insert_into(self, table: str, block: Block) -> None:
-        """Inserts a block into a table other than the live one."""
+        """Inserts a block into the live table or another one. Raises UnavailableError while the disk is full."""
+        if self._url is None:
+            require_room(self._folder)
         await self._run(self._writing, self._insert, table, block)
 
     async def _command(self, statement: str) -> None:

@@ -83,7 +83,7 @@ async def test_a_request_that_is_none_gets_a_problem_document(
     assert problem["errors"]
 
 
-async def test_a_dead_letter_is_listed_and_replayed(turnlog: Installation, thread: str) -> None:
+async def test_a_dead_letter_is_listed_shown_and_replayed(turnlog: Installation, thread: str) -> None:
     written = await turnlog.log.publish("prompts", b"[]", key=thread)
     [rejected] = await turnlog.log.wait_for(
         "dead-letters", lambda event: (event["partition"], event["offset"]) == (written.partition, written.offset)
@@ -91,6 +91,11 @@ async def test_a_dead_letter_is_listed_and_replayed(turnlog: Installation, threa
 
     listed = await turnlog.run("dead-letters", "list")
     assert rejected["rejection_id"] in listed.output
+    by_reason = await turnlog.run("dead-letters", "list", "--reason", "too_large", "--json")
+    assert rejected["rejection_id"] not in by_reason.output
+    shown = await turnlog.run("dead-letters", "show", rejected["rejection_id"])
+    for words in ("not_an_event", "expected a JSON object, got list", thread, f"@{written.offset}"):
+        assert words in shown.output
     replayed = await turnlog.run("dead-letters", "replay", rejected["rejection_id"])
     assert replayed.code == 0, replayed.errors
 
@@ -100,3 +105,18 @@ async def test_a_dead_letter_is_listed_and_replayed(turnlog: Installation, threa
         count=2,
     )
     assert again[-1]["offset"] > written.offset
+
+
+async def test_a_dead_letter_that_is_only_a_beginning_is_not_replayed(turnlog: Installation, thread: str) -> None:
+    written = await turnlog.log.publish("prompts", b"{" + b"x" * 3_000_000, key=thread)
+    [rejected] = await turnlog.log.wait_for(
+        "dead-letters", lambda event: (event["partition"], event["offset"]) == (written.partition, written.offset)
+    )
+    assert rejected["cut"]
+
+    shown = await turnlog.run("dead-letters", "show", rejected["rejection_id"])
+    assert "all of it is at its position" in shown.output
+    for command in (["replay", rejected["rejection_id"]], ["show", "no-such-id"]):
+        refused = await turnlog.run("dead-letters", *command)
+        assert refused.code == 2
+        assert len(refused.errors.splitlines()) == 1

@@ -49,12 +49,13 @@ async def test_tail_shows_every_event_of_a_thread_as_it_happens(turnlog: Install
     tail = await turnlog.start("tail", thread, "--from-start", "--json")
 
     await turnlog.prompt(thread, '[[tool calculate {"expression": "6 * 7"}]] hello')
-    shown = "turn.opened tool_args.delta tool.called tool.returned text.delta turn.closed turn.completed"
+    await tail.until_says('"content": "')
+    shown = "turn.opened tool_args.delta tool.called tool.returned text.delta turn.closed turn.completed usage.recorded"
     for wanted in shown.split():
         await tail.until_says(f'"type":"{wanted}"')
 
     journal = [json.loads(line) for line in tail.output.splitlines()]
-    spoken = [each["role"] for each in journal if each["type"] == "message.added"]
+    spoken = [each["role"] for each in journal if each.get("type") == "message.added"]
     assert spoken == ["user", "assistant", "tool", "assistant"]
     assert await tail.interrupt() == 0, tail.output
 

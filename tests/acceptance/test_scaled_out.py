@@ -1,61 +1,17 @@
 """More workers, fewer workers, killed workers: every prompt ends once and every step is metered once."""
 
-import asyncio
 import os
-import re
 import signal
-from collections import Counter
-from uuid import uuid4
 
 import pytest
 
 from tests.support.installation import Installation
+from tests.support.traffic import partitions_taken, traffic
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="session")]
 
 QUICK_DEATHS = {"TURNLOG_SESSION_TIMEOUT_MS": "3000"}
-
-
-class Traffic:
-    """Prompts with a tool call each, published one after the other until it is told to stop."""
-
-    def __init__(self, turnlog: Installation) -> None:
-        self._turnlog = turnlog
-        self._stop = asyncio.Event()
-        self.threads: list[str] = []
-
-    async def run(self) -> None:
-        while not self._stop.is_set():
-            thread = f"t-{uuid4().hex}"
-            await self._turnlog.prompt(thread, '[[think 0.1]][[tool calculate {"expression": "2 + 2"}]] go')
-            self.threads.append(thread)
-            await asyncio.sleep(0.01)
-
-    def stop(self) -> None:
-        self._stop.set()
-
-
-async def assert_exactly_once(turnlog: Installation, threads: list[str]) -> None:
-    await turnlog.log.wait_for("completions", lambda event: event["thread_id"] in threads, count=len(threads))
-    completions = await turnlog.log.events("completions")
-    assert Counter(each["thread_id"] for each in completions) == Counter(threads)
-    assert {each["text"] for each in completions} == {"You said: go Result: 4"}
-    usage = await turnlog.log.events("usage")
-    steps = Counter(
-        (each["thread_id"], each["step"]) for each in usage if each["outcome"] == "ok" and each["kind"] == "completion"
-    )
-    assert steps == Counter((thread, step) for thread in threads for step in (1, 2))
-    assert all(not each["billable"] for each in usage if each["outcome"] == "lost")
-    opened = Counter(
-        each["thread_id"] for each in await turnlog.log.events("messages") if each["type"] == "turn.opened"
-    )
-    assert opened == Counter(threads)
-
-
-def partitions_taken(output: str) -> list[int]:
-    """Of a worker's log."""
-    return [int(each) for each in re.findall(r"partition_taken.*?\bpartition=(\d+)", output)]
 
 
 def worker_log(turnlog: Installation, number: int) -> str:
@@ -69,20 +25,12 @@ async def test_workers_join_and_leave_without_a_lost_or_doubled_turn(fresh: Inst
         lambda: bool(partitions_taken(worker_log(fresh, 1))) and bool(partitions_taken(worker_log(fresh, 2))),
         "both workers to have partitions",
     )
-    traffic = Traffic(fresh)
-    publishing = asyncio.create_task(traffic.run())
-
-    third = await fresh.start("run", "agents")
-    await until(lambda: bool(partitions_taken(third.output)), "the third worker to take a partition")
-    seen = len(traffic.threads)
-    await until(lambda: len(traffic.threads) > seen + 50, "it to have had some work")
-    assert await third.interrupt() == 0, third.output
-    seen = len(traffic.threads)
-    await until(lambda: len(traffic.threads) > seen + 50, "the others to have had its work")
-    traffic.stop()
-    await publishing
-
-    await assert_exactly_once(fresh, traffic.threads)
+    async with traffic(fresh) as prompts:
+        third = await fresh.start("run", "agents")
+        await until(lambda: bool(partitions_taken(third.output)), "the third worker to take a partition")
+        await prompts.goes_on()
+        assert await third.interrupt() == 0, third.output
+        await prompts.goes_on()
     assert await up.interrupt() == 0, up.output
 
 
@@ -90,14 +38,28 @@ async def test_a_killed_worker_loses_and_doubles_nothing(fresh: Installation) ->
     await fresh.up("--no-agents")
     workers = [await fresh.start("run", "agents", **QUICK_DEATHS) for _ in range(2)]
     await until(lambda: all(partitions_taken(each.output) for each in workers), "both workers to have partitions")
-    traffic = Traffic(fresh)
-    publishing = asyncio.create_task(traffic.run())
-    await until(lambda: len(traffic.threads) > 100, "some traffic")
+    async with traffic(fresh) as prompts:
+        await prompts.goes_on(prompts=100)
+        os.kill(workers[0].process.pid, signal.SIGKILL)
+        taken = len(partitions_taken(workers[1].output))
+        await until(lambda: len(partitions_taken(workers[1].output)) > taken, "its partitions to be taken over")
 
-    os.kill(workers[0].process.pid, signal.SIGKILL)
-    taken = len(partitions_taken(workers[1].output))
-    await until(lambda: len(partitions_taken(workers[1].output)) > taken, "its partitions to be taken over")
-    traffic.stop()
-    await publishing
 
-    await assert_exactly_once(fresh, traffic.threads)
+async def test_a_worker_that_is_started_again_under_its_name_moves_no_partition_of_the_others(
+    fresh: Installation,
+) -> None:
+    await fresh.up("--no-agents")
+    first = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="first")
+    await until(lambda: len(partitions_taken(first.output)) == 4, "the first worker to have all partitions")
+    second = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="second")
+    await until(lambda: len(partitions_taken(second.output)) == 2, "the second worker to have its half")
+    before = first.output
+
+    assert await second.interrupt() == 0, second.output
+    again = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="second")
+    async with traffic(fresh) as prompts:
+        await until(lambda: len(partitions_taken(again.output)) == 2, "it to have its half again")
+        await prompts.goes_on()
+
+    assert sorted(partitions_taken(again.output)) == sorted(partitions_taken(second.output))
+    assert "partitions_assigned" not in first.output[len(before) :]

@@ -1,7 +1,6 @@
 """A part that is down makes readiness fail and the log wait; when it is back, the work goes on."""
 
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -73,12 +72,17 @@ async def test_everything_goes_on_when_kafka_is_back(shared_model: ScriptedModel
 
             await broker.stop()
             await until_ready(turnlog, False)
+            again = {"Idempotency-Key": "sent until accepted"}
+            for headers in (again, again | {"Accept": "text/event-stream"}):
+                refused = await turnlog.post("/v1/threads/t-0/prompts", {"content": "now"}, headers=headers, status=503)
+                assert refused["type"] == "urn:turnlog:problem:unavailable"
             await broker.start()
             await until_ready(turnlog, True)
 
-            thread = f"t-{uuid4().hex}"
-            await turnlog.post(f"/v1/threads/{thread}/prompts?wait=60", {"content": "after"}, status=200)
-            assert len(await turnlog.log.events("completions")) == 4
+            await turnlog.post("/v1/threads/t-0/prompts?wait=60", {"content": "now"}, headers=again, status=200)
+            await turnlog.post("/v1/threads/t-0/prompts?wait=60", {"content": "after"}, status=200)
+            ended = [each["text"] for each in await turnlog.log.events("completions")]
+            assert sorted(ended) == ["You said: after", *(f"You said: before {n}" for n in range(3)), "You said: now"]
             assert await up.interrupt() == 0, up.output
     finally:
         await broker.stop()

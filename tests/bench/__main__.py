@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from tests.bench import projections, startup, turns
+from tests.bench import overload, projections, recovery, startup, turns
 from tests.bench.report import Figure, machine, show
 
 BENCHES: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
@@ -17,6 +17,8 @@ BENCHES: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     ),
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
+    "overload": ("One worker with too much to do", overload.measure),
+    "recovery": ("Partitions without an owner: a long past, a death, a rolling restart", recovery.measure),
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ POINTS = [
     "intake.after_consume=kill@5",
     "commit.before=kill@1",
     "commit.before=kill@9",
+    "commit.sending=kill@7",
     "commit.inside=kill@1",
     "commit.inside=kill@4",
     "commit.inside=kill@13",

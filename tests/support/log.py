@@ -17,7 +17,9 @@ class Log:
     def __init__(self, bootstrap: str, *, prefix: str) -> None:
         self.bootstrap = bootstrap
         self.prefix = prefix
-        self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap, max_request_size=16 * 1024**2)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap, enable_idempotence=True, max_request_size=16 * 1024**2
+        )
         self._consumers: dict[str, AIOKafkaConsumer] = {}
         self._read: dict[str, list[Event]] = defaultdict(list)
 
@@ -90,4 +92,5 @@ class Log:
                 value = {} if record.value is None else json.loads(record.value)
                 headers = {name: content.decode() for name, content in record.headers}
                 position = (partition.partition, record.offset)
-                self._read[topic].append({**value, "position": position, "headers": headers})
+                key = None if record.key is None else record.key.decode(errors="replace")
+                self._read[topic].append({**value, "position": position, "headers": headers, "record_key": key})

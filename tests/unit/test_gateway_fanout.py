@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from schemas.topics import PROMPTS
 from services.gateway.fanout import (
     LISTENER_BUFFER,
+    REMEMBERED_ENDS,
     BadPositionError,
     Fanout,
     LogEvent,
@@ -89,3 +91,41 @@ def test_a_position_is_read_back_as_it_was_written() -> None:
 def test_a_position_that_nobody_gave_out_is_refused(text: str) -> None:
     with pytest.raises(BadPositionError):
         Position.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (b"{not json", None),
+        (b"\xff\xfe", None),
+        (b'["t-1"]', None),
+        (b'{"content": "of no thread"}', None),
+        (b'{"thread_id": ["t-1"]}', None),
+        (b'{"thread_id": "t-1", "tenant_id": ["default"]}', None),
+        (b'{"thread_id": "t-1", "type": 7}', None),
+        (b'{"thread_id": "t-1"}', "turn.cancel\ndata: {}"),
+    ],
+)
+def test_a_record_that_anybody_may_have_written_stops_nobody(value: bytes, kind: str | None) -> None:
+    headers = {"ce_type": kind} if kind else {}
+    assert LogEvent.read(PROMPTS, value=value, headers=headers, offset=0, timestamp_ms=0) is None
+
+
+def test_an_event_is_one_line_however_it_was_written() -> None:
+    pretty = json.dumps({"thread_id": "t-1", "content": "two\nlines \u2028"}, indent=2).encode()
+    read = LogEvent.read(PROMPTS, value=pretty, headers={}, offset=4, timestamp_ms=5)
+    assert read is not None
+    assert (read.type, read.tenant_id, read.thread_id) == ("prompt.submitted", "default", "t-1")
+    assert len(read.data.splitlines()) == 1
+    assert json.loads(read.data) == json.loads(pretty)
+
+
+def test_the_last_turns_that_ended_are_known() -> None:
+    fanout = Fanout()
+    for number in range(REMEMBERED_ENDS + 1):
+        body = {"thread_id": "t-1", "turn_id": f"turn-{number}"}
+        fanout.publish(0, LogEvent("completions", number, 0, "turn.completed", "default", "t-1", body, ""))
+
+    assert fanout.ended_lately("default", f"turn-{REMEMBERED_ENDS}")
+    assert not fanout.ended_lately("other", f"turn-{REMEMBERED_ENDS}")
+    assert not fanout.ended_lately("default", "turn-0")

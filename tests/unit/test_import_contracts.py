@@ -28,7 +28,8 @@ LAYOUT = {
     "services/usage/clickhouse.py": "import clickhouse_connect",
     "services/usage/app.py": "from services.usage import clickhouse",
     "services/cli/app.py": "import infra.local.kafka\nimport services.agents.app\nimport services.usage.app",
-    "infra/local/kafka.py": "import aiokafka",
+    "infra/local/kafka.py": "import infra.local.node",
+    "infra/local/node.py": "import aiokafka",
 }
 """What the contracts allow, as small as it can be."""
 

@@ -175,6 +175,18 @@ def test_the_broker_listens_on_the_loopback_address_alone() -> None:
     assert properties["controller.quorum.voters"] == "1@127.0.0.1:9093"
 
 
+def test_three_nodes_keep_three_copies_and_two_of_them_acknowledge() -> None:
+    properties = rendered(
+        BrokerConfig(port=9093, controller_port=9096, log_dir=Path("/data"), node_id=2, controllers=(9095, 9096, 9097))
+    )
+    assert properties["node.id"] == "2"
+    assert properties["controller.quorum.voters"] == "1@127.0.0.1:9095,2@127.0.0.1:9096,3@127.0.0.1:9097"
+    copies = {name: value for name, value in properties.items() if name.endswith("replication.factor")}
+    assert set(copies.values()) == {"3"}
+    insync = [value for name, value in properties.items() if name.endswith((".min.isr", "min.insync.replicas"))]
+    assert set(insync) == {"2"}
+
+
 def test_nothing_is_forgotten_by_the_broker_on_its_own() -> None:
     properties = rendered(BrokerConfig(port=1, controller_port=2, log_dir=Path("/data")))
     assert properties["log.retention.ms"] == "-1"

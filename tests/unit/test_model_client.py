@@ -118,6 +118,21 @@ async def test_a_model_that_hangs_is_given_up_in_time(client: OpenAIModels) -> N
     assert (failure.code, failure.retryable) == ("timeout", True)
 
 
+async def test_waiting_for_a_slot_is_no_part_of_the_time_that_a_call_may_take(model: ScriptedModel) -> None:
+    """Four calls, one at a time: the last one waits longer than a call may take."""
+    settings = AgentsSettings(model_base_url=model.base_url, model_concurrency=1)
+    client = OpenAIModels(providers_from(settings, {}))
+    await client.start()
+    try:
+        answers = await asyncio.gather(
+            *(client.attempt(asking("[[think 0.6]]", timeout_seconds=1.5), Pieces()) for _ in range(4))
+        )
+    finally:
+        await client.stop()
+
+    assert all(isinstance(each, ModelAnswer) for each in answers)
+
+
 async def test_giving_up_a_call_closes_its_stream(client: OpenAIModels, model: ScriptedModel) -> None:
     pieces = Pieces()
     call = asyncio.create_task(client.attempt(asking("[[long 5000]][[slow 0.01]]"), pieces))

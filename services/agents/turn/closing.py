@@ -10,6 +10,7 @@ from schemas.completions import ErrorCode, TurnError
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
 from services.agents.turn import events
 from services.agents.turn.inputs import Decision, Environment, PromptArrived
+from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState
 from services.agents.turn.values import later
 from services.runtime.owner.actor import Emit
@@ -21,7 +22,7 @@ def committed_steps(turn: ActiveTurn) -> int:
 
 
 def open_turn(
-    thread: tuple[str, str], prompt: QueuedPrompt, spec: AgentSpec, at: datetime, queue: tuple[QueuedPrompt, ...] = ()
+    thread: tuple[str, str], prompt: QueuedPrompt, spec: AgentSpec, at: datetime, queue: PromptQueue | None = None
 ) -> Decision:
     """A prompt becomes the turn of a free thread, which is named by tenant and id."""
     seconds = prompt.options.limits.max_seconds or spec.stop.max_seconds
@@ -38,7 +39,7 @@ def open_turn(
         traceparent=prompt.traceparent,
         phase=AwaitingHuman() if spec.kind == "human" else Thinking(attempt=1, started_at=at),
     )
-    state = ThreadState(*thread, turn, queue)
+    state = ThreadState(*thread, turn, queue or PromptQueue())
     emits = [events.turn_opened(state), events.user_message(state, prompt, at)]
     if spec.kind == "human":
         emits.append(events.turn_waiting(state, "human", [], at))
@@ -95,7 +96,7 @@ def cancel_turns(state: ThreadState, turn_id: str | None, env: Environment, reas
     gone = [each for each in state.queue if turn_id in (None, each.turn_id)]
     emits = tuple(events.queued_cancelled(state, each, env.at, reason) for each in gone)
     if gone:
-        state = replace(state, queue=tuple(each for each in state.queue if each not in gone))
+        state = replace(state, queue=PromptQueue(each for each in state.queue if turn_id not in (None, each.turn_id)))
     if turn_id not in (None, state.turn.turn_id):
         return Decision(state, emits)
     decision = cancel(state, env, reason)
@@ -134,7 +135,7 @@ def _close(state: ThreadState, env: Environment, emits: list[Emit]) -> Decision:
     """The terminal events of a turn, then the opening of the next one whose agent still exists."""
     queue = state.queue
     while queue:
-        head, queue = queue[0], queue[1:]
+        head, queue = queue[0], queue.without_first()
         spec = env.agent(state.tenant_id, head.agent, None)
         if spec is not None:
             opened = open_turn((state.tenant_id, state.thread_id), head, spec, env.at, queue)

@@ -24,6 +24,7 @@ from services.agents.turn.closing import (
 )
 from services.agents.turn.commands import command_arrived
 from services.agents.turn.inputs import (
+    ClockJumped,
     CommandArrived,
     Decision,
     Environment,
@@ -34,9 +35,11 @@ from services.agents.turn.inputs import (
     ThreadInput,
     Tick,
 )
+from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState
 from services.agents.turn.steps import (
     call_deadline,
+    clock_jumped,
     model_answered,
     model_failed,
     recovered,
@@ -45,6 +48,9 @@ from services.agents.turn.steps import (
     tool_answered,
 )
 from services.agents.turn.values import MAX_NESTING, nested_too_deeply
+
+MAX_QUEUED = 10_000
+"""Prompts that wait for one thread: they are in the worker's memory, and a new owner of the partition reads them."""
 
 
 def decide(state: ThreadState | None, happened: ThreadInput, env: Environment) -> Decision:
@@ -75,6 +81,8 @@ def decide(state: ThreadState | None, happened: ThreadInput, env: Environment) -
             return cancel_turns(state, happened.turn_id, env, happened.reason)
         case Tick():
             return _tick(state, env)
+        case ClockJumped():
+            return clock_jumped(state, happened)
         case Recovered():
             return recovered(state, env)
 
@@ -86,7 +94,7 @@ def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Envi
     def rejected(error: TurnError) -> Decision:
         return Decision(state, (events.prompt_rejected(prompt.tenant_id, prompt.thread_id, queued, error, env.at),))
 
-    if state is not None and arrived.turn_id in (state.turn.turn_id, *(each.turn_id for each in state.queue)):
+    if state is not None and (arrived.turn_id == state.turn.turn_id or state.queue.holds(arrived.turn_id)):
         return Decision(state)
     if nested_too_deeply(prompt.model_dump(exclude_defaults=True)):
         message = f"the prompt is nested deeper than {MAX_NESTING} levels"
@@ -104,8 +112,11 @@ def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Envi
     if spec.on_busy == "reject":
         return rejected(TurnError(code="busy", message="the thread is in another turn", retryable=True))
     if spec.on_busy == "interrupt":
-        return cancel(replace(state, queue=(queued, *state.queue)), env, "interrupted by another prompt")
-    return Decision(replace(state, queue=(*state.queue, queued)))
+        return cancel(replace(state, queue=PromptQueue((queued, *state.queue))), env, "interrupted by another prompt")
+    if len(state.queue) >= MAX_QUEUED:
+        message = f"{MAX_QUEUED} prompts wait for the thread already"
+        return rejected(TurnError(code="busy", message=message, retryable=True))
+    return Decision(replace(state, queue=state.queue.appended(queued)))
 
 
 def _approval(state: ThreadState, approval: ToolApproval, env: Environment) -> Decision:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from schemas.agents import AgentSpec
 from schemas.base import TokenCounts
@@ -96,6 +96,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockJumped:
+    """The clock went forward by itself: it was set, or the machine slept. Nobody has had that time."""
+
+    by: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """A new owner took the thread over; a model call that was in flight is lost."""
 
@@ -112,6 +119,7 @@ ThreadInput = (
     | ModelAnswered
     | ModelFailed
     | Tick
+    | ClockJumped
     | Recovered
 )
 

@@ -1,11 +1,12 @@
 """State of a thread that has work left, its records on `turns`, and what should be running for it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from schemas.topics import state_key
 from schemas.turns import ActiveTurn, Calling, QueuedPrompt, Thinking, TurnQueued, TurnState
+from services.agents.turn.queue import PromptQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class ThreadState:
     tenant_id: str
     thread_id: str
     turn: ActiveTurn
-    queue: tuple[QueuedPrompt, ...] = ()
+    queue: PromptQueue = field(default_factory=PromptQueue)
 
     @property
     def key(self) -> str:
@@ -69,21 +70,16 @@ def state_records(before: ThreadState | None, after: ThreadState | None) -> list
     elif before is None or before.turn is not after.turn:
         value = TurnState(tenant_id=after.tenant_id, thread_id=after.thread_id, turn=after.turn)
         records.append((after.key, value))
-    old = before.queue if before else ()
-    new = after.queue if after else ()
-    if old is not new:
-        kept = {prompt.turn_id for prompt in new}
-        had = {prompt.turn_id for prompt in old}
-        known = after or before
-        assert known is not None
-        records += [(_queue_key(known, prompt), None) for prompt in old if prompt.turn_id not in kept]
+    known = after or before
+    if known is not None:
+        gone, come = (before.queue if before else PromptQueue()).gone_and_come(after.queue if after else PromptQueue())
+        records += [(_queue_key(known, prompt), None) for prompt in gone]
         records += [
             (
                 _queue_key(known, prompt),
                 TurnQueued(tenant_id=known.tenant_id, thread_id=known.thread_id, prompt=prompt),
             )
-            for prompt in new
-            if prompt.turn_id not in had
+            for prompt in come
         ]
     return records
 
@@ -99,13 +95,13 @@ def restore_states(records: Iterable[TurnState | TurnQueued]) -> dict[str, Threa
         else:
             queues.setdefault(key, []).append(record.prompt)
     return {
-        key: ThreadState(turn.tenant_id, turn.thread_id, turn.turn, _in_order(queues.get(key, ())))
+        key: ThreadState(turn.tenant_id, turn.thread_id, turn.turn, _in_order(queues.get(key, [])))
         for key, turn in turns.items()
     }
 
 
-def _in_order(prompts: Sequence[QueuedPrompt]) -> tuple[QueuedPrompt, ...]:
-    return tuple(sorted(prompts, key=lambda prompt: prompt.sequence))
+def _in_order(prompts: Iterable[QueuedPrompt]) -> PromptQueue:
+    return PromptQueue(sorted(prompts, key=lambda prompt: prompt.sequence))
 
 
 def _queue_key(state: ThreadState, prompt: QueuedPrompt) -> str:

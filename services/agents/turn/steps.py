@@ -10,10 +10,10 @@ from schemas.agents import AgentSpec, RetryPolicy
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
-from schemas.turns import ActiveTurn, Calling, PendingCall, Thinking
+from schemas.turns import ActiveTurn, AwaitingHuman, Calling, PendingCall, Phase, Thinking
 from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt, overdue
-from services.agents.turn.inputs import AskedTool, Decision, Environment, ModelAnswered, ModelFailed
+from services.agents.turn.inputs import AskedTool, ClockJumped, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
 from services.agents.turn.values import MAX_NESTING, json_value, later, nested_too_deeply, writable
 from services.runtime.owner.actor import Emit
@@ -80,6 +80,23 @@ def retry_due(state: ThreadState, env: Environment) -> Decision:
     phase = state.turn.phase
     assert isinstance(phase, Thinking)
     return Decision(state.with_turn(phase=phase.model_copy(update={"retry_at": None, "started_at": env.at})))
+
+
+def clock_jumped(state: ThreadState, jumped: ClockJumped) -> Decision:
+    """Moves what the turn waits for along with the clock, so that it has as much time left as before."""
+    seconds = jumped.by.total_seconds()
+    phase: Phase
+    match state.turn.phase:
+        case Thinking(retry_at=retry_at) as thinking:
+            moved = retry_at and later(retry_at, seconds)
+            phase = thinking.model_copy(update={"retry_at": moved})
+        case Calling(calls=calls):
+            phase = Calling(
+                calls=[each.model_copy(update={"deadline_at": later(each.deadline_at, seconds)}) for each in calls]
+            )
+        case AwaitingHuman() as waiting:
+            phase = waiting
+    return Decision(state.with_turn(deadline_at=later(state.turn.deadline_at, seconds), phase=phase))
 
 
 def tool_answered(state: ThreadState, answer: ToolReturned | ToolFailed, env: Environment) -> Decision:

@@ -17,6 +17,7 @@ from schemas.parts import Content, ImagePart, Part, TextPart
 from schemas.prompts import MessagesAppend, NewMessage, PromptSubmitted, TurnOptions
 from services.gateway.fanout import SlowListenerError
 from services.gateway.ports import Ports, PortsDep, TenantDep
+from services.gateway.sse import begun
 from services.gateway.turns import belongs, submit, submit_and_wait
 from services.runtime.web import problem
 
@@ -95,7 +96,7 @@ async def chat_completions(
         metadata=body.metadata,
     )
     if body.stream:
-        return StreamingResponse(_chunks(ports, prompt, body.model), media_type="text/event-stream")
+        return StreamingResponse(await begun(_chunks(ports, prompt, body.model)), media_type="text/event-stream")
     accepted, ended = await submit_and_wait(ports, prompt, WAIT_SECONDS)
     if ended is None or ended["type"] != "turn.completed":
         error = (ended or {}).get("error") or {"message": "the turn did not end in time", "code": "timeout"}

@@ -14,6 +14,7 @@ from schemas.ids import new_id
 from schemas.parts import Content
 from schemas.prompts import HumanReply, PromptSubmitted, ToolApproval, TurnCancel
 from services.gateway.ports import Ports, PortsDep, TenantDep
+from services.gateway.sse import begun
 from services.gateway.turns import submit, submit_and_stream, submit_and_wait
 from services.runtime.web import ProblemError
 
@@ -53,21 +54,23 @@ async def post_prompt(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Response:
     """Submits a prompt. 202 with its ids; with a wait 200 with the terminal event; as an event stream all of it."""
+    given = idempotency_key or body.prompt_id
     prompt = PromptSubmitted(
         tenant_id=tenant_id,
         thread_id=thread_id,
         agent=body.agent,
         content=body.content,
         user_id=body.user_id,
-        prompt_id=idempotency_key or body.prompt_id or new_id(datetime.now(UTC)),
+        prompt_id=given or new_id(datetime.now(UTC)),
         options=body.options,
         metadata=body.metadata,
     )
     if "text/event-stream" in request.headers.get("accept", ""):
-        return StreamingResponse(submit_and_stream(ports, prompt), media_type="text/event-stream")
+        events = await begun(submit_and_stream(ports, prompt, repeatable=given is not None))
+        return StreamingResponse(events, media_type="text/event-stream")
     seconds = wait if wait is not None else _preferred_wait(prefer)
     if seconds:
-        accepted, ended = await submit_and_wait(ports, prompt, seconds)
+        accepted, ended = await submit_and_wait(ports, prompt, seconds, repeatable=given is not None)
         if ended is not None:
             return JSONResponse(dict(ended))
     else:

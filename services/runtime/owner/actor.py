@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -58,7 +58,7 @@ JournalPosition = Callable[[], Awaitable[int]]
 
 
 class Actor(Protocol[S]):
-    """A kind of state machine, one instance a key. All methods but the two coroutines are pure and quick."""
+    """A kind of state machine, one instance a key. All methods but the coroutines are pure and quick."""
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
         """A partition was taken: its last prompts, and the end of its journal at that moment."""
@@ -101,6 +101,10 @@ class Actor(Protocol[S]):
 
     async def call(self, state: S, journal_position: JournalPosition) -> Any:
         """Makes the wanted call and returns its input for `decide`. Never raises; may be cancelled at any time."""
+        ...
+
+    def clock_jumped(self, by: timedelta) -> Any:
+        """The input that says that the clock went forward without that time having passed."""
         ...
 
     @property

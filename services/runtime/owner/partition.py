@@ -6,7 +6,7 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
@@ -18,8 +18,17 @@ from schemas.topics import MESSAGES, PROMPTS, TOOL_RESULTS, TURNS, state_key
 from services.runtime import metrics
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
-from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
+from services.runtime.kafka import (
+    AIOKafkaProducer,
+    KafkaClients,
+    KafkaError,
+    Record,
+    TopicPartition,
+    telling_what_broke,
+)
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
+from services.runtime.owner.clock import Clock
+from services.runtime.owner.state_log import StateLog
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
 
@@ -73,6 +82,7 @@ class PartitionOwner(Generic[S]):
         clients: KafkaClients,
         settings: RuntimeSettings,
         failpoints: Failpoints,
+        clock: Clock,
     ) -> None:
         self.partition = taken.partition
         self.next_offsets = {PROMPTS.name: taken.prompts_offset, TOOL_RESULTS.name: taken.results_offset}
@@ -83,8 +93,10 @@ class PartitionOwner(Generic[S]):
         self._clients = clients
         self._settings = settings
         self._failpoints = failpoints
+        self._clock = clock
         self._producer: AIOKafkaProducer = taken.producer
-        self._states: dict[str, S] = actor.restore(taken.states)
+        self._states: dict[str, S] = actor.restore([each.value for each in taken.states])
+        self._state_log = StateLog(taken.states, end=taken.states_end)
         self._journal_floor = taken.journal_end
         self._journal_end = taken.journal_end
         self._journal_ends: OrderedDict[str, int] = OrderedDict()
@@ -194,20 +206,30 @@ class PartitionOwner(Generic[S]):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            at = datetime.now(UTC)
+            at = self._look()
             self._ring(at)
             self._committing = True
             while self._inbox:
                 await self._write(self._decide(at), at)
-                at = datetime.now(UTC)
+                at = self._look()
             self._committing = False
             self._idle.set()
             self._set_alarm(at)
+
+    def _look(self) -> datetime:
+        """The time. When it has jumped, every actor is told of it before anything else happens to it."""
+        at, jumped = self._clock.look()
+        if jumped:
+            log.warning("clock_jumped", partition=self.partition, seconds=jumped.total_seconds())
+            told = self._actor.clock_jumped(jumped)
+            self._inbox.extendleft(("", Prepared(next_offset=0, key=key, input=told)) for key in self._states)
+        return at
 
     def _decide(self, at: datetime) -> _Group:
         """Decides up to MAX_GROUP inputs, in order, and starts the calls that they want."""
         group = _Group(committed=asyncio.get_running_loop().create_future())
         before: dict[str, S | None] = {}
+        continued: set[str] = set()  # these may have put something on the journal before the input that wants a call
         taken = 0
         while self._inbox and taken < MAX_GROUP:
             topic, prepared = self._inbox.popleft()
@@ -220,6 +242,8 @@ class PartitionOwner(Generic[S]):
             if key is None:
                 continue
             state = self._states.get(key)
+            if state is not None or key in before:
+                continued.add(key)
             before.setdefault(key, state)
             outcome = self._actor.decide(state, prepared.input, at)
             group.emits += [_caused_by(prepared, emit) for emit in outcome.emits]
@@ -231,7 +255,8 @@ class PartitionOwner(Generic[S]):
         for key, old in before.items():
             state = self._states.get(key)
             group.states += self._actor.state_records(old, state)
-            self._reconcile(key, state, group.committed if old is not None else None)
+            self._reconcile(key, state, group.committed if key in continued else None)
+        group.states += self._state_log.to_rewrite({key for key, _ in group.states})
         metrics.TRANSACTION_EVENTS.observe(taken)
         return group
 
@@ -286,32 +311,41 @@ class PartitionOwner(Generic[S]):
         self._failpoints.hit("commit.before")
         started = loop.time()
         producer = self._producer
-        await producer.begin_transaction()
         journal: list[tuple[str, asyncio.Future[Any]]] = []
-        for emit in group.emits:
-            target = self.partition if emit.partition is None else emit.partition
-            record = self._clients.record(
-                emit.topic,
-                emit.event,
-                key=emit.key or _thread(emit.event).thread_id,
-                event_id=emit.event_id,
-                at=at,
-                traceparent=emit.traceparent,
-            )
-            future = cast("asyncio.Future[Any]", await producer.send(**record, partition=target))
-            if emit.topic == MESSAGES.name:
-                thread = _thread(emit.event)
-                journal.append((state_key(thread.tenant_id, thread.thread_id), future))
-        for key, value in group.states:
-            await self._send_state(key, value, at)
-        if group.offsets:
-            await producer.send_offsets_to_transaction(group.offsets, self._group_id)
-        self._failpoints.hit("commit.inside")
-        await producer.commit_transaction()
+        sent: list[asyncio.Future[Any]] = []
+        with telling_what_broke(sent):
+            await producer.begin_transaction()
+            for emit in group.emits:
+                target = self.partition if emit.partition is None else emit.partition
+                record = self._clients.record(
+                    emit.topic,
+                    emit.event,
+                    key=emit.key or _thread(emit.event).thread_id,
+                    event_id=emit.event_id,
+                    at=at,
+                    traceparent=emit.traceparent,
+                )
+                future = cast("asyncio.Future[Any]", await producer.send(**record, partition=target))
+                sent.append(future)
+                if emit.topic == MESSAGES.name:
+                    thread = _thread(emit.event)
+                    journal.append((state_key(thread.tenant_id, thread.thread_id), future))
+                self._failpoints.hit("commit.sending")
+            states = [(key, value, await self._send_state(key, value, at)) for key, value in group.states]
+            sent += [future for _, _, future in states]
+            if group.offsets:
+                floor = {TopicPartition(self._settings.topic(TURNS.name), self.partition): self._state_log.floor}
+                await producer.send_offsets_to_transaction(group.offsets | floor, self._group_id)
+            for each in sent:
+                await each  # aiokafka commits the rest when the broker refused one
+            self._failpoints.hit("commit.inside")
+            await producer.commit_transaction()
         self._failpoints.hit("commit.after")
         self._settled_at = loop.time() + SETTLE_SECONDS
+        for key, value, future in states:
+            self._state_log.committed(key, value, _offset(future))
         for key, future in journal:
-            self._journal_end = self._journal_ends[key] = future.result().offset + 1
+            self._journal_end = self._journal_ends[key] = _offset(future) + 1
             self._journal_ends.move_to_end(key)
         while len(self._journal_ends) > REMEMBERED_THREADS:
             _, end = self._journal_ends.popitem(last=False)
@@ -319,13 +353,12 @@ class PartitionOwner(Generic[S]):
         metrics.TRANSACTIONS.labels("committed").inc()
         metrics.TRANSACTION_SECONDS.observe(loop.time() - started)
 
-    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> None:
+    async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> asyncio.Future[Any]:
         if value is None:
-            topic = self._settings.topic(TURNS.name)
-            await self._producer.send(topic, key=key.encode(), partition=self.partition)
+            record: dict[str, Any] = {"topic": self._settings.topic(TURNS.name), "key": key.encode()}
         else:
             record = self._clients.record(TURNS.name, value, key=key, event_id=new_id(at), at=at)
-            await self._producer.send(**record, partition=self.partition)
+        return cast("asyncio.Future[Any]", await self._producer.send(**record, partition=self.partition))
 
     def _ring(self, at: datetime) -> None:
         """Puts a tick in the inbox for every actor whose time has come."""
@@ -349,6 +382,15 @@ class PartitionOwner(Generic[S]):
 def _caused_by(prepared: Prepared, emit: Emit) -> Emit:
     """The event in the trace of the record that led to it, unless it names its own."""
     return emit if emit.traceparent or not prepared.traceparent else replace(emit, traceparent=prepared.traceparent)
+
+
+def _offset(written: asyncio.Future[Any]) -> int:
+    """Where a record of a committed transaction is. Raises KafkaError when the broker could not tell: a send that was
+    repeated so late that the broker has forgotten the first one. Whoever takes the partition anew finds out."""
+    offset: int = written.result().offset
+    if offset < 0:
+        raise KafkaError("a record was written and the broker does not know where")
+    return offset
 
 
 def _thread(event: BaseModel) -> ThreadEvent:

@@ -2,26 +2,34 @@
 
 1. Start the transactional producer: it fences the old owner and settles what that one left open.
 2. Only then read the committed offsets: those fetched before could be older than the old owner's last commit.
-3. Read the state topic to the last stable offset: every open turn with its timers.
+3. Read the state topic from the floor that the old owner committed to the last stable offset: every open turn with its
+   timers, whatever the number of turns that are over.
 4. Read the tail of `prompts` before the committed offset: the ids of the prompts that were taken in last.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from schemas.envelope import decode_event, header_map
-from schemas.topics import MAX_RECORD_BYTES, MESSAGES, PROMPTS, TOOL_RESULTS, TURNS
+from schemas.topics import MAX_RECORD_BYTES, MESSAGES, PROMPTS, TOMBSTONE_MS, TOOL_RESULTS, TURNS
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, Record, TopicPartition
+from services.runtime.owner.state_log import Written
 from services.runtime.settings import RuntimeSettings
 
 log = structlog.get_logger(__name__)
 
 RECENT_PROMPTS = 10_000
-"""How many prompts before the committed offset are remembered for duplicates."""
+"""How many prompts before the committed offset are remembered for duplicates, at most."""
+
+RECENT_BYTES = 16 * 1024 * 1024
+"""Of prompts that are read for their ids: where prompts are large, fewer are remembered."""
+
+RESTORE_SECONDS = TOMBSTONE_MS / 1000 / 4
+"""Longest reading of the state topic: one that takes longer than tombstones are kept may miss that a turn ended."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,9 @@ class Taken:
     """Behind `results`."""
     journal_end: int
     """The end of `messages`: a read that reflects it sees everything the old owner wrote."""
-    states: Sequence[Any]
-    """Decoded values of the state topic."""
+    states: Sequence[Written]
+    """What counts on the state topic."""
+    states_end: int
     recent: Sequence[Record]
     """The last prompts that were taken in."""
     results: Sequence[Record]
@@ -46,7 +55,7 @@ class Taken:
 async def take_partition(
     partition: int, *, group_id: str, clients: KafkaClients, settings: RuntimeSettings, failpoints: Failpoints
 ) -> Taken:
-    """Takes the partition from whoever owned it. Raises KafkaError; nothing is held then."""
+    """Takes the partition from whoever owned it. Raises KafkaError or TimeoutError; nothing is held then."""
     prompts, results, turns, messages = (
         TopicPartition(settings.topic(topic.name), partition) for topic in (PROMPTS, TOOL_RESULTS, TURNS, MESSAGES)
     )
@@ -62,19 +71,19 @@ async def take_partition(
             await offsets.start()
             try:
                 committed: dict[TopicPartition, int | None] = {
-                    tp: await offsets.committed(tp) for tp in (prompts, results)
+                    tp: await offsets.committed(tp) for tp in (prompts, results, turns)
                 }
             finally:
                 await offsets.stop()
             failpoints.hit("takeover.after_offsets")
-            beginnings: dict[TopicPartition, int] = await reader.beginning_offsets([prompts, results])
+            beginnings: dict[TopicPartition, int] = await reader.beginning_offsets([prompts, results, turns])
             prompts_offset = max(committed[prompts] or 0, beginnings[prompts])
             results_offset = max(committed[results] or 0, beginnings[results])
             ends: dict[TopicPartition, int] = await reader.end_offsets([turns, messages, results])
-            states = await _read(reader, turns, 0, ends[turns])
-            recent = await _read(
-                reader, prompts, max(beginnings[prompts], prompts_offset - RECENT_PROMPTS), prompts_offset
-            )
+            floor = max(committed[turns] or 0, beginnings[turns])
+            async with asyncio.timeout(RESTORE_SECONDS):
+                states = await _read(reader, turns, floor, ends[turns])
+            recent = await _read_tail(reader, prompts, beginnings[prompts], prompts_offset)
             waiting = await _read(reader, results, results_offset, ends[results])
             failpoints.hit("takeover.after_restore")
         finally:
@@ -86,6 +95,7 @@ async def take_partition(
             results_offset=max(results_offset, ends[results]),
             journal_end=ends[messages],
             states=_latest(states),
+            states_end=ends[turns],
             recent=recent,
             results=waiting,
         )
@@ -108,7 +118,21 @@ async def _read(reader: AIOKafkaConsumer, partition: TopicPartition, begin: int,
     return records
 
 
-def _latest(records: Sequence[Record]) -> list[Any]:
+async def _read_tail(reader: AIOKafkaConsumer, partition: TopicPartition, beginning: int, end: int) -> list[Record]:
+    """The last committed records before `end`, backwards in slices that grow, up to a number and a size."""
+    tail: list[Record] = []
+    size = 0
+    begin, step = end, 50
+    while begin > max(beginning, end - RECENT_PROMPTS) and size < RECENT_BYTES:
+        upper, begin = begin, max(beginning, end - RECENT_PROMPTS, begin - step)
+        earlier = await _read(reader, partition, begin, upper)
+        tail = [*earlier, *tail]
+        size += sum(len(record.value or b"") for record in earlier)
+        step *= 4
+    return tail
+
+
+def _latest(records: Sequence[Record]) -> list[Written]:
     """The last value of each key, tombstones gone, decoded. The topic is ours: what it holds is valid."""
     values: dict[bytes, Record] = {}
     for record in records:
@@ -117,6 +141,10 @@ def _latest(records: Sequence[Record]) -> list[Any]:
         else:
             values[record.key or b""] = record
     return [
-        decode_event(TURNS, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
-        for record in values.values()
+        Written(
+            key.decode(),
+            decode_event(TURNS, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES),
+            record.offset,
+        )
+        for key, record in values.items()
     ]

@@ -26,6 +26,7 @@ from services.runtime.kafka import (
     TopicPartition,
 )
 from services.runtime.owner.actor import Actor
+from services.runtime.owner.clock import Clock
 from services.runtime.owner.partition import PartitionOwner
 from services.runtime.owner.takeover import take_partition
 from services.runtime.settings import RuntimeSettings
@@ -41,6 +42,9 @@ HIGH_WATER = 2_000
 """Records consumed and not decided at which a partition is paused; reading goes on below LOW_WATER."""
 
 LOW_WATER = 500
+
+HEARTBEAT_MS = 1_000
+"""A worker learns of a rebalance by its next heartbeat: what a takeover waits for beyond the session time-out."""
 
 RETAKE_SECONDS = 1.0
 """Between two tries to take a partition whose broker does not answer."""
@@ -77,7 +81,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
         self._session_seconds = session_timeout_ms / 1000
         self._membership: dict[str, Any] = {
             "session_timeout_ms": session_timeout_ms,
-            "heartbeat_interval_ms": session_timeout_ms // 3,
+            "heartbeat_interval_ms": min(HEARTBEAT_MS, session_timeout_ms // 3),
             "group_instance_id": instance_id,
         }
         self._consumer: AIOKafkaConsumer | None = None
@@ -193,6 +197,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
             clients=self._clients,
             settings=self._settings,
             failpoints=self._failpoints,
+            clock=Clock(),
         )
         self._owners[partition] = owner
         metrics.PARTITIONS_OWNED.set(len(self._owners))

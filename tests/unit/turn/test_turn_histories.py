@@ -16,6 +16,7 @@ from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from services.agents.turn.decide import decide
 from services.agents.turn.inputs import Decision, Environment, PromptArrived, Recovered, ThreadInput, Tick
+from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState, state_records
 from tests.unit.turn.owner import Decide
 from tests.unit.turn.world import HAPPENINGS, World
@@ -138,7 +139,7 @@ def draws_lots(state: ThreadState | None, happened: ThreadInput, env: Environmen
 
 def opens_the_last_prompt_first(state: ThreadState | None, happened: ThreadInput, env: Environment) -> Decision:
     if state is not None and not isinstance(happened, PromptArrived):
-        state = replace(state, queue=state.queue[::-1])
+        state = replace(state, queue=PromptQueue(state.queue[::-1]))
     return decide(state, happened, env)
 
 

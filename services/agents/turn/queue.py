@@ -1,0 +1,79 @@
+"""The prompts that wait for their thread: a value that never changes, and costs the same whatever its length."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+from schemas.turns import QueuedPrompt
+
+
+class PromptQueue(Sequence[QueuedPrompt]):
+    """A window on a list that queues share: a longer queue appends to the list, a shorter one is a smaller window.
+
+    Nobody sees what lies outside of the own window, so a queue never changes. Appending, taking the first, and looking
+    for a turn take constant time; anything else copies.
+    """
+
+    __slots__ = ("_begin", "_end", "_places", "_shared")
+
+    def __init__(self, prompts: Iterable[QueuedPrompt] = ()) -> None:
+        self._shared = list(prompts)
+        self._places = {prompt.turn_id: place for place, prompt in enumerate(self._shared)}
+        self._begin, self._end = 0, len(self._shared)
+
+    def appended(self, prompt: QueuedPrompt) -> "PromptQueue":
+        """The queue with another prompt at its end."""
+        if self._end != len(self._shared) or prompt.turn_id in self._places:
+            return PromptQueue((*self, prompt))
+        self._places[prompt.turn_id] = len(self._shared)
+        self._shared.append(prompt)
+        return self._window(self._begin, self._end + 1)
+
+    def without_first(self) -> "PromptQueue":
+        """The queue behind its first prompt. Lets go of what was taken once that is half of the list."""
+        if self._begin + 1 > len(self._shared) // 2:
+            return PromptQueue(self._shared[self._begin + 1 : self._end])
+        return self._window(self._begin + 1, self._end)
+
+    def holds(self, turn_id: str) -> bool:
+        place = self._places.get(turn_id)
+        return place is not None and self._begin <= place < self._end
+
+    def gone_and_come(self, later: "PromptQueue") -> tuple[list[QueuedPrompt], list[QueuedPrompt]]:
+        """What a later queue has no more, and what it has beyond this one."""
+        if later._shared is self._shared and later._begin >= self._begin and later._end >= self._end:
+            gone = self._shared[self._begin : min(later._begin, self._end)]
+            return gone, self._shared[max(self._end, later._begin) : later._end]
+        return (
+            [prompt for prompt in self if not later.holds(prompt.turn_id)],
+            [prompt for prompt in later if not self.holds(prompt.turn_id)],
+        )
+
+    def _window(self, begin: int, end: int) -> "PromptQueue":
+        window = PromptQueue.__new__(PromptQueue)
+        window._shared, window._places = self._shared, self._places
+        window._begin, window._end = begin, end
+        return window
+
+    def __len__(self) -> int:
+        return self._end - self._begin
+
+    def __iter__(self) -> Iterator[QueuedPrompt]:
+        return (self._shared[place] for place in range(self._begin, self._end))
+
+    @overload
+    def __getitem__(self, index: int) -> QueuedPrompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[QueuedPrompt]: ...
+    def __getitem__(self, index: int | slice) -> QueuedPrompt | list[QueuedPrompt]:
+        if isinstance(index, int) and 0 <= index < len(self):
+            return self._shared[self._begin + index]
+        return self._shared[self._begin : self._end][index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PromptQueue) and [*self] == [*other]
+
+    def __hash__(self) -> int:
+        return hash(tuple(prompt.turn_id for prompt in self))
+
+    def __repr__(self) -> str:
+        return f"PromptQueue({[*self]!r})"

@@ -1,0 +1,87 @@
+"""Sends definitions that nobody can use to `dead-letters`.
+
+Every process that needs a registry reads all of it, so none of those readers may be the one that rejects: this one is a
+group, in which each record has one reader.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from schemas.envelope import RecordRejectedError, decode_event, header_map
+from schemas.topics import AGENTS, DEAD_LETTERS, MAX_RECORD_BYTES, TOOLS
+from services.runtime import metrics
+from services.runtime.dead_letters import rejected_record
+from services.runtime.groups import DEFINITIONS_GROUP
+from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
+from services.runtime.settings import RuntimeSettings
+
+log = structlog.get_logger(__name__)
+
+SOURCE = "definitions"
+
+RETRY_SECONDS = 1.0
+
+
+class DefinitionsCheck:
+    """Reads `agents` and `tools` beside the registries. Kafka may be away at any time: it goes on when it is back."""
+
+    def __init__(self, clients: KafkaClients, settings: RuntimeSettings) -> None:
+        self._clients = clients
+        self._topics = {settings.topic(topic.name): topic for topic in (AGENTS, TOOLS)}
+        self._group_id = f"{settings.topic_prefix}{DEFINITIONS_GROUP}"
+        self._producer: AIOKafkaProducer = clients.producer()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._producer.start()
+        self._task = asyncio.create_task(self._keep_reading(), name="definitions")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._producer.stop()
+
+    async def _keep_reading(self) -> None:
+        while True:
+            consumer = self._clients.consumer(group_id=self._group_id)
+            consumer.subscribe(list(self._topics))
+            try:
+                await consumer.start()
+                await self._read(consumer)
+            except (KafkaError, OSError) as error:
+                log.warning("reading_failed", reader=SOURCE, error=repr(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            finally:
+                await consumer.stop()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        """Rejects, then commits: a record that is read again has a dead letter of the same id."""
+        while True:
+            batches: dict[TopicPartition, list[Record]] = await consumer.getmany(timeout_ms=1000)
+            for records in batches.values():
+                await asyncio.gather(*[await self._reject(*each) for each in self._malformed(records)])
+            if batches:
+                await consumer.commit({tp: records[-1].offset + 1 for tp, records in batches.items()})
+
+    def _malformed(self, records: Sequence[Record]) -> Iterator[tuple[Record, RecordRejectedError]]:
+        for record in records:
+            if record.value is None:
+                continue
+            topic = self._topics[record.topic]
+            try:
+                decode_event(topic, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
+            except RecordRejectedError as error:
+                yield record, error
+
+    async def _reject(self, record: Record, error: RecordRejectedError) -> Awaitable[Any]:
+        at = datetime.now(UTC)
+        letter = rejected_record(source=SOURCE, record=record, error=error, at=at)
+        metrics.RECORDS_REJECTED.labels(SOURCE, error.reason).inc()
+        return await self._producer.send(
+            **self._clients.record(DEAD_LETTERS.name, letter, key=SOURCE, event_id=letter.rejection_id, at=at)
+        )
