@@ -199,7 +199,7 @@ class Projection(ConsumerRebalanceListener):
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
         if begin >= min_offset:
-            return  # it moved there last; a consumer of aiokafka that is stopped in the step of its start is cancelled
+            return  # it moved there while the wait for it ended
         tp = TopicPartition(self._name, partition)
         consumer = self._clients.consumer()
         try:
