@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from prometheus_client import REGISTRY
 
-from schemas.topics import DEAD_LETTERS, PROMPTS
+from schemas.topics import DEAD_LETTERS, PROMPTS, TURNS
 from services.runtime.failpoints import Failpoint
 from services.runtime.kafka import ProducerFenced
 from tests.support.counting import Counting, counting, text_of
@@ -109,6 +109,28 @@ async def test_a_bad_record_is_one_dead_letter_wherever_the_owner_dies(bench: Co
     await bench.until_done()
     letters = await bench.log.events(DEAD_LETTERS.name)
     assert [(each["reason"], base64.b64decode(each["value"])) for each in letters] == [("not_json", b"{not json")]
+
+
+async def test_what_is_no_state_on_the_state_topic_stops_no_takeover(bench: Counting) -> None:
+    for key, value in (("t-9", b"{not json"), ("t-8", b"[]"), ("t-7", b'{"type": "turn.state", "thread_id": 7}')):
+        await bench.log.publish(TURNS.name, value, key=key)
+    for _ in range(2):
+        async with bench.working():
+            await bench.give("t-1")
+            await bench.until_done()
+    letters = await bench.log.events(DEAD_LETTERS.name)
+    assert [each["reason"] for each in letters] == ["not_json", "not_an_event", "not_an_event"]
+
+
+async def test_a_state_of_a_later_release_is_left_to_that_release(bench: Counting) -> None:
+    await bench.log.publish(TURNS.name, b'{"type": "turn.state.v2"}', key="t-1")
+    worker = bench.worker()
+    await worker.start()
+    try:
+        await until(lambda: "does not know" in (worker.health().detail or ""), "the worker to say why it waits")
+    finally:
+        await worker.stop(grace_seconds=0)
+    assert await bench.log.events(DEAD_LETTERS.name) == []
 
 
 async def test_intake_waits_and_says_so_while_what_it_needs_is_away(bench: Counting) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from schemas.base import ThreadEvent
 from schemas.ids import new_id
-from schemas.topics import MESSAGES, PROMPTS, TOOL_RESULTS, TURNS, state_key
+from schemas.topics import DEAD_LETTERS, MESSAGES, PROMPTS, TOOL_RESULTS, TURNS, state_key
 from services.runtime import metrics
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
@@ -117,6 +117,9 @@ class PartitionOwner(Generic[S]):
         self._tasks: list[asyncio.Task[None]] = []
         for key in self._states:
             self._inbox.append(("", Prepared(next_offset=0, key=key, input=actor.recovered)))
+        for letter in taken.rejected:
+            emit = Emit(DEAD_LETTERS.name, letter, letter.rejection_id, key=letter.source, partition=0)
+            self._inbox.append(("", Prepared(next_offset=0, emits=(emit,))))
         self._unread_results = taken.results
         self._wake.set()
 

@@ -10,11 +10,15 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 
-from schemas.envelope import decode_event, header_map
+from schemas.dead_letters import RecordRejected
+from schemas.envelope import RecordRejectedError, decode_event, header_map
 from schemas.topics import MAX_RECORD_BYTES, MESSAGES, PROMPTS, TOMBSTONE_MS, TOOL_RESULTS, TURNS
+from services.runtime.dead_letters import rejected_record
+from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, Record, TopicPartition
 from services.runtime.owner.state_log import Written
@@ -45,6 +49,8 @@ class Taken:
     """The end of `messages`: a read that reflects it sees everything the old owner wrote."""
     states: Sequence[Written]
     """What counts on the state topic."""
+    rejected: Sequence[RecordRejected]
+    """Records of the state topic that are no states. Nobody but an owner should write there."""
     states_end: int
     recent: Sequence[Record]
     """The last prompts that were taken in."""
@@ -88,13 +94,15 @@ async def take_partition(
             failpoints.hit("takeover.after_restore")
         finally:
             await reader.stop()
+        written, rejected = _latest(states, source=group_id)
         return Taken(
             partition=partition,
             producer=producer,
             prompts_offset=prompts_offset,
             results_offset=max(results_offset, ends[results]),
             journal_end=ends[messages],
-            states=_latest(states),
+            states=written,
+            rejected=rejected,
             states_end=ends[turns],
             recent=recent,
             results=waiting,
@@ -132,19 +140,32 @@ async def _read_tail(reader: AIOKafkaConsumer, partition: TopicPartition, beginn
     return tail
 
 
-def _latest(records: Sequence[Record]) -> list[Written]:
-    """The last value of each key, tombstones gone, decoded. The topic is ours: what it holds is valid."""
+def _latest(records: Sequence[Record], *, source: str) -> tuple[list[Written], list[RecordRejected]]:
+    """The last value of each key, tombstones gone, decoded; and those that are no states of ours.
+
+    Raises UnavailableError for a state of an unknown type: a later release has written it and must go on with it.
+    """
     values: dict[bytes, Record] = {}
     for record in records:
         if record.value is None:
             values.pop(record.key or b"", None)
         else:
             values[record.key or b""] = record
-    return [
-        Written(
-            key.decode(),
-            decode_event(TURNS, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES),
-            record.offset,
-        )
-        for key, record in values.items()
-    ]
+    written: list[Written] = []
+    rejected: list[RecordRejected] = []
+
+    def reject(record: Record, error: RecordRejectedError) -> None:
+        rejected.append(rejected_record(source=source, record=record, error=error, at=datetime.now(UTC)))
+
+    for key, record in values.items():
+        try:
+            state = decode_event(TURNS, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
+            written.append(Written(key.decode(), state, record.offset))
+        except UnicodeDecodeError as error:
+            reject(record, RecordRejectedError("not_an_event", f"the key is not text: {error}"))
+        except RecordRejectedError as error:
+            if error.reason == "unknown_type":
+                place = f"{record.topic}[{record.partition}]@{record.offset}"
+                raise UnavailableError(f"{place} is of a type that this release does not know: {error}") from error
+            reject(record, error)
+    return written, rejected

@@ -15,6 +15,7 @@ import structlog
 from schemas.http import ComponentHealth
 from schemas.topics import PROMPTS, TOOL_RESULTS
 from services.runtime import metrics
+from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import (
     AIOKafkaConsumer,
@@ -174,7 +175,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
             except ProducerFenced:
                 log.info("partition_fenced", partition=partition)
                 await self._await_rebalance()
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, OSError, TimeoutError, UnavailableError) as error:
                 log.warning("partition_lost", partition=partition, error=repr(error))
                 self._failure = f"partition {partition}: {error!r}"
                 await asyncio.sleep(RETAKE_SECONDS)
