@@ -29,6 +29,10 @@ KEPT_CONNECTIONS = 100
 Limits = type(openai.DEFAULT_CONNECTION_LIMITS)
 """The client's own: it allows 1,000 connections unless it is told otherwise, whatever the provider's concurrency."""
 
+MOST_CHARACTERS = 600_000
+"""Of an answer, with its reasoning and its tool calls. Six times as many bytes, the most that JSON makes of them, still
+fit in a record; the longest answers that models give today have about 500,000."""
+
 
 class _StreamError(Exception):
     def __init__(self, code: ErrorCode, message: str, *, retryable: bool = True) -> None:
@@ -49,6 +53,7 @@ class _Received:
         self.usage: TokenCounts | None = None
         self.model: str | None = None
         self.first_at: float | None = None
+        self._characters = 0
 
     def take(self, chunk: Mapping[str, Any]) -> None:
         if "error" in chunk:
@@ -77,6 +82,10 @@ class _Received:
             call["name"] += function.get("name") or ""
             call["arguments"] += function.get("arguments") or ""
             self._sink.tool_arguments(index, function.get("name") or "", function.get("arguments") or "")
+        self._characters += _length(delta)
+        if self._characters > MOST_CHARACTERS:
+            message = f"the answer has more than {MOST_CHARACTERS} characters, the most that a message can carry"
+            raise _StreamError("malformed_response", message, retryable=False)
 
     def counts(self, request: ModelRequest) -> TokenCounts:
         """The provider's counts, or an estimate by length."""
@@ -186,6 +195,14 @@ class OpenAIModels:
             raise _StreamError("stream_cut", "the stream ended before the answer did")
         if received.finish_reason is None and not received.text and not received.calls:
             raise _StreamError("malformed_response", "the answer is empty and gives no finish reason")
+
+
+def _length(delta: Mapping[str, Any]) -> int:
+    """Characters of the texts that a piece adds."""
+    functions = [part.get("function") or {} for part in delta.get("tool_calls") or ()]
+    texts = [delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")]
+    texts += [function.get(name) for function in functions for name in ("name", "arguments")]
+    return sum(len(text) for text in texts if text)
 
 
 async def _data_lines(lines: AsyncIterator[str]) -> AsyncIterator[str]:

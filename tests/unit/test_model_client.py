@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from services.agents.model import ModelAnswer, ModelFailure, ModelRequest
-from services.agents.openai import OpenAIModels
+from services.agents.openai import MOST_CHARACTERS, OpenAIModels
 from services.agents.providers import providers_from
 from services.agents.settings import AgentsSettings
 from tests.scripted_model.server import ScriptedModel
@@ -184,3 +184,11 @@ async def test_a_key_is_sent_and_never_shown(model: ScriptedModel) -> None:
 
     assert "sk-secret" not in repr(settings)
     assert "sk-secret" not in repr(providers.default)
+
+
+async def test_an_answer_that_no_record_could_carry_is_a_failure_that_is_not_tried_again(client: OpenAIModels) -> None:
+    failure = await client.attempt(asking(f"[[say {'x' * (MOST_CHARACTERS + 1)}]]"), Pieces())
+
+    assert isinstance(failure, ModelFailure)
+    assert (failure.code, failure.retryable) == ("malformed_response", False)
+    assert failure.usage.output_tokens > 0, "what has arrived was spent"
