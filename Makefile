@@ -13,7 +13,7 @@ test-fast: | $(UV)
 	$(UV) run pytest -m "not broker"
 
 chaos: | $(UV)
-	$(UV) run pytest tests/chaos -s --chaos-minutes 60
+	$(UV) run pytest tests/chaos -s --chaos-minutes 60 --chaos-seed random
 
 bench: | $(UV)
 	$(UV) run python -m tests.bench
