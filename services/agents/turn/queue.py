@@ -34,9 +34,13 @@ class PromptQueue(Sequence[QueuedPrompt]):
             return PromptQueue(self._shared[self._begin + 1 : self._end])
         return self._window(self._begin + 1, self._end)
 
-    def holds(self, turn_id: str) -> bool:
+    def of_turn(self, turn_id: str) -> QueuedPrompt | None:
+        """The prompt that will open the turn, if it waits here."""
         place = self._places.get(turn_id)
-        return place is not None and self._begin <= place < self._end
+        return self._shared[place] if place is not None and self._begin <= place < self._end else None
+
+    def holds(self, turn_id: str) -> bool:
+        return self.of_turn(turn_id) is not None
 
     def gone_and_come(self, later: "PromptQueue") -> tuple[list[QueuedPrompt], list[QueuedPrompt]]:
         """What a later queue has no more, and what it has beyond this one."""

@@ -35,5 +35,5 @@ def _came_with(
     for state in (before, after):
         if state is not None and state.turn.turn_id == turn_id:
             return state.turn.traceparent
-    queue = before.queue if before is not None else ()
-    return next((each.traceparent for each in queue if each.turn_id == turn_id), None)
+    queued = before.queue.of_turn(turn_id) if before is not None else None
+    return queued.traceparent if queued is not None else None
