@@ -8,8 +8,12 @@ from typing import Protocol
 import structlog
 
 from schemas.http import ComponentHealth
+from services.runtime.errors import UnavailableError
+from services.runtime.kafka import KafkaError
 
 log = structlog.get_logger(__name__)
+
+START_RETRY_SECONDS = 1.0
 
 
 class Service(Protocol):
@@ -45,18 +49,32 @@ async def wait_for_signal() -> signal.Signals:
 
 
 async def run_service(build: Callable[[], Service]) -> None:
-    """Builds one service inside the event loop and runs it in the foreground until SIGINT or SIGTERM."""
-    service = build()
+    """Builds one service inside the event loop and runs it in the foreground until SIGINT or SIGTERM.
+
+    While Kafka is away at the start it is built and started again, until it is there.
+    """
     stopping = asyncio.ensure_future(wait_for_signal())
-    starting = asyncio.ensure_future(service.start())
-    await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
     try:
+        while not stopping.done() and not await _run(build(), stopping):
+            await asyncio.wait({stopping}, timeout=START_RETRY_SECONDS)
+    finally:
+        stopping.cancel()
+
+
+async def _run(service: Service, stopping: asyncio.Future[signal.Signals]) -> bool:
+    """Runs a service until it is told to stop. False when something that it needs was away at the start."""
+    starting = asyncio.ensure_future(service.start())
+    try:
+        await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             log.info("service_started", service=service.name)
-        await stopping
+        await asyncio.wait({stopping})
+    except (UnavailableError, KafkaError) as error:
+        log.warning("service_waits", service=service.name, reason=str(error))
+        return False
     finally:
-        stopping.cancel()
         starting.cancel()
         await service.stop()
         log.info("service_stopped", service=service.name)
+    return True

@@ -86,3 +86,30 @@ async def test_everything_goes_on_when_kafka_is_back(shared_model: ScriptedModel
             assert await up.interrupt() == 0, up.output
     finally:
         await broker.stop()
+
+
+async def test_services_that_start_before_kafka_wait_for_it(
+    shared_model: ScriptedModel, tmp_path: Path, thread: str
+) -> None:
+    broker = LocalKafka(data_dir=tmp_path / "kafka", port=free_ports(1))
+    await broker.start()
+    try:
+        url = shared_model.base_url
+        async with installation(tmp_path, model_url=url, kafka=broker.bootstrap, prefix="") as turnlog:
+            assert (await turnlog.run("topics", "apply")).code == 0
+            file = tmp_path / "agent.yaml"
+            file.write_text("name: assistant\n")
+            assert (await turnlog.run("agents", "apply", str(file))).code == 0
+            await broker.stop()
+
+            services = [await turnlog.start("run", name) for name in ("memory", "usage", "tools", "agents", "gateway")]
+            for service in services:
+                await service.until_says("_waits")
+            await broker.start()
+            await turnlog.prompt(thread, "are you all there?")
+            assert (await turnlog.completion(thread))["text"] == "You said: are you all there?"
+            await until_ready(turnlog, True)
+            for service in reversed(services):
+                assert await service.interrupt() == 0, service.output
+    finally:
+        await broker.stop()
