@@ -80,7 +80,7 @@ async def test_what_a_halted_owner_left_open_is_never_seen(bench: Counting) -> N
     [
         *(f"{point}=kill@1" for point in TAKEOVER),
         *(f"intake.after_consume=kill@{hit}" for hit in (1, 2)),
-        *(f"commit.{where}=kill@{hit}" for where in ("before", "inside", "after") for hit in (1, 2, 3)),
+        *(f"commit.{where}=kill@{hit}" for where in ("before", "sending", "inside", "after") for hit in (1, 2, 3)),
     ],
 )
 async def test_an_input_has_one_effect_wherever_the_owner_dies(bench: Counting, failpoint: str) -> None:

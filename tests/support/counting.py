@@ -14,6 +14,7 @@ from typing import Any
 from schemas.topics import MESSAGES, PROMPTS, TOOL_RESULTS
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import KafkaClients, KafkaError, TopicPartition
+from services.runtime.owner.clock import Clock
 from services.runtime.owner.partition import PartitionOwner
 from services.runtime.owner.takeover import take_partition
 from services.runtime.owner.worker import OwnerWorker
@@ -113,6 +114,7 @@ class Counting:
             clients=self.clients,
             settings=self.settings,
             failpoints=failpoints,
+            clock=Clock(),
         )
         running = asyncio.create_task(owner.run())
         feeding = asyncio.create_task(self._feed(owner))

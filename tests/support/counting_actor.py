@@ -130,6 +130,9 @@ class CountingActor:
     def next_due(self, state: TurnState | None) -> datetime | None:
         return state.turn.phase.retry_at if state and isinstance(state.turn.phase, Thinking) else None
 
+    def clock_jumped(self, by: timedelta) -> Sign:
+        return Sign("clock jumped")
+
     def decided(self, key: str, outcome: Any) -> None:
         if outcome.state is None:
             self.open.discard(key)
