@@ -212,8 +212,9 @@ async def test_the_local_model_streams_and_counts_tokens(tmp_path: Path) -> None
         pid = model.pid
         request = {
             "model": LOCAL_MODEL_NAME,
-            "messages": [{"role": "user", "content": "Say hello."}],
+            "messages": [{"role": "user", "content": "Tell me a long story."}],
             "max_tokens": 12,
+            "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
