@@ -96,6 +96,20 @@ class TurnClosed(ThreadEvent):
     closed_at: Timestamp
 
 
+class PromptDropped(ThreadEvent):
+    """A prompt that waited for its thread was cancelled, or nobody could answer it any more when its time came.
+
+    Its turn never opened and never will: the same prompt id again is no new turn.
+    """
+
+    type: Literal["prompt.dropped"] = "prompt.dropped"
+    turn_id: Identifier
+    prompt_id: Identifier
+    user_id: Identifier | None = None
+    agent: Name
+    dropped_at: Timestamp
+
+
 JournalEvent = Annotated[
     MessageAdded
     | MessageDeleted
@@ -104,7 +118,8 @@ JournalEvent = Annotated[
     | ThreadDeleted
     | TurnOpened
     | TurnWaiting
-    | TurnClosed,
+    | TurnClosed
+    | PromptDropped,
     Field(discriminator="type"),
 ]
 
@@ -147,5 +162,8 @@ EXAMPLES = [
     ),
     TurnClosed.model_validate(
         {"thread_id": "t-1", "turn_id": _TURN, "outcome": "completed", "steps": 1, "closed_at": _AT}
+    ),
+    PromptDropped.model_validate(
+        {"thread_id": "t-1", "turn_id": _TURN, "prompt_id": "order-17", "agent": "assistant", "dropped_at": _AT}
     ),
 ]

@@ -13,6 +13,7 @@ from schemas.journal import (
     JournalEvent,
     MessageAdded,
     MessageDeleted,
+    PromptDropped,
     ThreadCreated,
     ThreadDeleted,
     ThreadUpdated,
@@ -123,6 +124,9 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             _put_thread(batch, event, event.opened_at, {}, first_user=event.user_id)
             turn = TurnView.model_validate(event.model_dump(exclude={"type"}))
             _put_turn(batch, turn)
+        case PromptDropped():
+            ended = {"status": "cancelled", "opened_at": event.dropped_at, "closed_at": event.dropped_at}
+            _put_turn(batch, TurnView.model_validate(event.model_dump(exclude={"type", "dropped_at"}) | ended))
         case TurnWaiting() | TurnClosed():
             body = batch.body(turn_point(event.tenant_id, event.turn_id))
             if body is not None:

@@ -1,6 +1,6 @@
 """The grammar of a thread's journal. Pure, and nothing of the platform's own code.
 
-history  = turn*
+history  = turn*, with prompt.dropped anywhere between: its turn never opens
 turn     = turn.opened  user message (step 0)  step*  turn.closed
 step n   = assistant message that calls tools (step n)  turn.waiting?  a tool message for each call
          | assistant message without calls (step n), which ends a completed turn
@@ -39,10 +39,11 @@ class Turn:
 
 def turns_of(journal: Sequence[Event]) -> list[Turn]:
     """Parses the journal of one thread. Raises IllegalHistory."""
-    rest = iter(journal)
+    dropped = [event["turn_id"] for event in journal if event["type"] == "prompt.dropped"]
+    rest = iter([event for event in journal if event["type"] != "prompt.dropped"])
     turns = [_turn(event, rest) for event in rest]
-    ids = [turn.turn_id for turn in turns]
-    _demand(len(set(ids)) == len(ids), "a turn opens twice", journal[-1] if journal else {})
+    ids = [*dropped, *(turn.turn_id for turn in turns)]
+    _demand(len(set(ids)) == len(ids), "a turn opens twice, or after it was dropped", journal[-1] if journal else {})
     return turns
 
 

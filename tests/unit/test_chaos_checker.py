@@ -96,6 +96,7 @@ def good_run() -> Evidence:
         message("T5", "user", 0, text("#5")),
         message("T5", "assistant", 1, text("You said: #5"), usage=TOKENS),
         {**THREAD, "type": "turn.closed", "turn_id": "T5", "outcome": "completed", "steps": 1},
+        {**THREAD, "type": "prompt.dropped", "turn_id": "T3", "prompt_id": "p3"},
     ]
     spent = [
         usage("T1", 1),
@@ -294,3 +295,9 @@ def test_an_illegal_history_names_its_thread_and_shows_all_of_it() -> None:
 def test_a_journal_that_ends_within_a_turn_says_what_was_expected() -> None:
     with pytest.raises(IllegalHistory, match=r"ends where results of \['c2'\] was expected, in turn T1"):
         turns_of(good_run().messages[:5])
+
+
+def test_a_dropped_prompt_that_opens_a_turn_after_all_is_found() -> None:
+    journal = good_run().messages
+    with pytest.raises(IllegalHistory, match="opens twice, or after it was dropped"):
+        turns_of([*journal, {**THREAD, "type": "prompt.dropped", "turn_id": "T5", "prompt_id": "record-5"}])

@@ -26,7 +26,8 @@ TABLE = [
     (
         "messages",
         "message.added",
-        "message.deleted thread.created thread.updated thread.deleted turn.opened turn.waiting turn.closed",
+        "message.deleted thread.created thread.updated thread.deleted turn.opened turn.waiting turn.closed"
+        " prompt.dropped",
         FOREVER,
     ),
     ("tool-calls", "tool.called", "", 7 * DAY_MS),

@@ -94,7 +94,14 @@ def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision
 def cancel_turns(state: ThreadState, turn_id: str | None, env: Environment, reason: str | None) -> Decision:
     """Ends the named turn, open or queued; without a name every one of the thread."""
     gone = [each for each in state.queue if turn_id in (None, each.turn_id)]
-    emits = tuple(events.queued_cancelled(state, each, env.at, reason) for each in gone)
+    emits = tuple(
+        emit
+        for each in gone
+        for emit in (
+            events.prompt_dropped(state.tenant_id, state.thread_id, each, env.at),
+            events.queued_cancelled(state, each, env.at, reason),
+        )
+    )
     if gone:
         state = replace(state, queue=PromptQueue(each for each in state.queue if turn_id not in (None, each.turn_id)))
     if turn_id not in (None, state.turn.turn_id):
@@ -140,6 +147,7 @@ def _close(state: ThreadState, env: Environment, emits: list[Emit]) -> Decision:
         if spec is not None:
             opened = open_turn((state.tenant_id, state.thread_id), head, spec, env.at, queue)
             return replace(opened, emits=(*emits, *opened.emits))
+        emits.append(events.prompt_dropped(state.tenant_id, state.thread_id, head, env.at))
         emits.append(events.prompt_rejected(state.tenant_id, state.thread_id, head, unknown_agent(head.agent), env.at))
     return Decision(None, tuple(emits))
 

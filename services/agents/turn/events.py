@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from schemas.base import TokenCounts
 from schemas.completions import TurnCancelled, TurnCompleted, TurnError, TurnFailed, TurnRejected
 from schemas.ids import derived_id, time_of
-from schemas.journal import MessageAdded, TurnClosed, TurnOpened, TurnOutcome, TurnWaiting
+from schemas.journal import MessageAdded, PromptDropped, TurnClosed, TurnOpened, TurnOutcome, TurnWaiting
 from schemas.parts import Part, ToolResultPart, parts_of
 from schemas.tool_calls import ToolCalled
 from schemas.topics import COMPLETIONS, MESSAGES, TOOL_CALLS, USAGE, tool_queue
@@ -230,6 +230,20 @@ def turn_cancelled(state: ThreadState, at: datetime, *, steps: int, reason: str 
     return Emit(
         COMPLETIONS.name, TurnCancelled(**_closing(state, steps, at), reason=reason), _terminal_id(state.turn.turn_id)
     )
+
+
+def prompt_dropped(tenant_id: str, thread_id: str, prompt: QueuedPrompt, at: datetime) -> Emit:
+    """Tells the journal of a prompt that was taken in and whose turn never opened."""
+    event = PromptDropped(
+        tenant_id=tenant_id,
+        thread_id=thread_id,
+        turn_id=prompt.turn_id,
+        prompt_id=prompt.prompt_id,
+        user_id=prompt.user_id,
+        agent=prompt.agent,
+        dropped_at=at,
+    )
+    return Emit(MESSAGES.name, event, derived_id("dropped", prompt.turn_id, at=time_of(prompt.turn_id)))
 
 
 def queued_cancelled(state: ThreadState, prompt: QueuedPrompt, at: datetime, reason: str | None) -> Emit:

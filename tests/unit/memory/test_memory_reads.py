@@ -4,6 +4,7 @@ import pytest
 
 from schemas.http import SeenPrompt
 from schemas.ids import turn_id_of
+from schemas.journal import PromptDropped
 from services.memory.reads import BadCursorError, NotFoundError
 from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed
 
@@ -187,3 +188,12 @@ async def test_a_cursor_of_somebodys_own_making_is_refused(told: Told, cursor: s
         await told.reads.messages(told.tenant, "t-1", cursor=cursor)
     with pytest.raises(BadCursorError, match="leave it out"):
         await told.reads.threads(told.tenant, user_id=None, query=None, cursor=cursor, limit=1)
+
+
+async def test_a_prompt_that_was_dropped_is_known_though_it_never_had_a_turn(told: Told) -> None:
+    turn_id = turn_id_of(told.tenant, "t-1", "order-17")
+    fields = {"turn_id": turn_id, "prompt_id": "order-17", "agent": "assistant", "dropped_at": at(1)}
+    await told.tell(PromptDropped(thread_id="t-1", **fields))
+    asked = SeenPrompt(tenant_id=told.tenant, thread_id="t-1", prompt_id="order-17")
+    assert await told.reads.seen([asked, asked.model_copy(update={"prompt_id": "order-18"})]) == [asked]
+    assert (await told.reads.turn(told.tenant, turn_id)).status == "cancelled"

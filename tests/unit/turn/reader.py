@@ -74,6 +74,9 @@ class Reader:
                 self._usage(self._turn(thread, event), event)
             case kind if kind in TERMINAL:
                 self._ended(thread, event)
+            case "prompt.dropped":
+                assert event.turn_id not in self.opened, "a prompt is dropped whose turn opened"
+                self.opened.add(event.turn_id)
             case _:
                 pass
 
@@ -156,7 +159,6 @@ class Reader:
             assert (event.steps, _counts(event.usage)) == (turn.step, turn.spent), "the sum is wrong"
             del self.open[thread]
         else:
-            assert event.turn_id not in self.opened, "a turn ends that is not open"
             assert event.type in ("turn.rejected", "turn.cancelled"), "a turn that never opened has an answer"
         self.ended[thread][event.prompt_id] = event.type
 

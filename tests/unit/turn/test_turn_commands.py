@@ -73,7 +73,8 @@ def test_cancelling_a_queued_prompt_leaves_the_open_turn_alone() -> None:
     story.prompt(prompt_id="b")
     story.prompt(prompt_id="c")
     assert story.state is not None
-    (cancelled,) = story.cancels(story.state.queue[0].turn_id)
+    dropped, cancelled = story.cancels(story.state.queue[0].turn_id)
+    assert (dropped.type, dropped.prompt_id, dropped.turn_id) == ("prompt.dropped", "b", cancelled.turn_id)
     assert (cancelled.type, cancelled.prompt_id, cancelled.steps) == ("turn.cancelled", "b", 0)
     assert (story.turn.prompt_id, story.queue) == ("a", ["c"])
     assert not [each for each in story.written("turn.opened", "turn.closed") if each.turn_id == cancelled.turn_id]

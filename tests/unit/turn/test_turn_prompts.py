@@ -127,6 +127,7 @@ def test_a_prompt_whose_agent_has_gone_while_it_waited_is_rejected_and_the_next_
     story.agents = {"assistant": ASSISTANT}
     story.answers("done")
     assert [(each.type, each.prompt_id) for each in story.ends] == [("turn.completed", "a"), ("turn.rejected", "b")]
+    assert [each.prompt_id for each in story.written("prompt.dropped")] == ["b"]
     assert story.turn.prompt_id == "c"
 
 
