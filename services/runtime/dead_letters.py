@@ -1,14 +1,18 @@
 """Records that cannot be used, on their way to `dead-letters`."""
 
 import base64
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Any
 
 from schemas.dead_letters import RecordRejected
 from schemas.envelope import RecordRejectedError, header_map
 from schemas.ids import EPOCH, derived_id
-from services.runtime.kafka import Record
+from schemas.topics import DEAD_LETTERS
+from services.runtime import metrics
+from services.runtime.kafka import AIOKafkaProducer, KafkaClients, Record
+from services.runtime.telemetry import traceparent_in
 
 MOST_VALUE_BYTES = 2 * 1024 * 1024
 """In base64 two thirds of what a topic takes. One record may hold more than that, above all a compressed one."""
@@ -36,6 +40,25 @@ def rejected_record(*, source: str, record: Record, error: RecordRejectedError, 
         or len(record.key or b"") > MOST_KEY_BYTES
         or len(carried) < len(headers),
         rejected_at=at,
+    )
+
+
+async def send_rejected(
+    producer: AIOKafkaProducer, clients: KafkaClients, *, source: str, record: Record, error: RecordRejectedError
+) -> Awaitable[Any]:
+    """Hands the dead letter of a record to the producer; what comes back is done when it is acknowledged."""
+    at = datetime.now(UTC)
+    letter = rejected_record(source=source, record=record, error=error, at=at)
+    metrics.RECORDS_REJECTED.labels(source, error.reason).inc()
+    return await producer.send(
+        **clients.record(
+            DEAD_LETTERS.name,
+            letter,
+            key=source,
+            event_id=letter.rejection_id,
+            at=at,
+            traceparent=traceparent_in(header_map(record.headers)),
+        )
     )
 
 

@@ -5,18 +5,16 @@ group, in which each record has one reader.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import structlog
 
-from schemas.envelope import RecordRejectedError, decode_event, header_map
-from schemas.topics import AGENTS, DEAD_LETTERS, MAX_RECORD_BYTES, TOOLS
-from services.runtime import metrics
-from services.runtime.dead_letters import rejected_record
+from schemas.envelope import RecordRejectedError
+from schemas.topics import AGENTS, TOOLS
+from services.runtime.dead_letters import send_rejected
 from services.runtime.groups import DEFINITIONS_GROUP
 from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
+from services.runtime.records import decode_record
 from services.runtime.settings import RuntimeSettings
 
 log = structlog.get_logger(__name__)
@@ -64,7 +62,12 @@ class DefinitionsCheck:
         while True:
             batches: dict[TopicPartition, list[Record]] = await consumer.getmany(timeout_ms=1000)
             for records in batches.values():
-                await asyncio.gather(*[await self._reject(*each) for each in self._malformed(records)])
+                await asyncio.gather(
+                    *[
+                        await send_rejected(self._producer, self._clients, source=SOURCE, record=record, error=error)
+                        for record, error in self._malformed(records)
+                    ]
+                )
             if batches:
                 await consumer.commit({tp: records[-1].offset + 1 for tp, records in batches.items()})
 
@@ -72,16 +75,7 @@ class DefinitionsCheck:
         for record in records:
             if record.value is None:
                 continue
-            topic = self._topics[record.topic]
             try:
-                decode_event(topic, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
+                decode_record(self._topics[record.topic], record)
             except RecordRejectedError as error:
                 yield record, error
-
-    async def _reject(self, record: Record, error: RecordRejectedError) -> Awaitable[Any]:
-        at = datetime.now(UTC)
-        letter = rejected_record(source=SOURCE, record=record, error=error, at=at)
-        metrics.RECORDS_REJECTED.labels(SOURCE, error.reason).inc()
-        return await self._producer.send(
-            **self._clients.record(DEAD_LETTERS.name, letter, key=SOURCE, event_id=letter.rejection_id, at=at)
-        )

@@ -7,7 +7,6 @@ a restart reads from there: a record may be applied twice, never left out, and a
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
@@ -17,11 +16,10 @@ from faststream.kafka.annotations import KafkaMessage
 from opentelemetry.trace import SpanKind
 from prometheus_client import Gauge
 
-from schemas.envelope import RecordRejectedError, header_map
+from schemas.envelope import RecordRejectedError
 from schemas.http import ComponentHealth
-from schemas.topics import DEAD_LETTERS, Topic
-from services.runtime import metrics
-from services.runtime.dead_letters import rejected_record
+from schemas.topics import Topic
+from services.runtime.dead_letters import send_rejected
 from services.runtime.errors import BehindError, ConfigurationError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import (
@@ -35,7 +33,7 @@ from services.runtime.kafka import (
 from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
-from services.runtime.telemetry import Traces, traceparent_in
+from services.runtime.telemetry import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -291,22 +289,7 @@ class Projection(ConsumerRebalanceListener):
             try:
                 events.append(decode_record(self._topic, record, self._check))
             except RecordRejectedError as error:
-                rejected.append(await self._reject(record, error))
+                sent = send_rejected(self._producer, self._clients, source=self._source, record=record, error=error)
+                rejected.append(await sent)
         await asyncio.gather(*rejected)
         return events
-
-    async def _reject(self, record: Record, error: RecordRejectedError) -> Awaitable[Any]:
-        """Hands the dead letter to the producer; what comes back is done when it is acknowledged."""
-        at = datetime.now(UTC)
-        letter = rejected_record(source=self._source, record=record, error=error, at=at)
-        metrics.RECORDS_REJECTED.labels(self._source, error.reason).inc()
-        return await self._producer.send(
-            **self._clients.record(
-                DEAD_LETTERS.name,
-                letter,
-                key=self._source,
-                event_id=letter.rejection_id,
-                at=at,
-                traceparent=traceparent_in(header_map(record.headers)),
-            )
-        )
