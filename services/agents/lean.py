@@ -1,4 +1,4 @@
-"""Chat completions on an aiohttp session by hand: a fifth of the CPU that the `openai` client takes for a call."""
+"""Chat completions on an aiohttp session by hand: a third to a sixth of the CPU of a call by the `openai` client."""
 
 from collections.abc import AsyncGenerator, Mapping
 from io import BytesIO
