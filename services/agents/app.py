@@ -5,10 +5,10 @@ from schemas.http import ComponentHealth
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, PROMPTS, TOOLS
 from services.agents.actor import TurnActor
+from services.agents.chat_completions import ChatCompletions
 from services.agents.intake import Intake
 from services.agents.kafka import DeltaPublisher
 from services.agents.memory import MemoryClient
-from services.agents.openai import OpenAIModels
 from services.agents.providers import providers_from
 from services.agents.settings import AgentsSettings
 from services.agents.turn.state import ThreadState
@@ -35,7 +35,7 @@ class AgentsService:
         self._tools: Registry[ToolSpec] = Registry(self._clients, settings, TOOLS)
         self._definitions = DefinitionsCheck(self._clients, settings)
         self._memory = MemoryClient(settings.memory_base_url)
-        self._models = OpenAIModels(providers_from(settings))
+        self._models = ChatCompletions(providers_from(settings))
         self._deltas = DeltaPublisher(self._clients)
         self._failpoints = Failpoints(settings.failpoints)
         self._traces = traces_of(settings, self.name)

@@ -3,7 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
@@ -12,6 +14,20 @@ from services.agents.settings import AgentsSettings
 from services.runtime.errors import ConfigurationError
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+
+OPENAI_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
+"""Who pays, where one key may spend for several."""
+
+Client = Literal["lean", "openai"]
+"""What carries the calls to a provider. `lean`: an aiohttp session by hand; `openai`: the package, at several times the
+CPU. A suite holds them equal."""
+
+IDLE_SECONDS = 4.0
+"""How long a connection waits for its next call. Common servers (uvicorn, Node.js) close one that was idle for 5 s; a
+request that is on its way at that moment would be lost."""
+
+PROBE_CONNECTIONS = 1
+"""Beyond those of a provider's calls, so that the question whether it answers waits for none of them."""
 
 
 class ProviderEntry(BaseModel):
@@ -25,6 +41,7 @@ class ProviderEntry(BaseModel):
     timeout_seconds: float = Field(default=120, gt=0)
     concurrency: int = Field(default=256, ge=1)
     max_tokens_field: str = "max_completion_tokens"
+    client: Client = "lean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,9 @@ class Provider:
     timeout_seconds: float = 120
     concurrency: int = 256
     max_tokens_field: str = "max_completion_tokens"
+    client: Client = "lean"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Beyond those that every call has."""
 
 
 class Providers:
@@ -62,43 +82,68 @@ def names_a_provider(settings: AgentsSettings, environment: Mapping[str, str] = 
 
 
 def providers_from(settings: AgentsSettings, environment: Mapping[str, str] = os.environ) -> Providers:
-    """Reads the table. The default provider is `TURNLOG_MODEL_BASE_URL`, or OpenAI with `OPENAI_API_KEY`.
+    """Reads the table. The default provider is `TURNLOG_MODEL_BASE_URL`, or OpenAI with `OPENAI_API_KEY`,
+    `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID`.
 
     Raises:
-        ConfigurationError: `TURNLOG_PROVIDERS` is not a list of providers.
+        ConfigurationError: `TURNLOG_PROVIDERS` is not a list of providers, a base URL is none, or a key can't be sent.
     """
     openai_key = environment.get("OPENAI_API_KEY", "")
     own_key = settings.model_api_key.get_secret_value() if settings.model_api_key else ""
     if settings.model_base_url:
         default = Provider(
             "default",
-            settings.model_base_url,
-            SecretStr(own_key or openai_key),
+            _base_url(settings.model_base_url),
+            _key("default", own_key or openai_key),
             settings.model_timeout_seconds,
             settings.model_concurrency,
             max_tokens_field="max_tokens",
+            client=settings.model_client,
         )
     else:
-        base_url = environment.get("OPENAI_BASE_URL", OPENAI_BASE_URL)
         default = Provider(
             "openai",
-            base_url,
-            SecretStr(own_key or openai_key),
+            _base_url(environment.get("OPENAI_BASE_URL", OPENAI_BASE_URL)),
+            _key("openai", own_key or openai_key),
             settings.model_timeout_seconds,
             settings.model_concurrency,
+            client=settings.model_client,
+            headers={
+                header: value for name, header in OPENAI_HEADERS.items() if (value := environment.get(name, "").strip())
+            },
         )
     others = {
         entry.name: Provider(
             name=entry.name,
-            base_url=entry.base_url,
-            api_key=SecretStr(environment.get(entry.api_key_env, "") if entry.api_key_env else ""),
+            base_url=_base_url(entry.base_url),
+            api_key=_key(entry.name, environment.get(entry.api_key_env, "") if entry.api_key_env else ""),
             timeout_seconds=entry.timeout_seconds,
             concurrency=entry.concurrency,
             max_tokens_field=entry.max_tokens_field,
+            client=entry.client,
         )
         for entry in _entries(settings.providers)
     }
     return Providers(default, others)
+
+
+def _base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0 and "@" not in url.netloc
+    except ValueError:
+        usable = False
+    if not usable or "?" in text or "#" in text:
+        raise ConfigurationError(f"base URL of a provider: expected http(s)://host[:port][/path], got {text!r}")
+    return text
+
+
+def _key(provider: str, text: str) -> SecretStr:
+    """A key out of a file often has a line end."""
+    key = text.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError(f"key of provider {provider}: expected printable ASCII, got something else")
+    return SecretStr(key)
 
 
 def _entries(text: str | None) -> list[ProviderEntry]:

@@ -1,5 +1,7 @@
 """Settings of the agents worker."""
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from services.runtime.settings import RuntimeSettings
@@ -16,6 +18,9 @@ class AgentsSettings(RuntimeSettings):
     model_timeout_seconds: float = Field(default=120, gt=0, description="longest wait for one model call, seconds")
     model_concurrency: int = Field(
         default=256, ge=1, description="calls in flight to the default provider at most, a worker"
+    )
+    model_client: Literal["lean", "openai"] = Field(
+        default="lean", description="what carries calls to the default provider: `lean`, or the `openai` package"
     )
     max_open_turns: int = Field(default=5_000, ge=1, description="open turns at which a worker takes no more in")
     session_timeout_ms: int = Field(

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from tests.bench import overload, projections, recovery, startup, turns
+from tests.bench import model_client, overload, projections, recovery, startup, turns
 from tests.bench.report import Figure, machine, show
 
 BENCHES: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
@@ -15,6 +15,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
         "One-tool turns, turnlog up --workers 1: agents in a process of their own",
         partial(turns.measure, "--workers", "1"),
     ),
+    "model-client": ("One model call, through each of the two clients", model_client.measure),
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
     "overload": ("One worker with too much to do", overload.measure),

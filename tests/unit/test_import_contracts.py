@@ -21,6 +21,7 @@ LAYOUT = {
     "services/runtime/kafka.py": "import aiokafka\nfrom aiokafka.errors import KafkaError\nimport schemas.topics",
     "services/runtime/settings.py": "import schemas.topics",
     "services/agents/openai.py": "import openai\nfrom services.runtime import settings",
+    "services/agents/lean.py": "import aiohttp",
     "services/agents/app.py": "from services.agents import openai\nfrom services.runtime.kafka import aiokafka",
     "services/memory/qdrant_shard.py": "import qdrant_edge",
     "services/memory/qdrant_server.py": "import qdrant_client\nfrom qdrant_edge import Bm25",
@@ -49,6 +50,7 @@ VIOLATIONS = [
     ("qdrant-adapter", "services/agents/recent.py", "import qdrant_edge"),
     ("openai-adapter", "services/agents/actor.py", "import openai"),
     ("openai-adapter", "services/memory/embeddings.py", "import openai"),
+    ("agents-over-http", "services/agents/chat.py", "import aiohttp"),
 ]
 
 
