@@ -7,6 +7,7 @@ import asyncio
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -64,6 +65,8 @@ class Client:
         )
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._reading: asyncio.Task[None] | None = None
+        self.completed: Counter[str] = Counter()
+        """How many turns of a thread are."""
 
     async def start(self) -> None:
         await self._producer.start()
@@ -89,17 +92,22 @@ class Client:
             async with turn:
                 thread = f"bench-{uuid4().hex}"
                 done = self._waiting[thread] = asyncio.get_running_loop().create_future()
-                event = {"thread_id": thread, "agent": "assistant", "content": CONTENT}
                 began = time.monotonic()
-                await self._producer.send("prompts", json.dumps(event).encode(), key=thread.encode())
+                await self.begin(thread, CONTENT)
                 await asyncio.wait_for(done, 60)
                 return time.monotonic() - began
 
         return await asyncio.gather(*(one() for _ in range(count)))
 
+    async def begin(self, thread: str, content: str) -> None:
+        """Sends a prompt and doesn't wait."""
+        event = {"thread_id": thread, "agent": "assistant", "content": content}
+        await self._producer.send("prompts", json.dumps(event).encode(), key=thread.encode())
+
     async def _read(self) -> None:
         async for record in self._consumer:
             event = json.loads(record.value)
+            self.completed[event["thread_id"]] += event["type"] == "turn.completed"
             waiting = self._waiting.pop(event["thread_id"], None)
             if waiting is None:
                 continue
