@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from statistics import median
 from typing import Any, Self
 
@@ -44,9 +43,8 @@ class Result:
     after_sigkill: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, with where and when."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        return {"date": at, "machine": machine(), "a_core_each": CAN_PIN, **asdict(self)}
+        """All of it."""
+        return {"a_core_for_the_worker": CAN_PIN, **asdict(self)}
 
     def latencies(self, name: str) -> list[float]:
         """Milliseconds of the median turn alone, a round each."""
@@ -60,7 +58,15 @@ class Result:
 def table(result: Result) -> Table:
     """A row a contestant: medians of the rounds, and least to most."""
     shown = Table(title=f"A prompt, a tool call, two model calls; one worker on one core. {machine()}")
-    for column in ("", "alone: p50, ms", "64 in flight: turns/s", "x floor", "x ours", "kept", "SIGKILL in its 2nd call"):
+    for column in (
+        "",
+        "alone: p50, ms",
+        "64 in flight: turns/s",
+        "x floor",
+        "x ours",
+        "kept",
+        "SIGKILL in its 2nd call",
+    ):
         shown.add_column(column, justify="right" if column.startswith(("alone", "64", "x")) else "left")
     for name, keeps in result.keeps.items():
         if name in result.missing:

@@ -60,8 +60,8 @@ class Entry:
     """What is durable, and when."""
     start: Callable[[str], AbstractAsyncContextManager[Contestant]]
     """Given the model's URL."""
-    script: str = ""
-    """With an environment of its own."""
+    killed: bool = True
+    """Whether a SIGKILL is tried."""
 
 
 @dataclass
@@ -236,39 +236,37 @@ OURS = Entry("Turnlog, a worker's process", "every event, as it happens", lambda
 
 ENTRIES = (
     OURS,
-    Entry("Turnlog, all in one process", "every event, as it happens", lambda url: ours(url, workers=0)),
+    Entry("Turnlog, all in one process", "every event, as it happens", lambda url: ours(url, workers=0), killed=False),
     FLOOR,
     Entry(
-        "no framework, httpx", "the answer, once it is there", lambda url: peer(url, "floor.py", "httpx", kafka=True)
+        "no framework, httpx",
+        "the answer, once it is there",
+        lambda url: peer(url, "floor.py", "httpx", kafka=True),
+        killed=False,
     ),
     Entry(
         "eggai",
         "prompt and answer",
         lambda url: peer(url, "with_eggai.py", kafka=True, client=True),
-        script="with_eggai.py",
     ),
     Entry(
         "calfkit",
         "every hop",
         lambda url: peer(url, "with_calfkit.py", kafka=True, client=True),
-        script="with_calfkit.py",
     ),
     Entry(
         "langgraph, SQLite",
         "every step, before the next",
         lambda url: peer(url, "with_langgraph.py", "sqlite"),
-        script="with_langgraph.py",
     ),
     Entry(
         "langgraph, Postgres",
         "every step, before the next",
         lambda url: peer(url, "with_langgraph.py", "postgres", database="postgres"),
-        script="with_langgraph.py",
     ),
     Entry(
         "DBOS, Postgres",
         "every step, before the next",
         lambda url: peer(url, "with_dbos.py", database="bench"),
-        script="with_dbos.py",
     ),
 )

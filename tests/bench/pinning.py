@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -10,10 +11,16 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 CAN_PIN = len(CORES) > 1
 
 
-def leave_a_core() -> None:
-    """This process, and what it starts from now on, off the core of the measured one."""
+@contextlib.contextmanager
+def one_core_left() -> Iterator[None]:
+    """This process, and what it starts within the block, off the core of the measured one."""
     if CAN_PIN:
         os.sched_setaffinity(0, CORES[1:])
+    try:
+        yield
+    finally:
+        if CAN_PIN:
+            os.sched_setaffinity(0, CORES)
 
 
 def alone(pid: int) -> None:

@@ -34,7 +34,9 @@ class Floor:
 
     async def turn(self, turn: str, content: str) -> str:
         answer = await answer_to(self._model, content)
-        await self._producer.send_and_wait(TOPIC, json.dumps({"turn": turn, "text": answer}).encode(), key=turn.encode())
+        await self._producer.send_and_wait(
+            TOPIC, json.dumps({"turn": turn, "text": answer}).encode(), key=turn.encode()
+        )
         return answer
 
     async def answers(self, turn: str) -> int:
