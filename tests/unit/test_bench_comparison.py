@@ -1,11 +1,14 @@
 """What a comparison prints and keeps."""
 
+import re
 from io import StringIO
 
 from rich.console import Console
 
+from tests.bench.__main__ import SCENARIOS
 from tests.bench.comparison_result import Result, Sample, table
-from tests.bench.contestants import FLOOR, OURS
+from tests.bench.contestants import FLOOR, OURS, PEERS
+from tests.conftest import ROOT
 
 
 def printed(result: Result) -> str:
@@ -42,3 +45,14 @@ def test_the_samples_of_all_rounds_are_kept() -> None:
     result = Result(keeps={OURS.name: "everything"}, samples=rounds(OURS.name, 300, 400))
     kept = [each["turns_per_second"] for each in result.as_json()["samples"] if each["in_flight"] == 64]
     assert kept == [300, 400]
+
+
+def test_the_readme_names_every_scenario_and_no_other() -> None:
+    readme = (ROOT / "tests" / "bench" / "README.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", readme.split("## The scenarios")[1], re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([\w-]+)`", row)} == set(SCENARIOS)
+
+
+def test_every_peer_with_packages_of_its_own_has_its_lock() -> None:
+    scripts = {each.name for each in PEERS.glob("*.py") if each.read_text().startswith("# /// script")}
+    assert scripts == {each.name.removesuffix(".lock") for each in PEERS.glob("*.lock")}
