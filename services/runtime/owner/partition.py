@@ -28,6 +28,7 @@ from services.runtime.kafka import (
 )
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
 from services.runtime.owner.clock import Clock
+from services.runtime.owner.horizon import Handed, Horizon, Inputs
 from services.runtime.owner.state_log import StateLog
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
@@ -81,6 +82,7 @@ class PartitionOwner(Generic[S]):
         self,
         taken: Taken,
         *,
+        inputs: Inputs,
         actor: Actor[S],
         group_id: str,
         clients: KafkaClients,
@@ -108,6 +110,8 @@ class PartitionOwner(Generic[S]):
             PROMPTS.name: asyncio.Queue(),
             TOOL_RESULTS.name: asyncio.Queue(),
         }
+        self._ready = dict(self.next_offsets)
+        self._waiting: set[str] = set()
         self._inbox: deque[tuple[str, Prepared]] = deque()
         self._backlog = 0
         self._wake = asyncio.Event()
@@ -115,6 +119,7 @@ class PartitionOwner(Generic[S]):
         self._due: dict[str, datetime] = {}
         self._timers: list[tuple[datetime, str]] = []
         self._alarm: asyncio.TimerHandle | None = None
+        self._horizon = Horizon(taken.partition, inputs, handed=self._handed, moved=self._wake.set)
         self._begin_at = 0.0
         self._committing = False
         self._idle = asyncio.Event()
@@ -155,7 +160,7 @@ class PartitionOwner(Generic[S]):
     async def run(self) -> None:
         """Runs until cancelled. Raises KafkaError when a commit fails: the partition is lost then.
 
-        What came while nobody owned the partition is in the inbox before the first timer can ring.
+        What came before a timer was due is in the inbox before the timer rings.
         """
         try:
             self._backlog += len(self._unread_results)
@@ -163,7 +168,7 @@ class PartitionOwner(Generic[S]):
                 await self._prepare_records(TOOL_RESULTS.name, self._unread_results[first : first + MAX_GROUP])
             async with asyncio.TaskGroup() as group:
                 self._tasks = [group.create_task(self._prepare(topic)) for topic in self._arrivals]
-                self._tasks.append(group.create_task(self._commit_groups()))
+                self._tasks += [group.create_task(self._commit_groups()), group.create_task(self._horizon.run())]
         except* KafkaError as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -204,18 +209,24 @@ class PartitionOwner(Generic[S]):
                 break
             except UnavailableError as error:
                 self.unavailable = str(error)
+                self._waiting.add(topic)
                 log.warning("intake_waits", partition=self.partition, reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
         self.unavailable = None
+        self._waiting.discard(topic)
         self._inbox.extend((topic, each) for each in prepared)
+        self._ready[topic] = max(self._ready[topic], records[-1].offset + 1)
         self._wake.set()
+
+    def _handed(self, topic: str) -> Handed:
+        return Handed(fed=self.next_offsets[topic], ready=self._ready[topic], stuck=topic in self._waiting)
 
     async def _commit_groups(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             at = self._look()
-            self._ring(at)
+            self._ring()
             self._committing = True
             while self._inbox:
                 await self._gather()
@@ -376,9 +387,9 @@ class PartitionOwner(Generic[S]):
             record = self._clients.record(TURNS.name, value, key=key, event_id=new_id(at), at=at)
         return cast("asyncio.Future[Any]", await self._producer.send(**record, partition=self.partition))
 
-    def _ring(self, at: datetime) -> None:
-        """Puts a tick in the inbox for every actor whose time has come."""
-        while self._timers and self._timers[0][0] <= at:
+    def _ring(self) -> None:
+        """Puts a tick in the inbox for every actor whose time has come, when all that came before is there too."""
+        while self._timers and self._timers[0][0] <= self._horizon.at:
             due, key = heapq.heappop(self._timers)
             if self._due.get(key) == due:
                 del self._due[key]
@@ -390,9 +401,13 @@ class PartitionOwner(Generic[S]):
             self._alarm = None
         while self._timers and self._due.get(self._timers[0][1]) != self._timers[0][0]:
             heapq.heappop(self._timers)
-        if self._timers:
-            seconds = max(0.0, (self._timers[0][0] - at).total_seconds())
+        if not self._timers:
+            return
+        seconds = (self._timers[0][0] - at).total_seconds()
+        if seconds > 0:
             self._alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        else:
+            self._horizon.want(at)
 
 
 def _caused_by(prepared: Prepared, emit: Emit) -> Emit:
