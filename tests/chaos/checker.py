@@ -157,6 +157,31 @@ def endings(evidence: Evidence) -> Iterable[str]:
             yield f"{_thread(event)} {event['turn_id']}: {event['type']} of a turn that never opened"
 
 
+def dropped_prompts(evidence: Evidence) -> Iterable[str]:
+    """What was cancelled before its turn opened is dropped on the journal, once; what is dropped has its end."""
+    ended = {event["turn_id"]: event for event in evidence.completions}
+    opened = {event["turn_id"] for event in evidence.messages if event["type"] == "turn.opened"}
+    dropped = Counter(
+        (*_thread(event), event["turn_id"], event["prompt_id"])
+        for event in evidence.messages
+        if event["type"] == "prompt.dropped"
+    )
+    cancelled = {
+        (*_thread(event), turn_id, event["prompt_id"])
+        for turn_id, event in ended.items()
+        if event["type"] == "turn.cancelled" and turn_id not in opened
+    }
+    yield from (
+        f"{key}: cancelled while it waited, which the journal does not say" for key in cancelled - dropped.keys()
+    )
+    for key, count in dropped.items():
+        end = ended.get(key[2], {})
+        if end.get("prompt_id") != key[3] or end["type"] not in ("turn.cancelled", "turn.rejected"):
+            yield f"{key}: dropped, and its end is {end}"
+        if count > 1:
+            yield f"{key}: dropped {count} times"
+
+
 def answers_seen(evidence: Evidence) -> Iterable[str]:
     """The end of a turn that a client was told over HTTP is the one on the log."""
     ended = {event["turn_id"]: event for event in evidence.completions}
@@ -303,6 +328,7 @@ CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     illegal_histories,
     turn_order,
     endings,
+    dropped_prompts,
     answers_seen,
     models_words,
     steps_billed,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.local.kafka import LocalKafka
 from tests.chaos.plan import MEMBERS, TENANTS, WORKER_SESSION_SECONDS
+from tests.scripted_model.server import ScriptedModel
 from tests.support.installation import Installation, Running, installation
 from tests.support.waiting import eventually, until
 
@@ -28,12 +29,12 @@ PARTITIONS = 4
 AGENTS = """
 name: assistant
 tools: [note, wait, fail, pay]
-retries: {max_attempts: 6, backoff_seconds: 0.05}
+retries: {max_attempts: 10, backoff_seconds: 0.05, max_backoff_seconds: 1}
 ---
 name: careful
 tools: [note, wait, fail, pay]
 approval: [pay]
-retries: {max_attempts: 6, backoff_seconds: 0.05}
+retries: {max_attempts: 10, backoff_seconds: 0.05, max_backoff_seconds: 1}
 """
 
 
@@ -93,9 +94,10 @@ class Member:
 
 @dataclass
 class Cluster:
-    """Broker, processes, and a count of everything that befell them."""
+    """Broker, model, processes, and a count of everything that befell them."""
 
     kafka: LocalKafka
+    model: ScriptedModel
     turnlog: Installation
     folder: Path
     members: dict[str, Member] = field(default_factory=dict)
@@ -124,17 +126,21 @@ class Cluster:
         os.kill(self.kafka.pid, signal.SIGKILL)
         self.happened["kill kafka"] += 1
 
+    async def kill_model(self) -> None:
+        self.happened["kill model"] += 1
+        await self.model.die()
+
     async def start_broker(self) -> None:
         await until(lambda: self.kafka.pid is None, "the broker to be dead")
         await self.kafka.start()
 
 
 @asynccontextmanager
-async def cluster(folder: Path, *, model_url: str) -> AsyncIterator[Cluster]:
+async def cluster(folder: Path, model: ScriptedModel) -> AsyncIterator[Cluster]:
     """Starts everything and waits until it is ready; at the end nothing is left running."""
     async with (
         LocalKafka(data_dir=folder / "broker", port=0) as kafka,
-        installation(folder, model_url=model_url, kafka=kafka.bootstrap, prefix="") as turnlog,
+        installation(folder, model_url=model.base_url, kafka=kafka.bootstrap, prefix="") as turnlog,
     ):
         turnlog.environment |= {
             "TURNLOG_TOPIC_PARTITIONS": str(PARTITIONS),
@@ -149,7 +155,7 @@ async def cluster(folder: Path, *, model_url: str) -> AsyncIterator[Cluster]:
         for command in (("topics", "apply"), ("agents", "apply", str(agents))):
             finished = await turnlog.run(*command)
             assert finished.code == 0, finished.output + finished.errors
-        made = Cluster(kafka, turnlog, folder)
+        made = Cluster(kafka, model, turnlog, folder)
         made.members = {name: Member(name, service, made) for name, service in MEMBERS.items()}
         keeping = [asyncio.create_task(member.keep(), name=name) for name, member in made.members.items()]
         try:

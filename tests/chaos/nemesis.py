@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from tests.chaos.cluster import Cluster, Member
-from tests.chaos.plan import BROKER, Fault
+from tests.chaos.plan import BROKER, MODEL, Fault
 from tests.support.waiting import until
 
 FINDS_OUT_SECONDS = 60
@@ -60,6 +60,10 @@ class Nemesis:
                 self._broker_away = True
                 await self._strike_broker(fault)
                 self._broker_away = False
+            elif fault.victim == MODEL:
+                await self._cluster.kill_model()
+                await asyncio.sleep(fault.seconds)
+                await self._cluster.model.start()
             else:
                 await self._strike(self._cluster.members[fault.victim], fault)
 

@@ -35,7 +35,18 @@ MEMBERS = {
 
 BROKER = "kafka"
 
-SECONDS_BETWEEN_FAULTS = {"agents": 15.0, "tools": 20.0, "memory": 24.0, "usage": 22.0, "gateway": 25.0, BROKER: 40.0}
+MODEL = "model"
+"""The scripted model's server. It is only killed: calls break and are made again."""
+
+SECONDS_BETWEEN_FAULTS = {
+    "agents": 15.0,
+    "tools": 20.0,
+    "memory": 24.0,
+    "usage": 22.0,
+    "gateway": 25.0,
+    BROKER: 40.0,
+    MODEL: 20.0,
+}
 """Mean time between two faults of one victim."""
 
 OWNER_POINTS = {
@@ -205,8 +216,8 @@ def _cancels(random: Random, prompts: Sequence[Prompt], seconds: float) -> list[
 
 def _faults(random: Random, seconds: float) -> list[Fault]:
     faults: list[Fault] = []
-    for service in (*dict.fromkeys(MEMBERS.values()), BROKER):
-        victims = [BROKER] if service == BROKER else [name for name, of in MEMBERS.items() if of == service]
+    for service in (*dict.fromkeys(MEMBERS.values()), BROKER, MODEL):
+        victims = [name for name, of in MEMBERS.items() if of == service] or [service]
         between = SECONDS_BETWEEN_FAULTS[service] / len(victims)
         deck, victim = _deck(random, service), cycle(victims)
         at = QUIET_START + random.uniform(0, between / 2)
@@ -225,6 +236,8 @@ def _deck(random: Random, service: str) -> Iterator[tuple[Literal["kill", "pause
             ("kill", random.uniform(0, 1.5), ""),
             ("pause", random.uniform(zombie, zombie + 2), ""),
         ]
+        if service == MODEL:
+            cards = cards[:1]
         if service == "agents":
             for point in ("commit.before", "commit.sending", "commit.inside"):
                 cards.append(("kill", random.uniform(zombie, zombie + 2), f"{point}=stop@{random.randint(1, 40)}"))

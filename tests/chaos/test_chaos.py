@@ -21,6 +21,7 @@ FAULTS = (
     *(f"pause {service}" for service in dict.fromkeys(MEMBERS.values())),
     "kill kafka",
     "pause kafka",
+    "kill model",
     "zombie",
 )
 """Each of these happens in every run of some length, by the plan."""
@@ -37,7 +38,7 @@ async def test_nothing_is_lost_or_doubled_whatever_dies(
 ) -> None:
     plan = make_plan(chaos_seed, minutes=chaos_minutes)
     print(f"\nchaos seed {plan.seed}, {plan.seconds:g} s, {len(plan.prompts)} prompts, {len(plan.faults)} faults")
-    async with cluster(tmp_path, model_url=model.base_url) as under_test:
+    async with cluster(tmp_path, model) as under_test:
         began = time.monotonic()
         try:
             evidence = await live_through(plan, under_test)

@@ -4,13 +4,14 @@ import asyncio
 import base64
 import signal
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from prometheus_client import REGISTRY
 
-from schemas.topics import DEAD_LETTERS, PROMPTS, TURNS
+from schemas.topics import DEAD_LETTERS, PROMPTS, TOOL_RESULTS, TURNS
 from services.runtime.failpoints import Failpoint
 from services.runtime.kafka import ProducerFenced
 from services.runtime.owner.partition import MAX_GROUP
@@ -191,6 +192,69 @@ async def test_at_the_cap_of_open_actors_prompts_wait_and_results_do_not(bench: 
         assert not [each for each in await bench.numbers() if each["thread_id"] == "late"]
     async with bench.working():
         await bench.until_done()
+
+
+@pytest.mark.parametrize("many", [0, 3_000])
+@pytest.mark.parametrize("by", ["a result", "a prompt"])
+async def test_what_was_on_the_log_in_time_is_decided_before_the_timer_of_a_worker_that_stood_still(
+    bench: Counting, by: str, many: int
+) -> None:
+    """However much lies on the log before it."""
+    child = await bench.child(session_timeout_ms=30_000)
+    await bench.give("t-1", "ring:2")
+    (counted,) = await bench.until_counted("counted", 1)
+    child.signal(signal.SIGSTOP)
+    before = bench.tell if by == "a result" else bench.give
+    await asyncio.gather(*(before("t-2") for _ in range(many)))
+    if by == "a result":
+        await bench.tell("t-1")
+    else:
+        await bench.give("t-1", "end")
+    due = datetime.fromisoformat(counted["created_at"]) + timedelta(seconds=2)
+    await until(lambda: datetime.now(UTC) > due, "the timer to be due")
+
+    child.signal(signal.SIGCONT)
+    await bench.give("t-1", "end")
+    await bench.until_counted("ended", 1 if by == "a result" else 2)
+
+    assert "rang" not in [text_of(each) for each in await bench.numbers()]
+
+
+async def test_timers_ring_while_prompts_wait_at_the_cap_of_open_actors(bench: Counting) -> None:
+    async with bench.working(max_open=3):
+        for thread in ("t-1", "t-2", "t-3"):
+            await bench.give(thread, "ring:1")
+        await bench.until_counted("counted", 3)
+        await bench.give("late")
+        await bench.until_counted("rang", 3)
+        assert "late" not in [each["thread_id"] for each in await bench.numbers()]
+
+
+async def test_timers_ring_while_what_prompts_need_is_away(bench: Counting) -> None:
+    actor = CountingActor()
+    async with bench.working(actor) as worker:
+        await bench.give("t-1", "ring:1")
+        await bench.until_counted("counted", 1)
+        actor.away = "memory does not answer"
+        await bench.give("t-2")
+        await until(lambda: worker.health().detail == actor.away, "the worker to say what it waits for")
+        await bench.until_counted("rang", 1)
+        actor.away = None
+        await bench.until_done()
+
+
+async def test_timers_ring_when_an_input_ends_in_what_nobody_is_shown(bench: Counting) -> None:
+    """Markers of transactions, and records of one that was aborted."""
+    async with bench.working():
+        await bench.give("t-1", "ring:2")
+        await bench.until_counted("counted", 1)
+        producer = bench.clients.transactional_producer("somebody")
+        async with producer:
+            await producer.begin_transaction()
+            for topic in (PROMPTS, TOOL_RESULTS):
+                await producer.send_and_wait(bench.settings.topic(topic.name), b"{}", partition=0)
+            await producer.abort_transaction()
+        await bench.until_done(seconds=10)
 
 
 async def test_a_worker_that_stops_lets_its_calls_end_and_takes_nothing_in(bench: Counting) -> None:

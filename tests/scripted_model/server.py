@@ -27,6 +27,14 @@ class ScriptedModel:
         return f"http://127.0.0.1:{self._port}/v1"
 
     async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.die()
+
+    async def start(self) -> None:
+        """Listens, after a death on the same port; what it has counted goes on."""
         app = web.Application(client_max_size=64 * 1024**2)
         app.add_routes([web.post("/v1/chat/completions", self._chat), web.get("/v1/models", self._models)])
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
@@ -34,10 +42,15 @@ class ScriptedModel:
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
         self._port = self._runner.addresses[0][1]
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def die(self) -> None:
+        """As if its process was killed: nobody listens, and every connection breaks wherever it is."""
         assert self._runner is not None
+        for site in self._runner.sites:
+            await site.stop()
+        for connection in self._runner.server.connections if self._runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
         await self._runner.cleanup()
 
     async def _models(self, _: web.Request) -> web.Response:

@@ -55,6 +55,16 @@ class Child:
         await self.process.wait()
 
 
+class Unasked:
+    """Inputs of an owner whose timers wait for nothing."""
+
+    async def ends(self, partition: int) -> dict[str, int]:
+        return {}
+
+    async def positions(self, partition: int) -> dict[str, int | None]:
+        return {}
+
+
 @dataclass
 class Counting:
     """Topics of one test, with the inputs that were given."""
@@ -109,6 +119,7 @@ class Counting:
         )
         owner = PartitionOwner(
             taken,
+            inputs=Unasked(),
             actor=CountingActor(),
             group_id=self.group,
             clients=self.clients,

@@ -242,6 +242,11 @@ BAD: dict[str, tuple[Change, str]] = {
     "an end that says something else than the journal": (changed("completions", 0, text="no"), "endings"),
     "an end with other tokens than the steps": (changed("completions", 0, usage={"input_tokens": 1}), "endings"),
     "an end of a turn that never opened": (changed("completions", 1, type="turn.failed"), "endings"),
+    "a prompt cancelled while it waited, which the journal does not say": (lost("messages", 17), "dropped_prompts"),
+    "a dropped prompt without an end": (lost("completions", 1), "dropped_prompts"),
+    "a dropped prompt whose turn completes": (changed("completions", 1, type="turn.completed"), "dropped_prompts"),
+    "a prompt dropped twice": (doubled("messages", 17), "dropped_prompts"),
+    "a prompt dropped for another": (changed("messages", 17, prompt_id="p4"), "dropped_prompts"),
     "an answer over HTTP that is not on the log": (changed("answers", 0, text="else"), "answers_seen"),
     "a model that saw another history": (
         changed("messages", 6, parts=text("You said: #1 Result: noted a; noted a; no luck")),

@@ -44,6 +44,7 @@ from services.agents.turn.inputs import (
     ThreadInput,
     Tick,
 )
+from services.agents.turn.queue import size_of
 from services.agents.turn.state import ThreadState, next_due, restore_states, state_records, wanted_call
 
 TENANT = "default"
@@ -291,6 +292,11 @@ class Threads(RuleBasedStateMachine):
             else:
                 written[key] = value
         assert restore_states(list(written.values())) == self.states
+
+    @invariant()
+    def a_queue_weighs_what_is_in_it(self) -> None:
+        for state in self.states.values():
+            assert state.queue.bytes == sum(map(size_of, state.queue))
 
     @invariant()
     def every_event_has_an_id_of_its_own(self) -> None:

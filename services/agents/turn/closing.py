@@ -103,7 +103,7 @@ def cancel_turns(state: ThreadState, turn_id: str | None, env: Environment, reas
         )
     )
     if gone:
-        state = replace(state, queue=PromptQueue(each for each in state.queue if turn_id not in (None, each.turn_id)))
+        state = replace(state, queue=PromptQueue() if turn_id is None else state.queue.without(turn_id))
     if turn_id not in (None, state.turn.turn_id):
         return Decision(state, emits)
     decision = cancel(state, env, reason)

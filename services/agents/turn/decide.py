@@ -35,7 +35,7 @@ from services.agents.turn.inputs import (
     ThreadInput,
     Tick,
 )
-from services.agents.turn.queue import PromptQueue
+from services.agents.turn.queue import size_of
 from services.agents.turn.state import ThreadState
 from services.agents.turn.steps import (
     call_deadline,
@@ -51,6 +51,9 @@ from services.agents.turn.values import MAX_NESTING, nested_too_deeply
 
 MAX_QUEUED = 10_000
 """Prompts that wait for one thread: they are in the worker's memory, and a new owner of the partition reads them."""
+
+MAX_QUEUED_BYTES = 64 * 2**20
+"""Bytes of the prompts that wait for one thread: a count alone would let 10,000 of 1 MB fill the worker's memory."""
 
 
 def decide(state: ThreadState | None, happened: ThreadInput, env: Environment) -> Decision:
@@ -112,9 +115,12 @@ def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Envi
     if spec.on_busy == "reject":
         return rejected(TurnError(code="busy", message="the thread is in another turn", retryable=True))
     if spec.on_busy == "interrupt":
-        return cancel(replace(state, queue=PromptQueue((queued, *state.queue))), env, "interrupted by another prompt")
+        return cancel(replace(state, queue=state.queue.preceded_by(queued)), env, "interrupted by another prompt")
     if len(state.queue) >= MAX_QUEUED:
         message = f"{MAX_QUEUED} prompts wait for the thread already"
+        return rejected(TurnError(code="busy", message=message, retryable=True))
+    if state.queue.bytes + size_of(queued) > MAX_QUEUED_BYTES:
+        message = f"more than {MAX_QUEUED_BYTES >> 20} MiB of prompts would wait for the thread"
         return rejected(TurnError(code="busy", message=message, retryable=True))
     return Decision(replace(state, queue=state.queue.appended(queued)))
 

@@ -28,6 +28,7 @@ from services.runtime.kafka import (
 )
 from services.runtime.owner.actor import Actor, Emit, Prepared, StateRecord
 from services.runtime.owner.clock import Clock
+from services.runtime.owner.horizon import Handed, Horizon, Inputs
 from services.runtime.owner.state_log import StateLog
 from services.runtime.owner.takeover import Taken
 from services.runtime.settings import RuntimeSettings
@@ -40,7 +41,11 @@ MAX_GROUP = 500
 """Inputs of a transaction, and records that are prepared at once: enough to spread the cost, few enough to be quick."""
 
 SETTLE_SECONDS = 0.002
-"""What the broker needs after a commit before the next transaction of the id begins without a 20 ms penalty."""
+"""What an idle broker needs after a commit before it lets the next transaction of the id begin."""
+
+GATHER_SECONDS, MOST_GATHER_SECONDS = 0.0005, 0.02
+"""What a group waits from the last commit on for each open actor, and at most: what the others have ready by then goes
+along. A transaction costs worker and broker much the same for one input as for a hundred; a model takes a second."""
 
 RETRY_SECONDS = 0.5
 """Between two tries of what a record's preparation found unavailable."""
@@ -77,6 +82,7 @@ class PartitionOwner(Generic[S]):
         self,
         taken: Taken,
         *,
+        inputs: Inputs,
         actor: Actor[S],
         group_id: str,
         clients: KafkaClients,
@@ -104,6 +110,8 @@ class PartitionOwner(Generic[S]):
             PROMPTS.name: asyncio.Queue(),
             TOOL_RESULTS.name: asyncio.Queue(),
         }
+        self._ready = dict(self.next_offsets)
+        self._waiting: set[str] = set()
         self._inbox: deque[tuple[str, Prepared]] = deque()
         self._backlog = 0
         self._wake = asyncio.Event()
@@ -111,7 +119,8 @@ class PartitionOwner(Generic[S]):
         self._due: dict[str, datetime] = {}
         self._timers: list[tuple[datetime, str]] = []
         self._alarm: asyncio.TimerHandle | None = None
-        self._settled_at = 0.0
+        self._horizon = Horizon(taken.partition, inputs, handed=self._handed, moved=self._wake.set)
+        self._begin_at = 0.0
         self._committing = False
         self._idle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -151,7 +160,7 @@ class PartitionOwner(Generic[S]):
     async def run(self) -> None:
         """Runs until cancelled. Raises KafkaError when a commit fails: the partition is lost then.
 
-        What came while nobody owned the partition is in the inbox before the first timer can ring.
+        What came before a timer was due is in the inbox before the timer rings.
         """
         try:
             self._backlog += len(self._unread_results)
@@ -159,7 +168,7 @@ class PartitionOwner(Generic[S]):
                 await self._prepare_records(TOOL_RESULTS.name, self._unread_results[first : first + MAX_GROUP])
             async with asyncio.TaskGroup() as group:
                 self._tasks = [group.create_task(self._prepare(topic)) for topic in self._arrivals]
-                self._tasks.append(group.create_task(self._commit_groups()))
+                self._tasks += [group.create_task(self._commit_groups()), group.create_task(self._horizon.run())]
         except* KafkaError as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -200,25 +209,38 @@ class PartitionOwner(Generic[S]):
                 break
             except UnavailableError as error:
                 self.unavailable = str(error)
+                self._waiting.add(topic)
                 log.warning("intake_waits", partition=self.partition, reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
         self.unavailable = None
+        self._waiting.discard(topic)
         self._inbox.extend((topic, each) for each in prepared)
+        self._ready[topic] = max(self._ready[topic], records[-1].offset + 1)
         self._wake.set()
+
+    def _handed(self, topic: str) -> Handed:
+        return Handed(fed=self.next_offsets[topic], ready=self._ready[topic], stuck=topic in self._waiting)
 
     async def _commit_groups(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             at = self._look()
-            self._ring(at)
+            self._ring()
             self._committing = True
             while self._inbox:
+                await self._gather()
                 await self._write(self._decide(at), at)
                 at = self._look()
             self._committing = False
             self._idle.set()
             self._set_alarm(at)
+
+    async def _gather(self) -> None:
+        """Waits until the broker has likely settled the last transaction, and longer the more actors are open."""
+        pause = self._begin_at - asyncio.get_running_loop().time()
+        if pause > 0:
+            await asyncio.sleep(pause)
 
     def _look(self) -> datetime:
         """The time. When it has jumped, every actor is told of it before anything else happens to it."""
@@ -309,9 +331,6 @@ class PartitionOwner(Generic[S]):
 
     async def _transaction(self, group: _Group, at: datetime) -> None:
         loop = asyncio.get_running_loop()
-        pause = self._settled_at - loop.time()
-        if pause > 0:
-            await asyncio.sleep(pause)
         self._failpoints.hit("commit.before")
         started = loop.time()
         producer = self._producer
@@ -319,6 +338,9 @@ class PartitionOwner(Generic[S]):
         sent: list[asyncio.Future[Any]] = []
         with telling_what_broke(sent):
             await producer.begin_transaction()
+            # First, since the broker may still settle the last transaction: aiokafka asks again after
+            # TRANSACTION_RETRY_BACKOFF_MS here, but after 20 ms (its BACKOFF_OVERRIDE) where a record comes first.
+            await producer.send_offsets_to_transaction(group.offsets | self._floor(), self._group_id)
             for emit in group.emits:
                 target = self.partition if emit.partition is None else emit.partition
                 record = self._clients.record(
@@ -337,15 +359,13 @@ class PartitionOwner(Generic[S]):
                 self._failpoints.hit("commit.sending")
             states = [(key, value, await self._send_state(key, value, at)) for key, value in group.states]
             sent += [future for _, _, future in states]
-            if group.offsets:
-                floor = {TopicPartition(self._settings.topic(TURNS.name), self.partition): self._state_log.floor}
-                await producer.send_offsets_to_transaction(group.offsets | floor, self._group_id)
             for each in sent:
                 await each  # aiokafka commits the rest when the broker refused one
             self._failpoints.hit("commit.inside")
             await producer.commit_transaction()
         self._failpoints.hit("commit.after")
-        self._settled_at = loop.time() + SETTLE_SECONDS
+        gather = min(MOST_GATHER_SECONDS, GATHER_SECONDS * self.open_count)
+        self._begin_at = loop.time() + max(SETTLE_SECONDS, gather)
         for key, value, future in states:
             self._state_log.committed(key, value, _offset(future))
         for key, future in journal:
@@ -357,6 +377,9 @@ class PartitionOwner(Generic[S]):
         metrics.TRANSACTIONS.labels("committed").inc()
         metrics.TRANSACTION_SECONDS.observe(loop.time() - started)
 
+    def _floor(self) -> dict[TopicPartition, int]:
+        return {TopicPartition(self._settings.topic(TURNS.name), self.partition): self._state_log.floor}
+
     async def _send_state(self, key: str, value: BaseModel | None, at: datetime) -> asyncio.Future[Any]:
         if value is None:
             record: dict[str, Any] = {"topic": self._settings.topic(TURNS.name), "key": key.encode()}
@@ -364,9 +387,9 @@ class PartitionOwner(Generic[S]):
             record = self._clients.record(TURNS.name, value, key=key, event_id=new_id(at), at=at)
         return cast("asyncio.Future[Any]", await self._producer.send(**record, partition=self.partition))
 
-    def _ring(self, at: datetime) -> None:
-        """Puts a tick in the inbox for every actor whose time has come."""
-        while self._timers and self._timers[0][0] <= at:
+    def _ring(self) -> None:
+        """Puts a tick in the inbox for every actor whose time has come, when all that came before is there too."""
+        while self._timers and self._timers[0][0] <= self._horizon.at:
             due, key = heapq.heappop(self._timers)
             if self._due.get(key) == due:
                 del self._due[key]
@@ -378,9 +401,13 @@ class PartitionOwner(Generic[S]):
             self._alarm = None
         while self._timers and self._due.get(self._timers[0][1]) != self._timers[0][0]:
             heapq.heappop(self._timers)
-        if self._timers:
-            seconds = max(0.0, (self._timers[0][0] - at).total_seconds())
+        if not self._timers:
+            return
+        seconds = (self._timers[0][0] - at).total_seconds()
+        if seconds > 0:
             self._alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        else:
+            self._horizon.want(at)
 
 
 def _caused_by(prepared: Prepared, emit: Emit) -> Emit:

@@ -47,6 +47,8 @@ LOW_WATER = 500
 HEARTBEAT_MS = 1_000
 """A worker learns of a rebalance by its next heartbeat: what a takeover waits for beyond the session time-out."""
 
+INPUTS = (PROMPTS, TOOL_RESULTS)
+
 RETAKE_SECONDS = 1.0
 """Between two tries to take a partition whose broker does not answer."""
 
@@ -90,6 +92,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
         self._owners: dict[int, PartitionOwner[S]] = {}
         self._holding: dict[int, asyncio.Task[None]] = {}
         self._assigned: set[int] | None = None
+        self._full = False
         self._results_changed = asyncio.Event()
         self._rejoin = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -195,6 +198,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
         await self._actor.taken(partition, taken.recent, taken.journal_end)
         owner = PartitionOwner(
             taken,
+            inputs=self,
             actor=self._actor,
             group_id=self._group_id,
             clients=self._clients,
@@ -253,6 +257,7 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
     def _press_back(self, consumer: AIOKafkaConsumer) -> None:
         """Pauses partitions that are too far ahead of their owner, and all of them at the cap of open actors."""
         open_count = sum(owner.open_count + owner.backlog for owner in self._owners.values())
+        self._full = open_count >= self._max_open
         metrics.TURNS_IN_FLIGHT.set(sum(owner.open_count for owner in self._owners.values()))
         paused = {tp.partition for tp in consumer.paused()}
         topic = self._settings.topic(PROMPTS.name)
@@ -262,9 +267,9 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
                 continue
             tp = TopicPartition(topic, partition)
             if partition in paused:
-                if owner.backlog < LOW_WATER and open_count < self._max_open:
+                if owner.backlog < LOW_WATER and not self._full:
                     consumer.resume(tp)
-            elif owner.backlog > HIGH_WATER or open_count >= self._max_open:
+            elif owner.backlog > HIGH_WATER or self._full:
                 consumer.pause(tp)
 
     async def _read_results(self) -> None:
@@ -286,6 +291,22 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
                 owner = self._owners.get(tp.partition)
                 if owner is not None:
                     owner.feed(TOOL_RESULTS.name, records)
+
+    async def ends(self, partition: int) -> dict[str, int]:
+        """See `Inputs`: where what is committed ends."""
+        names = {TopicPartition(self._settings.topic(topic.name), partition): topic.name for topic in INPUTS}
+        ends: dict[TopicPartition, int] = await self._results.end_offsets(list(names))
+        return {names[tp]: end for tp, end in ends.items()}
+
+    async def positions(self, partition: int) -> dict[str, int | None]:
+        """See `Inputs`. A consumer moves its position in the same step in which its reader feeds the owner."""
+        positions: dict[str, int | None] = {}
+        for topic, consumer in ((PROMPTS, self._consumer), (TOOL_RESULTS, self._results)):
+            tp = TopicPartition(self._settings.topic(topic.name), partition)
+            if consumer is not None and tp in consumer.assignment():
+                held = self._full and tp in consumer.paused()
+                positions[topic.name] = None if held else await consumer.position(tp)
+        return positions
 
     async def _keep(self, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Reads for ever: again when it ends, and after a pause when the broker fails."""

@@ -4,18 +4,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.turns import QueuedPrompt
-from services.agents.turn.decide import MAX_QUEUED
-from services.agents.turn.queue import PromptQueue
-from tests.unit.turn.story import Story
+from services.agents.turn.decide import MAX_QUEUED, MAX_QUEUED_BYTES
+from services.agents.turn.queue import PromptQueue, size_of
+from tests.unit.turn.story import ASSISTANT, Story, another, types
 
 LONG = 20_000
 
 
 def prompt(number: int) -> QueuedPrompt:
-    return QueuedPrompt(sequence=number, turn_id=f"t-{number}", prompt_id="p", agent="a", content="hello")
+    return QueuedPrompt(sequence=number, turn_id=f"t-{number}", prompt_id="p", agent="a", content="é" * number)
 
 
-@given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from(["append", "append", "pop", "remove"])), max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 99), st.sampled_from(["append", "append", "pop", "remove", "front"])), max_size=80
+    )
+)
 def test_it_is_what_a_tuple_would_be(steps: list[tuple[int, str]]) -> None:
     """Each step goes on from any earlier version."""
     versions: list[tuple[PromptQueue, tuple[QueuedPrompt, ...]]] = [(PromptQueue(), ())]
@@ -26,15 +30,18 @@ def test_it_is_what_a_tuple_would_be(steps: list[tuple[int, str]]) -> None:
                 versions.append((queue.appended(prompt(number)), (*model, prompt(number))))
             case "pop" if model:
                 versions.append((queue.without_first(), model[1:]))
+            case "front":
+                versions.append((queue.preceded_by(prompt(number)), (prompt(number), *model)))
             case "remove" if model:
-                left = [each for each in model if each.sequence % 3]
-                versions.append((PromptQueue(left), tuple(left)))
+                gone = model[which % len(model)]
+                versions.append((queue.without(gone.turn_id), tuple(each for each in model if each != gone)))
             case _:
                 pass
 
     for queue, model in versions:
         assert tuple(queue) == model
         assert len(queue) == len(model)
+        assert queue.bytes == sum(map(size_of, model))
         assert queue[:2] == [*model[:2]]
         assert all(queue[index] == model[index] for index in range(-len(model), len(model)))
         assert [queue.holds(f"t-{number}") for number in range(80)] == [
@@ -51,7 +58,7 @@ def test_it_is_what_a_tuple_would_be(steps: list[tuple[int, str]]) -> None:
 def test_a_long_queue_changes_by_one_prompt_at_a_time() -> None:
     queue = PromptQueue()
     for number in range(LONG):
-        longer = queue.appended(prompt(number))
+        longer = queue.appended(prompt(number).model_copy(update={"content": "hello"}))
         assert queue.gone_and_come(longer) == ([], [longer[len(queue)]])
         assert not longer.holds("another")
         queue = longer
@@ -71,6 +78,33 @@ def test_a_prompt_that_finds_the_queue_full_is_rejected_and_the_turns_before_it_
 
     assert (rejected.type, rejected.error.code, rejected.error.retryable) == ("turn.rejected", "busy", True)
     assert len(story.queue) == MAX_QUEUED
+
+
+HEAVY = "x" * 2**20
+
+
+def test_a_prompt_that_would_make_the_queue_too_heavy_is_rejected_and_a_lighter_one_still_waits() -> None:
+    story = Story()
+    story.prompt()
+    for _ in range(MAX_QUEUED_BYTES // 2**20 - 1):
+        assert story.prompt(HEAVY) == []
+
+    (rejected,) = story.prompt(HEAVY)
+    assert (rejected.type, rejected.error.code, rejected.error.retryable) == ("turn.rejected", "busy", True)
+    story.crashes()
+    assert types(story.prompt(HEAVY)) == ["turn.rejected"], "a new owner has weighed what waits"
+    assert story.prompt("light") == []
+    story.answers()
+    assert story.prompt(HEAVY) == []
+
+
+def test_a_prompt_that_interrupts_does_not_wait_and_so_is_not_too_heavy() -> None:
+    story = Story([ASSISTANT, another(name="hasty", on_busy="interrupt")])
+    story.prompt()
+    for _ in range(MAX_QUEUED_BYTES // 2**20 - 1):
+        story.prompt(HEAVY)
+
+    assert types(story.prompt(HEAVY, agent="hasty"))[-2:] == ["turn.opened", "message.added"]
 
 
 def test_cancelling_all_turns_of_a_thread_ends_each_queued_one() -> None:
