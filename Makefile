@@ -1,7 +1,7 @@
 # uv is taken from PATH, or put by pip into .uv/ inside the project.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: run test test-fast chaos bench lint schemas
+.PHONY: run test test-fast chaos bench bench-quick lint schemas
 
 run: | $(UV)
 	$(UV) run turnlog up
@@ -17,6 +17,9 @@ chaos: | $(UV)
 
 bench: | $(UV)
 	$(UV) run python -m tests.bench
+
+bench-quick: | $(UV)
+	$(UV) run python -m tests.bench --quick
 
 lint: | $(UV)
 	$(UV) run ruff check

@@ -1,5 +1,7 @@
 """Turns of one tool call and two model calls, from the prompt on Kafka to the committed completion.
 
+One at a time, many at once on threads of their own, and on threads that grow: each turn's model call has all before it.
+
 The model answers at once: 200 characters after the tool's result. What remains is what the platform costs.
 """
 
@@ -7,6 +9,7 @@ import asyncio
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -20,8 +23,11 @@ from tests.conftest import CACHE
 ANSWER = "word " * 40
 CONTENT = f'[[tool calculate {{"expression": "6 * 7"}}]][[then]][[say {ANSWER.strip()}]]'
 
-RUNS = {1: 200, 64: 3000}
+RUNS = {1: 200, 64: 3000, 512: 3000}
 """Turns to measure, by how many are in flight."""
+
+GROWING, GROWN_TURNS = 64, 15
+"""Threads, and the turns of each: 4 messages a turn."""
 
 WARM_UP = 100
 
@@ -45,8 +51,28 @@ async def measure(*arguments: str) -> list[Figure]:
                         Figure(f"{in_flight} in flight: p50", percentile(took, 50) * 1000, "ms"),
                         Figure(f"{in_flight} in flight: p99", percentile(took, 99) * 1000, "ms"),
                     ]
+                figures += await _growing(client)
                 await client.stop()
     return figures
+
+
+async def _growing(client: "Client") -> list[Figure]:
+    threads = [f"bench-{uuid4().hex}" for _ in range(GROWING)]
+    ended: list[float] = []
+
+    async def grow(thread: str) -> None:
+        for _ in range(GROWN_TURNS):
+            await client.turn(thread)
+            ended.append(time.monotonic())
+
+    began = time.monotonic()
+    await asyncio.gather(*map(grow, threads))
+    last = len(ended) // 3
+    name = f"{GROWING} threads that grow to {GROWN_TURNS * 4} messages"
+    return [
+        Figure(f"{name}: turns a second", len(ended) / (ended[-1] - began), "/s"),
+        Figure(f"{name}: the last third", last / (ended[-1] - ended[-1 - last]), "/s"),
+    ]
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
@@ -64,6 +90,8 @@ class Client:
         )
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._reading: asyncio.Task[None] | None = None
+        self.completed: Counter[str] = Counter()
+        """How many turns of a thread are."""
 
     async def start(self) -> None:
         await self._producer.start()
@@ -87,19 +115,27 @@ class Client:
 
         async def one() -> float:
             async with turn:
-                thread = f"bench-{uuid4().hex}"
-                done = self._waiting[thread] = asyncio.get_running_loop().create_future()
-                event = {"thread_id": thread, "agent": "assistant", "content": CONTENT}
-                began = time.monotonic()
-                await self._producer.send("prompts", json.dumps(event).encode(), key=thread.encode())
-                await asyncio.wait_for(done, 60)
-                return time.monotonic() - began
+                return await self.turn(f"bench-{uuid4().hex}")
 
         return await asyncio.gather(*(one() for _ in range(count)))
+
+    async def turn(self, thread: str) -> float:
+        """Seconds that one turn took. A thread has one at a time."""
+        done = self._waiting[thread] = asyncio.get_running_loop().create_future()
+        began = time.monotonic()
+        await self.begin(thread, CONTENT)
+        await asyncio.wait_for(done, 60)
+        return time.monotonic() - began
+
+    async def begin(self, thread: str, content: str) -> None:
+        """Sends a prompt and doesn't wait."""
+        event = {"thread_id": thread, "agent": "assistant", "content": content}
+        await self._producer.send("prompts", json.dumps(event).encode(), key=thread.encode())
 
     async def _read(self) -> None:
         async for record in self._consumer:
             event = json.loads(record.value)
+            self.completed[event["thread_id"]] += event["type"] == "turn.completed"
             waiting = self._waiting.pop(event["thread_id"], None)
             if waiting is None:
                 continue

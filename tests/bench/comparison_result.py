@@ -1,0 +1,94 @@
+"""What a comparison says: a table to read and JSON to keep. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any, Self
+
+from rich.table import Table
+
+from tests.bench.contestants import FLOOR, OURS
+from tests.bench.pinning import CAN_PIN
+from tests.bench.report import machine
+from tests.bench.turns import percentile
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A contestant in one round with so many turns in flight."""
+
+    contestant: str
+    round: int
+    in_flight: int
+    turns: int
+    turns_per_second: float
+    p50_ms: float
+    p99_ms: float
+
+    @classmethod
+    def of(cls, name: str, number: int, in_flight: int, seconds: Sequence[float], elapsed: float) -> Self:
+        ordered = sorted(seconds)
+        p50, p99 = (percentile(ordered, percent) * 1000 for percent in (50, 99))
+        return cls(name, number, in_flight, len(ordered), len(ordered) / elapsed, p50, p99)
+
+
+@dataclass
+class Result:
+    """Of one run. By name of a contestant: what it keeps, its packages, why it is missing, what SIGKILL did."""
+
+    keeps: dict[str, str]
+    samples: list[Sample] = field(default_factory=list)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    after_sigkill: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"a_core_for_the_worker": CAN_PIN, **asdict(self)}
+
+    def latencies(self, name: str) -> list[float]:
+        """Milliseconds of the median turn alone, a round each."""
+        return [each.p50_ms for each in self.samples if (each.contestant, each.in_flight) == (name, 1)]
+
+    def rates(self, name: str) -> list[float]:
+        """Turns a second with 64 in flight, a round each."""
+        return [each.turns_per_second for each in self.samples if (each.contestant, each.in_flight) == (name, 64)]
+
+
+def table(result: Result) -> Table:
+    """A row a contestant: medians of the rounds, and least to most."""
+    shown = Table(title=f"A prompt, a tool call, two model calls; one worker on one core. {machine()}")
+    for column in (
+        "",
+        "alone: p50, ms",
+        "64 in flight: turns/s",
+        "x floor",
+        "x ours",
+        "kept",
+        "SIGKILL in its 2nd call",
+    ):
+        shown.add_column(column, justify="right" if column.startswith(("alone", "64", "x")) else "left")
+    for name, keeps in result.keeps.items():
+        if name in result.missing:
+            shown.add_row(name, "", "", "", "", f"missing: {result.missing[name]}", "")
+            continue
+        shown.add_row(
+            name,
+            _spread(result.latencies(name), ".1f"),
+            _spread(result.rates(name), ",.0f"),
+            _ratio(result, name, FLOOR.name),
+            _ratio(result, name, OURS.name),
+            keeps,
+            result.after_sigkill.get(name, ""),
+        )
+    return shown
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    middle = format(median(values), form)
+    return middle if len(values) == 1 else f"{middle} ({min(values):{form}}-{max(values):{form}})"
+
+
+def _ratio(result: Result, name: str, other: str) -> str:
+    rates = result.rates(other)
+    return f"{median(result.rates(name)) / median(rates):.2f}" if rates else ""
