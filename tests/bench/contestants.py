@@ -217,9 +217,13 @@ async def python(script: str) -> str:
 
 
 async def _uv(*arguments: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        os.environ.get("UV", "uv"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    uv = os.environ.get("UV", "uv")  # `uv run` says where it is
+    try:
+        process = await asyncio.create_subprocess_exec(
+            uv, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+    except FileNotFoundError as error:
+        raise Unavailable(f"not installed: no {uv} here") from error
     output, errors = await process.communicate()
     if process.returncode != 0:
         raise Unavailable(f"not installed: {errors.decode().strip().splitlines()[-1][:200]}")
