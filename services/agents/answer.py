@@ -9,11 +9,9 @@ import orjson
 from pydantic_core import from_json
 
 from schemas.base import TokenCounts
+from schemas.tokens import estimated_tokens
 from services.agents.failures import CallFailed, message_of
 from services.agents.model import DeltaSink, ModelRequest, ModelToolCall
-
-CHARACTERS_PER_TOKEN = 4
-"""Rule of thumb of OpenAI's documentation for English text, used only where a provider counts no tokens."""
 
 MOST_CHARACTERS = 600_000
 """Of an answer, with its reasoning and its tool calls. Six times as many bytes, the most that JSON makes of them, still
@@ -104,7 +102,7 @@ class Received:
         sent = sum(len(str(message.get("content") or "")) for message in request.messages)
         got = sum(map(len, self._text)) + sum(map(len, self._reasoning))
         got += sum(len(call.arguments) for call in self._calls.values())
-        return TokenCounts(input_tokens=-(-sent // CHARACTERS_PER_TOKEN), output_tokens=-(-got // CHARACTERS_PER_TOKEN))
+        return TokenCounts(input_tokens=estimated_tokens(sent), output_tokens=estimated_tokens(got))
 
     def _take_chunk(self, chunk: Mapping[str, Any]) -> None:
         if error := chunk.get("error"):

@@ -1,13 +1,11 @@
 """What a call that gave no answer means: its code, whether a later one may succeed, and when. Pure."""
 
 import json
-import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import cast
 
 from schemas.completions import ErrorCode
+from services.runtime.retry_after import retry_after_seconds
 
 SHOWN_CHARACTERS = 500
 
@@ -44,9 +42,9 @@ def refused(status: int, headers: Mapping[str, str], body: bytes) -> CallFailed:
         case 404:
             return CallFailed("model_not_found", message, retryable=False)
         case 429:
-            return CallFailed("rate_limited", message, retry_after_seconds=_retry_after(headers))
+            return CallFailed("rate_limited", message, retry_after_seconds=retry_after_seconds(headers))
         case _ if status in (408, 409) or status >= 500:
-            return CallFailed("provider_error", message, retry_after_seconds=_retry_after(headers))
+            return CallFailed("provider_error", message, retry_after_seconds=retry_after_seconds(headers))
         case _ if status == 413 or "context_length" in message or "maximum context" in message:
             return CallFailed("context_length", message, retryable=False)
         case _:
@@ -67,18 +65,3 @@ def _said(body: bytes) -> str:
         return message_of(json.loads(text))
     except ValueError:
         return text[:SHOWN_CHARACTERS]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: `Retry-After-Ms`, or `Retry-After` in seconds or as a date (RFC 9110, 10.2.3)."""
-    for name, unit in (("Retry-After-Ms", 0.001), ("Retry-After", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    try:
-        return max(0.0, (parsedate_to_datetime(headers["Retry-After"]) - datetime.now(UTC)).total_seconds())
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return None

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -10,12 +10,17 @@ from schemas.http import ComponentHealth
 from schemas.topics import MESSAGES
 from services.memory.api import build_api
 from services.memory.audit import install_audit
+from services.memory.embedder_http import HttpEmbedder
+from services.memory.embedder_local import LocalEmbedder
+from services.memory.embeddings import Embedder, Embeddings
+from services.memory.fill import EmbeddingFill
 from services.memory.projector import points_read, project
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import ServerMemoryStore
 from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
-from services.memory.store import MemoryBuild, MemoryStore
+from services.memory.store import Changes, MemoryBuild, MemoryStore, VectorSpace, wants_vector
+from services.memory.usage_log import UsageProducer
 from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import MEMORY_GROUP
@@ -48,17 +53,50 @@ class JournalProjection:
     async def apply(self, partition: int, records: Sequence[ProjectedRecord], next_offset: int) -> None:
         events = [(record.offset, record.event) for record in records]
         existing = {each.point_id: each for each in await self._store.get(points_read([event for _, event in events]))}
-        await self._store.write(partition, project(events, existing), next_offset)
+        changes = project(events, existing)
+        await self._store.write(partition, changes, next_offset)
+        await self._written(changes)
+
+    async def _written(self, changes: Changes) -> None:
+        """What follows from a batch that can be read."""
+
+
+class LiveProjection(JournalProjection):
+    """Writes the journal into the live store, and tells those who give messages their vectors."""
+
+    def __init__(self, store: MemoryStore, wake: Callable[[], None]) -> None:
+        super().__init__(store)
+        self._wake = wake
+
+    async def _written(self, changes: Changes) -> None:
+        self._wake()
+
+
+class BuildProjection(JournalProjection):
+    """Writes the journal into a store beside the live one, with the vectors that the live one has: they cost time, and
+    from some providers money."""
+
+    def __init__(self, build: MemoryBuild, live: MemoryStore, space: VectorSpace | None) -> None:
+        super().__init__(build)
+        self._live = live
+        self._space = space
+
+    async def _written(self, changes: Changes) -> None:
+        if self._space is not None:
+            messages = [each.point_id for each in changes.upserts if wants_vector(each)]
+            await self._store.put_vectors(self._space, await self._live.vectors(self._space, messages))
 
 
 class JournalBuilds:
     """A memory store, and one beside it while the journal is projected anew."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, embeddings: Embeddings | None) -> None:
         self._store = store
+        self._embeddings = embeddings
 
-    async def begin(self) -> JournalProjection:
-        return JournalProjection(await self._store.begin_build())
+    async def begin(self) -> BuildProjection:
+        space = await self._embeddings.space() if self._embeddings else None
+        return BuildProjection(await self._store.begin_build(), self._store, space)
 
     async def switch(self) -> None:
         await self._store.switch()
@@ -77,34 +115,55 @@ def build_store(settings: MemorySettings) -> MemoryStore:
     )
 
 
+def build_embedder(settings: MemorySettings) -> Embedder | None:
+    """The model that is named; None where no vectors are wanted."""
+    match settings.embedding_model:
+        case "none":
+            return None
+        case LocalEmbedder.model:
+            return LocalEmbedder()
+        case model:
+            return HttpEmbedder(settings.embedding_base_url, model=model, api_key=settings.embedding_api_key)
+
+
 class MemoryService:
     """Projects the journal and answers reads.
 
     Args:
         store: where the journal goes; by default what the settings name.
+        embedder: what makes vectors; by default what the settings name.
     """
 
     name = "memory"
 
-    def __init__(self, settings: MemorySettings, *, store: MemoryStore | None = None) -> None:
+    def __init__(
+        self, settings: MemorySettings, *, store: MemoryStore | None = None, embedder: Embedder | None = None
+    ) -> None:
         self._bootstrap = settings.bootstrap
         self._store = store or build_store(settings)
         self._broker = build_broker(settings, client_id="turnlog-memory")
         self._traces = traces_of(settings, self.name)
         clients, failpoints = KafkaClients(settings, client_id="turnlog-memory"), Failpoints(settings.failpoints)
+        self._usage = UsageProducer(clients)
+        self._embedder = embedder or build_embedder(settings)
+        embeddings = Embeddings(self._embedder, self._usage.record) if self._embedder else None
+        self._fill = EmbeddingFill(self._store, embeddings, failpoints) if embeddings else None
+        store_of_records = (
+            LiveProjection(self._store, self._fill.wake) if self._fill else JournalProjection(self._store)
+        )
         self._projection = Projection(
             self._broker,
             settings=settings,
             topic=MESSAGES,
             group=MEMORY_GROUP,
-            store=JournalProjection(self._store),
+            store=store_of_records,
             clients=clients,
             failpoints=failpoints,
             traces=self._traces,
         )
         self._rebuild = Rebuild(
             self._projection,
-            JournalBuilds(self._store),
+            JournalBuilds(self._store, embeddings),
             settings=settings,
             clients=clients,
             topic=MESSAGES,
@@ -115,7 +174,9 @@ class MemoryService:
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.memory_port)
-        self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
+        self._to_start = deque([self._store.open, self._projection.start, self._usage.start, self._broker.start])
+        if self._fill:
+            self._to_start.append(self._fill.start)
         self._connecting: asyncio.Task[None] | None = None
         self._trouble = "not connected yet"
 
@@ -139,14 +200,20 @@ class MemoryService:
             await asyncio.gather(self._connecting, return_exceptions=True)
         await self._server.stop()
         await self._rebuild.stop()
+        if self._fill:
+            await self._fill.stop()
         await self._broker.stop()
         await self._projection.stop()
+        await self._usage.stop()
         await self._store.close()
+        if self._embedder:
+            await self._embedder.close()
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         connections = ComponentHealth(ready=not self._to_start, detail=self._trouble)
-        return {"connections": connections, "projection": self._projection.health()}
+        components = {"connections": connections, "projection": self._projection.health()}
+        return components | ({"embeddings": self._fill.health()} if self._fill else {})
 
     async def _connect(self) -> None:
         """Starts what is not started yet, one after the other. Raises UnavailableError, naming who does not answer."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from services.memory.qdrant_shard import MemoryShard
-from services.memory.store import Changes, Document, Find, Hit, Range
+from services.memory.store import Changes, Document, Find, Hit, MessageVector, Range, VectorCounts, VectorSpace
 from services.runtime.errors import ConfigurationError, UnavailableError
 
 POINTER = "current"
@@ -158,6 +158,23 @@ class EdgeMemoryStore:
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         return await self._opened().search(find, text, limit)
+
+    async def search_vector(
+        self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
+    ) -> Sequence[Hit]:
+        return await self._opened().search_vector(find, space, vector, limit, least=least)
+
+    async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
+        await self._opened().put_vectors(space, vectors)
+
+    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+        return await self._opened().without_vector(space, limit)
+
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+        return await self._opened().vectors(space, point_ids)
+
+    async def vector_counts(self, space: VectorSpace) -> VectorCounts:
+        return await self._opened().vector_counts(space)
 
     def _opened(self) -> MemoryShard:
         if self._live is None:

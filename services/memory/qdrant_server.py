@@ -4,6 +4,7 @@ The configured name is an alias of the collection that is live, `<name>-build-<n
 and the alias is moved in one step; a collection of the pattern that it does not name is removed at the next start.
 """
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Generator, Mapping, Sequence
@@ -14,12 +15,30 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from qdrant_edge import Bm25, Bm25Config
 
-from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, PARTITION, Changes, Document, Find, Hit, Range
+from services.memory.store import (
+    EMBEDDING,
+    INTEGER_FIELDS,
+    KEYWORD_FIELDS,
+    PARTITION,
+    PENDING,
+    Changes,
+    Document,
+    Find,
+    Hit,
+    MessageVector,
+    Range,
+    VectorCounts,
+    VectorSpace,
+    wants_vector,
+)
 from services.runtime.errors import ConfigurationError, UnavailableError
 
 BATCH = 256
 TEXT = "text"
 OFFSET_KIND = "offset"
+
+MOST_STATES = 1000
+"""Of the vectors of messages: two for each model that there ever was."""
 
 
 class MemoryCollection:
@@ -30,6 +49,7 @@ class MemoryCollection:
         self._url = url
         self._collection = name
         self._bm25 = Bm25(Bm25Config())
+        self._writing = asyncio.Lock()
 
     async def create(self) -> None:
         """Creates the collection and its indexes where they are missing, also when an earlier start was cut short."""
@@ -39,7 +59,7 @@ class MemoryCollection:
                 vectors_config={},
                 sparse_vectors_config={TEXT: models.SparseVectorParams(modifier=models.Modifier.IDF)},
             )
-        for name in KEYWORD_FIELDS:
+        for name in (*KEYWORD_FIELDS, EMBEDDING):
             schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "tenant_id")
             await self._client.create_payload_index(self._collection, name, schema, wait=True)
         for name in (*INTEGER_FIELDS, PARTITION):
@@ -60,12 +80,22 @@ class MemoryCollection:
         offset = models.PointStruct(id=partition, vector={}, payload=payload)
         points = [self._point(partition, document) for document in changes.upserts]
         deletes = models.PointIdsList(points=list(changes.deletes))
+        async with self._writing:
+            await self._write(points, deletes, changes.delete_all, offset)
+
+    async def _write(
+        self,
+        points: Sequence[models.PointStruct],
+        deletes: models.PointIdsList,
+        delete_all: Sequence[Find],
+        offset: models.PointStruct,
+    ) -> None:
         with self._calling():
-            for find in changes.delete_all:
+            for find in delete_all:
                 await self._client.delete(self._collection, models.FilterSelector(filter=_condition(find)), wait=True)
             for start in range(0, len(points), BATCH):
                 await self._client.upsert(self._collection, points[start : start + BATCH], wait=True)
-            if changes.deletes:
+            if deletes.points:
                 await self._client.delete(self._collection, deletes, wait=True)
             await self._client.upsert(self._collection, [offset], wait=True)
 
@@ -115,6 +145,87 @@ class MemoryCollection:
             )
         return [Hit(_document(point), point.score) for point in answer.points]
 
+    async def search_vector(
+        self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
+    ) -> Sequence[Hit]:
+        with self._calling():
+            await self._prepare(space)
+            answer = await self._client.query_points(
+                self._collection,
+                query=list(vector),
+                using=space.name,
+                query_filter=_condition(find),
+                score_threshold=least,
+                limit=limit,
+            )
+        return [Hit(_document(point), point.score) for point in answer.points]
+
+    async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
+        """No message changes in between; one process writes at a time. The state follows the vector."""
+        for start in range(0, len(vectors), BATCH):
+            async with self._writing:
+                with self._calling():
+                    await self._put_vectors(space, vectors[start : start + BATCH])
+
+    async def _put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
+        await self._prepare(space)
+        read = await self._client.retrieve(
+            self._collection, [each.message.point_id for each in vectors], with_payload=["body"]
+        )
+        bodies = {str(record.id): (record.payload or {}).get("body") for record in read}
+        same = [each for each in vectors if bodies.get(each.message.point_id) == each.message.body]
+        stored = {each.message.point_id: list(each.vector) for each in same if each.vector is not None}
+        refused = [each.message.point_id for each in same if each.vector is None]
+        if stored:
+            points = [models.PointVectors(id=id_, vector={space.name: vector}) for id_, vector in stored.items()]
+            await self._client.update_vectors(self._collection, points, wait=True)
+            await self._client.set_payload(self._collection, {EMBEDDING: space.stored}, [*stored], wait=True)
+        if refused:
+            await self._client.set_payload(self._collection, {EMBEDDING: space.refused}, [*refused], wait=True)
+
+    async def _prepare(self, space: VectorSpace) -> None:
+        """Makes room for vectors of the space, where there is none yet; the collection behind an alias may be new."""
+        vectors = (await self._client.get_collection(self._collection)).config.params.vectors
+        if not isinstance(vectors, dict) or space.name not in vectors:
+            config = models.DenseVectorConfig(size=space.size, distance=models.Distance.COSINE)
+            await self._client.create_vector_name(
+                self._collection, space.name, models.DenseVectorNameConfig(dense=config), wait=True
+            )
+
+    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+        with self._calling():
+            waiting = ((await self._states()).keys() | {PENDING}) - {space.stored, space.refused}
+            condition = models.FieldCondition(key=EMBEDDING, match=models.MatchAny(any=sorted(waiting)))
+            records, _ = await self._client.scroll(
+                self._collection,
+                scroll_filter=models.Filter(must=[condition]),
+                order_by=models.OrderBy(key="position", direction=models.Direction.DESC),
+                limit=limit,
+            )
+        return [_document(record) for record in records]
+
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+        if not point_ids:
+            return []
+        with self._calling():
+            await self._prepare(space)
+            records = await self._client.retrieve(self._collection, list(point_ids), with_vectors=[space.name])
+        found: list[MessageVector] = []
+        for record in records:
+            vector: Any = record.vector[space.name] if isinstance(record.vector, dict) and record.vector else None
+            if vector is not None and (record.payload or {}).get(EMBEDDING) == space.stored:
+                found.append(MessageVector(_document(record), vector))
+        return found
+
+    async def vector_counts(self, space: VectorSpace) -> VectorCounts:
+        with self._calling():
+            return VectorCounts.of(space, await self._states())
+
+    async def _states(self) -> dict[str, int]:
+        """How many messages are in which state of their vector."""
+        answer = await self._client.facet(self._collection, EMBEDDING, limit=MOST_STATES)
+        return {str(hit.value): hit.count for hit in answer.hits}
+
     @contextlib.contextmanager
     def _calling(self) -> Generator[None]:
         """Says of whatever the client raises that Qdrant is not available, and which."""
@@ -135,6 +246,8 @@ class MemoryCollection:
             **document.fields,
             "body": document.body,
         }
+        if wants_vector(document):
+            payload[EMBEDDING] = PENDING
         return models.PointStruct(id=document.point_id, vector=vector, payload=payload)
 
 
@@ -243,4 +356,5 @@ def _document(record: Any) -> Document:
     payload: dict[str, Any] = dict(record.payload or {})
     body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
     partition = payload.pop(PARTITION, None)
+    payload.pop(EMBEDDING, None)
     return Document(str(record.id), kind, tenant_id, payload, body, partition=partition)

@@ -14,12 +14,33 @@ from typing import Any
 
 import qdrant_edge as qdrant
 
-from services.memory.store import INTEGER_FIELDS, KEYWORD_FIELDS, PARTITION, Changes, Document, Find, Hit, Range
+from services.memory.store import (
+    EMBEDDING,
+    INTEGER_FIELDS,
+    KEYWORD_FIELDS,
+    PARTITION,
+    PENDING,
+    Changes,
+    Document,
+    Find,
+    Hit,
+    MessageVector,
+    Range,
+    VectorCounts,
+    VectorSpace,
+    wants_vector,
+)
 from services.runtime.disk import require_room
 from services.runtime.errors import UnavailableError
 
 BATCH = 256
 """Points of one call: 5,000 hold the GIL for 110 ms."""
+
+VECTOR_BATCH = 64
+"""Vectors of one call: 256 of 256 dimensions hold the GIL for 30 ms."""
+
+MOST_STATES = 1000
+"""Of the vectors of messages: two for each model that there ever was."""
 
 FLUSH_SECONDS, FLUSH_PAUSES = 1.0, 20
 """Between two flushes at least; and so many times what the last one took, so that at most a twentieth of the time, in
@@ -44,6 +65,7 @@ class MemoryShard:
         self._unflushed: dict[int, int] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._trouble: UnavailableError | None = None
+        self._spaces: set[str] = set()
 
     @staticmethod
     def create(folder: Path) -> None:
@@ -53,18 +75,17 @@ class MemoryShard:
             sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}, wal_enabled=True
         )
         created = qdrant.EdgeShard.create(str(folder), config)
-        for names, kind in (
-            (KEYWORD_FIELDS, qdrant.PayloadSchemaType.Keyword),
-            ((*INTEGER_FIELDS, PARTITION), qdrant.PayloadSchemaType.Integer),
-        ):
-            for name in names:
-                created.update(qdrant.UpdateOperation.create_field_index(name, kind))
+        _create_indexes(created)
         created.flush()
         created.close()
 
     def load(self) -> None:
-        """Opens the shard. Blocks. Raises whatever the engine raises of a folder that it cannot read."""
+        """Opens the shard, and makes the indexes that an earlier release did not know. Blocks.
+
+        Raises whatever the engine raises of a folder that it cannot read.
+        """
         self._shard = qdrant.EdgeShard.load(str(self.folder))
+        _create_indexes(self._shard)
 
     async def close(self) -> None:
         """Flushes; the folder is no longer in use afterwards, whatever the flush has come to."""
@@ -187,6 +208,81 @@ class MemoryShard:
         points = await self._run(lambda shard: shard.query(request))
         return [Hit(_document(point), point.score) for point in points]
 
+    async def search_vector(
+        self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
+    ) -> Sequence[Hit]:
+        await self._run(lambda shard: self._prepare(shard, space))
+        request = qdrant.QueryRequest(
+            limit=limit,
+            query=qdrant.Query.Nearest(list(vector), using=space.name),
+            filter=_condition(find),
+            score_threshold=least,
+            with_payload=True,
+        )
+        points = await self._run(lambda shard: shard.query(request))
+        return [Hit(_document(point), point.score) for point in points]
+
+    async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
+        if self._shard is not None:
+            require_room(self.folder)
+        for start in range(0, len(vectors), VECTOR_BATCH):
+            some = vectors[start : start + VECTOR_BATCH]
+            await self._run(lambda shard, some=some: self._put_vectors(shard, space, some))
+
+    def _put_vectors(self, shard: Any, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
+        """As one call on the engine's thread, so that no message changes in between. The state follows the vector."""
+        self._prepare(shard, space)
+        read = shard.retrieve([each.message.point_id for each in vectors], with_payload=["body"], with_vector=False)
+        bodies = {str(record.id): record.payload["body"] for record in read}
+        same = [each for each in vectors if bodies.get(each.message.point_id) == each.message.body]
+        stored = {each.message.point_id: each.vector for each in same if each.vector is not None}
+        refused = [each.message.point_id for each in same if each.vector is None]
+        if stored:
+            points = [qdrant.PointVectors(id=id_, vector={space.name: list(v)}) for id_, v in stored.items()]
+            shard.update(qdrant.UpdateOperation.update_vectors(points))
+            shard.update(qdrant.UpdateOperation.set_payload([*stored], {EMBEDDING: space.stored}))
+        if refused:
+            shard.update(qdrant.UpdateOperation.set_payload([*refused], {EMBEDDING: space.refused}))
+
+    def _prepare(self, shard: Any, space: VectorSpace) -> None:
+        """Makes room for vectors of the space, where there is none yet."""
+        if space.name not in self._spaces:
+            shard.update(qdrant.UpdateOperation.create_dense_vector(space.name, space.size, qdrant.Distance.Cosine))
+            self._spaces.add(space.name)
+
+    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+        states = (await self._states()).keys() | {PENDING}
+        waiting: Any = sorted(states - {space.stored, space.refused})
+        request = qdrant.ScrollRequest(
+            limit=limit,
+            filter=qdrant.Filter(must=[qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting))]),
+            with_payload=True,
+            order_by=qdrant.OrderBy("position", qdrant.Direction.Desc),
+        )
+        records, _ = await self._run(lambda shard: shard.scroll(request))
+        return [_document(record) for record in records]
+
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+        if not point_ids:
+            return []
+        await self._run(lambda shard: self._prepare(shard, space))
+        records = await self._run(
+            lambda shard: shard.retrieve(list(point_ids), with_payload=True, with_vector=[space.name])
+        )
+        return [
+            MessageVector(_document(record), record.vector[space.name])
+            for record in records
+            if record.payload.get(EMBEDDING) == space.stored
+        ]
+
+    async def vector_counts(self, space: VectorSpace) -> VectorCounts:
+        return VectorCounts.of(space, await self._states())
+
+    async def _states(self) -> dict[str, int]:
+        """How many messages are in which state of their vector."""
+        facet = await self._run(lambda shard: shard.facet(qdrant.FacetRequest(EMBEDDING, limit=MOST_STATES)))
+        return {hit.value: hit.count for hit in facet.hits}
+
     def _point(self, partition: int, document: Document) -> Any:
         vector: Any = {TEXT: self._bm25.embed_document(document.text)} if document.text else {}
         payload = {
@@ -196,6 +292,8 @@ class MemoryShard:
             **document.fields,
             "body": document.body,
         }
+        if wants_vector(document):
+            payload[EMBEDDING] = PENDING
         return qdrant.Point(id=document.point_id, vector=vector, payload=payload)
 
     async def _update(self, operation: Any) -> None:
@@ -209,6 +307,17 @@ class MemoryShard:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._shard)
         except Exception as error:
             raise UnavailableError(f"the store in {self.folder} failed: {error}") from error
+
+
+def _create_indexes(shard: Any) -> None:
+    there = shard.info().payload_schema
+    for names, kind in (
+        ((*KEYWORD_FIELDS, EMBEDDING), qdrant.PayloadSchemaType.Keyword),
+        ((*INTEGER_FIELDS, PARTITION), qdrant.PayloadSchemaType.Integer),
+    ):
+        for name in names:
+            if name not in there:
+                shard.update(qdrant.UpdateOperation.create_field_index(name, kind))
 
 
 def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> Any:
@@ -235,4 +344,5 @@ def _document(record: Any) -> Document:
     payload: dict[str, Any] = dict(record.payload)
     body, kind, tenant_id = payload.pop("body"), payload.pop("kind"), payload.pop("tenant_id")
     partition = payload.pop(PARTITION, None)
+    payload.pop(EMBEDDING, None)
     return Document(str(record.id), kind, tenant_id, payload, body, partition=partition)

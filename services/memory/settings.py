@@ -6,9 +6,18 @@ from services.runtime.settings import RuntimeSettings
 
 
 class MemorySettings(RuntimeSettings):
-    """Which Qdrant holds the threads."""
+    """Which Qdrant holds the threads, and what makes vectors of them."""
 
     qdrant_url: str | None = Field(default=None, description="URL of a Qdrant cluster; unset: the engine in process")
     qdrant_api_key: SecretStr | None = Field(default=None, description="API key of the Qdrant cluster")
     qdrant_collection: str = Field(default="turnlog", description="collection on the cluster, behind the prefix")
+    embedding_model: str = Field(
+        default="wordllama",
+        min_length=1,
+        description="what makes vectors: `wordllama` in this process, `none`, or a model of the endpoint",
+    )
+    embedding_base_url: str = Field(
+        default="https://api.openai.com/v1", description="base URL of an OpenAI-compatible endpoint with the model"
+    )
+    embedding_api_key: SecretStr | None = Field(default=None, description="API key of that endpoint")
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")

@@ -1,6 +1,7 @@
-"""The port to Qdrant: documents of a tenant, found by field, by order and by text."""
+"""The port to Qdrant: documents of a tenant, found by field, by order, by text and by meaning."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,12 @@ INTEGER_FIELDS = ("position", "updated")
 
 PARTITION = "partition"
 """Name under which an engine keeps which partition of the journal a document is from."""
+
+
+EMBEDDING = "embedding"
+"""Name under which an engine keeps what has become of the vector of a message: `PENDING`, or a state of a space."""
+
+PENDING = "pending"
 
 
 def point_id(kind: str, tenant_id: str, *identity: str) -> str:
@@ -36,6 +43,58 @@ class Document:
     body: str
     text: str = ""
     partition: int | None = None
+
+
+def wants_vector(document: Document) -> bool:
+    """Messages that say something."""
+    return document.kind == "message" and bool(document.text.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpace:
+    """Vectors that can be compared: those that one model has made, of one size."""
+
+    model: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Of the vectors in an engine, which makes a file name of it: readable, and of this space alone."""
+        digest = hashlib.sha256(self.model.encode()).hexdigest()[:8]
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.model)}-{digest}-{self.size}"
+
+    @property
+    def stored(self) -> str:
+        """State of a message that has its vector."""
+        return f"stored:{self.name}"
+
+    @property
+    def refused(self) -> str:
+        """State of a message that gets none in this space."""
+        return f"refused:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageVector:
+    """The vector of a message as it was read. None: there is none to be had."""
+
+    message: Document
+    vector: Sequence[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCounts:
+    """Messages that say something, by what has become of their vector in a space."""
+
+    waiting: int = 0
+    stored: int = 0
+    refused: int = 0
+
+    @staticmethod
+    def of(space: VectorSpace, counts: Mapping[str, int]) -> "VectorCounts":
+        """From how many messages are in which state; those of another space wait for this one."""
+        stored, refused = counts.get(space.stored, 0), counts.get(space.refused, 0)
+        return VectorCounts(sum(counts.values()) - stored - refused, stored, refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +145,14 @@ class MemoryBuild(Protocol):
         """Those of the documents that exist, in no order."""
         ...
 
+    async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
+        """Beside the messages that still are what they were when they were read, by their bodies.
+
+        A process that dies meanwhile leaves each message with its vector or waiting for it; never a vector of a text
+        that is gone. Writing a message again takes its vector.
+        """
+        ...
+
 
 class MemoryStore(MemoryBuild, Protocol):
     """One contract, two engines. Every method raises UnavailableError while the engine is down or not open."""
@@ -129,4 +196,23 @@ class MemoryStore(MemoryBuild, Protocol):
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         """Best first, by BM25. Text without a word worth looking for finds nothing."""
+        ...
+
+    async def search_vector(
+        self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
+    ) -> Sequence[Hit]:
+        """Nearest first, by the cosine, which is at least `least`. Finds messages that have a vector of the space."""
+        ...
+
+    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+        """Messages of all tenants that wait for a vector of the space, the newest first. What waits is told by each
+        message itself, so that nothing is forgotten whatever is killed."""
+        ...
+
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+        """Those of the messages that have a vector of the space."""
+        ...
+
+    async def vector_counts(self, space: VectorSpace) -> VectorCounts:
+        """Of all tenants; an estimate while much is written."""
         ...

@@ -19,6 +19,8 @@ Failpoint = Literal[
     "commit.after",
     "projection.before_store",
     "projection.after_store",
+    "embeddings.before_store",
+    "embeddings.after_store",
     "rebuild.after_batch",
     "rebuild.before_switch",
     "rebuild.after_switch",

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,34 +75,6 @@ async def positions_of(store: MemoryStore, find: Find, **options: Any) -> list[A
 
 async def texts_found(store: MemoryStore, find: Find, text: str, limit: int = 10) -> list[str]:
     return [str(hit.document.fields["position"]) for hit in await store.search(find, text, limit)]
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ServerMemoryStore]:
-    collection = f"test-{uuid4().hex}"
-    client = AsyncQdrantClient(url=SERVER) if SERVER else AsyncQdrantClient(location=":memory:")
-    store = ServerMemoryStore(SERVER or ":memory:", collection=collection, client=client)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
-        await store.open()
-    yield store
-    for each in (await client.get_collections()).collections:
-        if each.name.startswith(collection):
-            await client.delete_collection(each.name)
-    await store.close()
-
-
-@pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[EdgeMemoryStore]:
-    store = EdgeMemoryStore(tmp_path / "memory")
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture(params=["edge", "server"])
-def store(request: pytest.FixtureRequest) -> MemoryStore:
-    return request.getfixturevalue(request.param)
 
 
 async def test_what_is_written_can_be_read_at_once(store: MemoryStore) -> None:

@@ -4,12 +4,17 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
 from schemas.http import ComponentHealth, ContextMessage
+from services.memory import fill
 from services.memory.api import WAIT_SECONDS, build_api
 from services.memory.app import MemoryService
+from services.memory.embedder_http import HttpEmbedder
+from services.memory.embedder_local import LocalEmbedder
+from services.memory.embeddings import QUERY_SECONDS
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_shard import FLUSH_SECONDS
 from services.memory.reads import Reads
@@ -40,8 +45,9 @@ def test_the_table_of_settings_is_the_settings_own() -> None:
         assert said == (shown, fields[name].description)
 
 
-def test_secrets_are_masked() -> None:
-    assert MemorySettings.model_fields["qdrant_api_key"].annotation == SecretStr | None
+@pytest.mark.parametrize("key", ["qdrant_api_key", "embedding_api_key"])
+def test_secrets_are_masked(key: str) -> None:
+    assert MemorySettings.model_fields[key].annotation == SecretStr | None
 
 
 def test_the_table_of_paths_has_every_one_and_every_filter(tmp_path: Path) -> None:
@@ -82,6 +88,13 @@ def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:
     assert f"a GET up to {WAIT_SECONDS:g} s" in README
     assert FLUSH_SECONDS == 1
     assert "flushes once a second" in README
-    assert next(iter(LAG.describe())).name in README
+    for metric in (LAG, fill.WAITING):
+        assert next(iter(metric.describe())).name in README
+    assert f"{next(iter(fill.MESSAGES.describe())).name}_total" in README
+    assert f"a query that gets no vector within {QUERY_SECONDS:g} s" in README
+    assert f"else after {fill.RETRY_SECONDS:g} to {fill.MOST_RETRY_SECONDS:g} s" in README
+    assert f"first {LocalEmbedder.longest:,} characters" in README
+    assert f"first {HttpEmbedder.longest:,} characters" in README
+    assert f"a batch of {LocalEmbedder.batch}" in README
     for kind in get_args(Kind):
         assert f"`{kind}`" in README

@@ -1,0 +1,154 @@
+"""Gives messages their vectors, in batches behind the write. Reads never wait for it: text finds a message at once."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from schemas.http import ComponentHealth, MessageView
+from services.memory.embeddings import (
+    EmbedderUnavailableError,
+    Embeddings,
+    TextsRefusedError,
+    apportioned,
+    message_usage,
+)
+from services.memory.store import Document, MemoryStore, MessageVector, VectorSpace
+from services.runtime.errors import UnavailableError
+from services.runtime.failpoints import Failpoints
+
+log = structlog.get_logger(__name__)
+
+IDLE_SECONDS = 5.0
+"""Looks so often for messages that nobody has told it of: those of a rebuild that was switched to."""
+
+RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
+
+WAITING = Gauge("turnlog_embeddings_waiting", "Messages that wait for a vector")
+MESSAGES = Counter("turnlog_embeddings_total", "Messages by what became of their vector", ["outcome"])
+
+
+class EmbeddingFill:
+    """Works off the messages that wait for a vector, the newest first, in at most half of the time.
+
+    What a batch has cost is on the log before its vectors are in the store: a process that is killed in between embeds
+    it again, and its usage is the same fact. Which messages wait is told by the messages themselves.
+    """
+
+    def __init__(self, store: MemoryStore, embeddings: Embeddings, failpoints: Failpoints) -> None:
+        self._store = store
+        self._embeddings = embeddings
+        self._failpoints = failpoints
+        self._written = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._refused = 0
+        self._trouble = ""
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="memory:embeddings")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def wake(self) -> None:
+        """There may be new messages."""
+        self._written.set()
+
+    def health(self) -> ComponentHealth:
+        """Always ready, since nothing waits for a vector. The detail says what waits and why."""
+        parts = [f"{self._waiting} messages wait for a vector"] if self._waiting else []
+        parts += [f"{self._refused} are found by text alone"] if self._refused else []
+        return ComponentHealth(ready=True, detail="; ".join([*parts, self._trouble] if self._trouble else parts))
+
+    async def _run(self) -> None:
+        pause = RETRY_SECONDS
+        while True:
+            self._written.clear()
+            began = time.monotonic()
+            try:
+                filled = await self.fill_batch()
+            except Exception as error:  # noqa: BLE001 - whatever the trouble is, the messages wait for its end
+                pause = await self._wait_out(error, pause)
+                continue
+            self._trouble, pause = "", RETRY_SECONDS
+            if filled:
+                await asyncio.sleep(time.monotonic() - began)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._written.wait(), IDLE_SECONDS)
+
+    async def _wait_out(self, error: Exception, pause: float) -> float:
+        """Waits as long as the provider asks, else `pause`. Returns the next pause."""
+        trouble = str(error) if isinstance(error, UnavailableError) else repr(error)
+        if trouble != self._trouble:
+            log.warning("embeddings_wait", reason=trouble)
+        self._trouble = trouble
+        asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
+        await asyncio.sleep(asked if asked is not None else pause)
+        return min(2 * pause, MOST_RETRY_SECONDS)
+
+    async def fill_batch(self) -> bool:
+        """Embeds one batch of what waits; False when nothing does. Raises UnavailableError."""
+        space = await self._embeddings.space()
+        documents = await self._store.without_vector(space, self._embeddings.embedder.batch)
+        if documents:
+            await self._fill(space, documents)
+        counts = await self._store.vector_counts(space)
+        self._waiting, self._refused = counts.waiting, counts.refused
+        WAITING.set(counts.waiting)
+        return bool(documents)
+
+    async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> None:
+        """Halves what is refused until it is known which message it is, and goes on without that one."""
+        messages = [MessageView.model_validate_json(document.body) for document in documents]
+        began = time.monotonic()
+        embedder = self._embeddings.embedder
+        texts = [message.text[: embedder.longest] for message in messages]
+        try:
+            answer = await embedder.embed(texts)
+        except TextsRefusedError as error:
+            if len(documents) > 1:
+                half = len(documents) // 2
+                await self._fill(space, documents[:half])
+                await self._fill(space, documents[half:])
+                return
+            await self._refuse(space, documents[0], str(error))
+            return
+        if answer.tokens is not None:
+            latency_ms = int(1000 * (time.monotonic() - began))
+            tokens = apportioned(answer.tokens, [len(text) for text in texts])
+            await self._embeddings.record(
+                [
+                    message_usage(embedder, message, count, estimated=answer.estimated, latency_ms=latency_ms)
+                    for message, count in zip(messages, tokens, strict=True)
+                ]
+            )
+        self._failpoints.hit("embeddings.before_store")
+        pairs = list(zip(documents, answer.vectors, strict=True))
+        fitting = [MessageVector(document, vector) for document, vector in pairs if len(vector) == space.size]
+        await self._store.put_vectors(space, fitting)
+        self._failpoints.hit("embeddings.after_store")
+        MESSAGES.labels("stored").inc(len(fitting))
+        for document, vector in pairs:
+            if len(vector) != space.size:
+                await self._refuse(space, document, f"a vector of {len(vector)} numbers instead of {space.size}")
+
+    async def _refuse(self, space: VectorSpace, document: Document, reason: str) -> None:
+        message = MessageView.model_validate_json(document.body)
+        log.warning(
+            "message_not_embedded",
+            tenant_id=message.tenant_id,
+            thread_id=message.thread_id,
+            message_id=message.message_id,
+            model=space.model,
+            reason=reason,
+        )
+        MESSAGES.labels("refused").inc()
+        await self._store.put_vectors(space, [MessageVector(document, None)])

@@ -1,0 +1,232 @@
+"""What memory's store promises about the vectors of messages, on both engines."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.store import (
+    Changes,
+    Document,
+    Find,
+    MemoryStore,
+    MessageVector,
+    VectorCounts,
+    VectorSpace,
+    point_id,
+)
+from services.runtime.errors import UnavailableError
+from tests.contract.test_memory_store import ROOT, message, messages, positions_of
+
+SPACE = VectorSpace("model/of tests", 3)
+OTHER = VectorSpace("model/of tests", 2)
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.store import Changes, MessageVector
+from tests.contract.test_memory_store import message
+from tests.contract.test_memory_vectors import NORTH, SPACE
+
+async def main():
+    store = EdgeMemoryStore(Path(sys.argv[1]))
+    await store.open()
+    for start in range(0, 1_000_000, 10):
+        some = [message(each, "text") for each in range(start, start + 10)]
+        await store.write(0, Changes(some), start + 10)
+        await store.put_vectors(SPACE, [MessageVector(each, NORTH) for each in some])
+        print(start + 10, flush=True)
+
+asyncio.run(main())
+"""
+
+NORTH, EAST, BETWEEN = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (1.0, 1.0, 0.0)
+
+
+async def waiting(store: MemoryStore, space: VectorSpace = SPACE, limit: int = 1000) -> list[int | str]:
+    return [each.fields["position"] for each in await store.without_vector(space, limit)]
+
+
+async def near(
+    store: MemoryStore, vector: Sequence[float], find: Find | None = None, space: VectorSpace = SPACE
+) -> list[int | str]:
+    hits = await store.search_vector(find or messages(), space, vector, 10)
+    return [hit.document.fields["position"] for hit in hits]
+
+
+async def put(store: MemoryStore, space: VectorSpace, *pairs: tuple[Document, Sequence[float] | None]) -> None:
+    await store.put_vectors(space, [MessageVector(document, vector) for document, vector in pairs])
+
+
+async def test_messages_that_say_something_wait_for_a_vector_the_newest_first(store: MemoryStore) -> None:
+    thread = Document(point_id("thread", "acme", "t"), "thread", "acme", {"updated": 1}, "{}", "a title")
+    await store.write(0, Changes([message(1, "one"), message(2), message(3, " \n"), message(4, "four"), thread]), 5)
+    await store.write(1, Changes([message(9, "nine", tenant_id="other")]), 10)
+    assert await waiting(store) == [9, 4, 1]
+    assert await waiting(store, limit=2) == [9, 4]
+    assert await store.vector_counts(SPACE) == VectorCounts(waiting=3)
+
+
+async def test_a_vector_makes_its_message_findable_and_ends_the_waiting(store: MemoryStore) -> None:
+    documents = [message(each, f"number {each}") for each in range(3)]
+    await store.write(0, Changes(documents), 3)
+    assert await near(store, NORTH) == []
+    await put(store, SPACE, (documents[0], NORTH), (documents[1], EAST))
+    assert await near(store, NORTH) == [0, 1]
+    assert await near(store, (1.0, 0.1, 0.0)) == [1, 0]
+    assert await waiting(store) == [2]
+    assert await store.vector_counts(SPACE) == VectorCounts(waiting=1, stored=2)
+
+
+async def test_what_is_not_near_enough_is_not_found(store: MemoryStore) -> None:
+    documents = [message(each, "text") for each in range(3)]
+    await store.write(0, Changes(documents), 3)
+    await put(store, SPACE, *zip(documents, (NORTH, BETWEEN, EAST), strict=True))
+    hits = await store.search_vector(messages(), SPACE, NORTH, 10, least=0.5)
+    assert [hit.document.fields["position"] for hit in hits] == [0, 1]
+    assert [hit.score for hit in hits] == pytest.approx([1.0, 0.5**0.5])
+
+
+async def test_a_vector_is_stored_beside_the_document_and_changes_nothing_of_it(store: MemoryStore) -> None:
+    written = message(1, "text", user_id="u-1")
+    await store.write(3, Changes([written]), 2)
+    before = await store.get([written.point_id])
+    await put(store, SPACE, (written, NORTH))
+    assert await store.get([written.point_id]) == before
+    assert await store.of_partition(3, after=None, limit=9) == before
+    assert (await store.search(messages(), "text", 1))[0].document == before[0]
+
+
+async def test_a_text_that_has_changed_meanwhile_does_not_get_the_vector_of_the_old_one(store: MemoryStore) -> None:
+    read = message(1, "old")
+    await store.write(0, Changes([read, message(2, "gone")]), 3)
+    new = Document(read.point_id, "message", "acme", {"thread_id": "t-1", "position": 5}, '{"new": true}', "new")
+    await store.write(0, Changes([new], deletes=[message(2).point_id]), 6)
+    await put(store, SPACE, (read, NORTH), (message(2, "gone"), EAST), (message(77, "never"), EAST))
+    assert await near(store, NORTH) == []
+    assert await waiting(store) == [5]
+
+
+async def test_writing_a_message_again_takes_its_vector(store: MemoryStore) -> None:
+    written = message(1, "text")
+    await store.write(0, Changes([written]), 2)
+    await put(store, SPACE, (written, NORTH))
+    await store.write(0, Changes([written]), 2)
+    assert await near(store, NORTH) == []
+    assert await waiting(store) == [1]
+    assert await store.vectors(SPACE, [written.point_id]) == []
+
+
+async def test_a_message_without_a_vector_to_be_had_does_not_wait(store: MemoryStore) -> None:
+    refused, fine = message(1, "too long"), message(2, "fine")
+    await store.write(0, Changes([refused, fine]), 3)
+    await put(store, SPACE, (refused, None), (fine, NORTH))
+    assert await waiting(store) == []
+    assert await store.vector_counts(SPACE) == VectorCounts(stored=1, refused=1)
+    assert await near(store, NORTH) == [2]
+
+
+async def test_another_model_has_vectors_of_its_own_beside_the_old_ones(store: MemoryStore) -> None:
+    first, second = message(1, "one"), message(2, "two")
+    await store.write(0, Changes([first, second]), 3)
+    await put(store, SPACE, (first, NORTH), (second, None))
+    assert await waiting(store, OTHER) == [2, 1]
+    await put(store, OTHER, (first, (1.0, 0.0)))
+    assert await waiting(store, OTHER) == [2]
+    assert await near(store, (1.0, 0.0), space=OTHER) == [1]
+    assert await near(store, NORTH) == [1]
+
+
+async def test_vectors_are_read_of_those_that_have_one(store: MemoryStore) -> None:
+    first, second = message(1, "one"), message(2, "two")
+    await store.write(0, Changes([first, second]), 3)
+    await put(store, SPACE, (first, NORTH))
+    (found,) = await store.vectors(SPACE, [first.point_id, second.point_id, message(3).point_id])
+    assert found.message.body == first.body
+    assert found.vector is not None
+    assert list(found.vector) == pytest.approx(NORTH)
+    assert await store.vectors(SPACE, []) == []
+    assert await store.vectors(OTHER, [first.point_id]) == []
+
+
+async def test_a_search_by_meaning_keeps_to_its_filter_and_its_tenant(store: MemoryStore) -> None:
+    documents = [
+        message(1, "a", thread_id="t-1"),
+        message(2, "b", thread_id="t-2"),
+        message(3, "c", about="tools"),
+        message(4, "d", tenant_id="other"),
+    ]
+    await store.write(0, Changes(documents), 5)
+    await put(store, SPACE, *((each, NORTH) for each in documents))
+    assert await near(store, NORTH, messages(thread_id="t-2")) == [2]
+    assert sorted(await near(store, NORTH, Find("message", "acme", {}, {"about": "tools"}))) == [1, 2]
+    assert await near(store, NORTH, messages("other")) == [4]
+    assert await near(store, NORTH, messages("nobody")) == []
+
+
+async def test_many_vectors_are_stored_in_one_call(store: MemoryStore) -> None:
+    documents = [message(each, "text") for each in range(300)]
+    await store.write(0, Changes(documents), 300)
+    await put(store, SPACE, *((each, (1.0, number / 10, 0.0)) for number, each in enumerate(documents)))
+    assert await waiting(store) == []
+    assert (await near(store, EAST))[0] == 0
+
+
+async def test_a_build_has_vectors_of_its_own(store: MemoryStore) -> None:
+    old, new = message(1, "old"), message(2, "new")
+    await store.write(0, Changes([old]), 2)
+    await put(store, SPACE, (old, NORTH))
+    build = await store.begin_build()
+    await build.write(0, Changes([old, new]), 3)
+    await build.put_vectors(SPACE, await store.vectors(SPACE, [old.point_id, new.point_id]))
+    await store.switch()
+    assert await near(store, NORTH) == [1]
+    assert await waiting(store) == [2]
+
+
+async def test_a_process_that_is_killed_leaves_each_message_with_its_vector_or_waiting_for_it(tmp_path: Path) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CHILD, str(tmp_path / "memory"), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    async with asyncio.timeout(60):
+        while int(await child.stdout.readline()) < 200:
+            pass
+        child.send_signal(signal.SIGKILL)
+        rest = (await child.stdout.read()).split()
+        await child.wait()
+    stored = int(rest[-2]) if len(rest) > 1 else 200
+    store = EdgeMemoryStore(tmp_path / "memory")
+    await store.open()
+    there = await positions_of(store, messages())
+    left = await waiting(store, limit=100_000)
+    with_vector = await store.vectors(SPACE, [message(each).point_id for each in there])
+    await store.close()
+    assert sorted([*left, *(each.message.fields["position"] for each in with_vector)]) == there
+    assert len(with_vector) >= stored, "a vector that was acknowledged outlives the process"
+
+
+async def test_a_store_that_is_not_open_stores_no_vector(edge: EdgeMemoryStore) -> None:
+    await edge.close()
+    for call in (
+        edge.put_vectors(SPACE, [MessageVector(message(1), NORTH)]),
+        edge.without_vector(SPACE, 1),
+        edge.vector_counts(SPACE),
+        edge.vectors(SPACE, [message(1).point_id]),
+        edge.search_vector(messages(), SPACE, NORTH, 1),
+    ):
+        with pytest.raises(UnavailableError, match="not open"):
+            await call
+
+
+@pytest.mark.parametrize("model", ["BAAI/bge-m3", "nomic-embed-text:latest", "../x", "模型"])
+async def test_any_name_of_a_model_can_name_vectors(store: MemoryStore, model: str) -> None:
+    written, space = message(1, "text"), VectorSpace(model, 3)
+    await store.write(0, Changes([written]), 2)
+    await put(store, space, (written, NORTH))
+    assert await near(store, NORTH, space=space) == [1]

@@ -1,0 +1,57 @@
+"""A model whose vectors follow from a few words, and which does as a test says."""
+
+from collections.abc import Sequence
+
+from schemas.usage import UsageRecorded
+from services.memory.embeddings import Embedded, EmbedderUnavailableError, TextsRefusedError
+
+MEANINGS = (("car", "automobile", "vehicle"), ("dog", "puppy", "hound"), ("rain", "drizzle", "shower"))
+"""Words of one meaning."""
+
+
+def meaning_of(text: str) -> list[float]:
+    """How much of each meaning is in a text, and a little of none."""
+    words = text.lower().replace("?", " ").replace(".", " ").split()
+    return [float(sum(word in meaning for word in words)) for meaning in MEANINGS] + [0.1]
+
+
+class ScriptedEmbedder:
+    """Refuses texts with the word `unreadable`, and gives those with `odd` a vector of another size.
+
+    Args:
+        tokens: what a text costs; None: nothing is charged.
+    """
+
+    provider = "scripted"
+    batch = 8
+    longest = 100
+
+    def __init__(self, *, model: str = "meanings", tokens: int | None = 3) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.trouble: EmbedderUnavailableError | None = None
+        self.asked: list[str] = []
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        if self.trouble is not None:
+            raise self.trouble
+        if any("unreadable" in text for text in texts):
+            raise TextsRefusedError("one of the texts cannot be read")
+        self.asked += texts
+        vectors = [meaning_of(text)[: 2 if "odd" in text else None] for text in texts]
+        return Embedded(vectors, None if self.tokens is None else self.tokens * len(texts))
+
+    async def close(self) -> None: ...
+
+
+class UsageKept:
+    """A log of usage that is a list, and can be away."""
+
+    def __init__(self) -> None:
+        self.events: list[UsageRecorded] = []
+        self.trouble: Exception | None = None
+
+    async def record(self, events: Sequence[UsageRecorded]) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+        self.events += events

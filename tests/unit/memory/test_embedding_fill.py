@@ -1,0 +1,207 @@
+"""Messages get their vectors behind the write, whatever fails in between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from services.memory.app import BuildProjection
+from services.memory.embeddings import EmbedderUnavailableError, Embeddings
+from services.memory.fill import EmbeddingFill
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.store import Find, VectorCounts, VectorSpace
+from services.runtime.errors import UnavailableError
+from services.runtime.failpoints import Failpoints
+from services.runtime.records import ProjectedRecord
+from tests.support.embedder import ScriptedEmbedder, UsageKept, meaning_of
+from tests.support.waiting import eventually
+from tests.unit.memory.journal import NOON, Told, added, asks
+
+SPACE = VectorSpace("meanings", 4)
+
+
+@dataclass
+class Filling:
+    """A memory of its own, a model and what it has spent."""
+
+    told: Told
+    embedder: ScriptedEmbedder = field(default_factory=ScriptedEmbedder)
+    usage: UsageKept = field(default_factory=UsageKept)
+    fill: EmbeddingFill = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Whatever the fill kept in its head is gone."""
+        embeddings = Embeddings(self.embedder, self.usage.record)
+        self.fill = EmbeddingFill(self.told.store, embeddings, Failpoints())
+
+    async def fill_all(self) -> None:
+        while await self.fill.fill_batch():
+            pass
+
+    async def near(self, text: str) -> list[str]:
+        space = VectorSpace(self.embedder.model, 4)
+        hits = await self.told.store.search_vector(
+            Find("message", self.told.tenant), space, meaning_of(text), 10, least=0.5
+        )
+        return sorted(hit.document.body.split('"message_id":"')[1].split('"')[0] for hit in hits)
+
+
+@pytest.fixture
+async def filling(tmp_path: Path) -> AsyncIterator[Filling]:
+    store = EdgeMemoryStore(tmp_path / "memory")
+    await store.open()
+    yield Filling(Told(store, "acme"))
+    await store.close()
+
+
+async def test_every_message_that_says_something_gets_its_vector(filling: Filling) -> None:
+    await filling.told.tell(
+        added("m-1", "My automobile is red"),
+        added("m-2", "The hound barks"),
+        asks("m-3", "c-1"),
+        added("m-4"),
+        *(added(f"n-{number}", "Nothing") for number in range(20)),
+    )
+    await filling.fill_all()
+    assert await filling.near("a car") == ["m-1"]
+    assert await filling.near("puppy") == ["m-2"]
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=22)
+    assert filling.fill.health().detail == ""
+
+
+async def test_what_was_spent_is_recorded_once_a_message_and_adds_up(filling: Filling) -> None:
+    await filling.told.tell(
+        added("m-1", "car " * 10, turn_id="turn-1", user_id="u-1"),
+        added("m-2", "dog", role="assistant", agent="helper"),
+    )
+    await filling.fill_all()
+    spent = {each.input_tokens: each for each in filling.usage.events}
+    assert sum(spent) == 6
+    first = spent[max(spent)]
+    assert (first.kind, first.provider, first.model, first.billable) == ("embedding", "scripted", "meanings", True)
+    assert (first.tenant_id, first.thread_id, first.turn_id, first.user_id) == ("acme", "t-1", "turn-1", "u-1")
+    assert first.occurred_at == NOON
+    assert spent[min(spent)].agent == "helper"
+
+
+async def test_a_text_that_is_embedded_again_is_the_same_fact_and_a_changed_one_is_not(filling: Filling) -> None:
+    for text in ("car", "car", "dog"):
+        await filling.told.tell(added("m-1", text))
+        await filling.fill_all()
+    first, again, changed = (each.usage_id for each in filling.usage.events)
+    assert first == again != changed
+
+
+async def test_nothing_is_recorded_where_nothing_is_charged(filling: Filling) -> None:
+    filling.embedder.tokens = None
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    assert filling.usage.events == []
+    assert await filling.near("car") == ["m-1"]
+
+
+async def test_no_vector_is_stored_before_its_usage_is_on_the_log(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    filling.usage.trouble = UnavailableError("Kafka is away")
+    with pytest.raises(UnavailableError):
+        await filling.fill.fill_batch()
+    assert await filling.near("car") == []
+    filling.usage.trouble = None
+    filling.restart()
+    await filling.fill_all()
+    assert await filling.near("car") == ["m-1"]
+    assert len(filling.usage.events) == 1
+
+
+async def test_the_batch_goes_on_without_a_text_that_is_refused(filling: Filling) -> None:
+    await filling.told.tell(*(added(f"m-{n}", "unreadable" if n in {2, 5} else "car") for n in range(8)))
+    await filling.fill_all()
+    assert await filling.near("car") == ["m-0", "m-1", "m-3", "m-4", "m-6", "m-7"]
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=6, refused=2)
+    assert filling.fill.health().detail == "2 are found by text alone"
+
+
+async def test_the_batch_goes_on_without_a_vector_of_another_size(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"), added("m-2", "odd car"), added("m-3", "car"))
+    await filling.fill_all()
+    assert await filling.near("car") == ["m-1", "m-3"]
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=2, refused=1)
+
+
+async def test_of_a_long_text_the_beginning_is_embedded(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car " * 1000))
+    await filling.fill_all()
+    assert max(map(len, filling.embedder.asked)) == filling.embedder.longest
+    assert await filling.near("car") == ["m-1"]
+
+
+async def test_another_model_embeds_everything_anew_the_newest_first(filling: Filling) -> None:
+    await filling.told.tell(*(added(f"m-{number}", f"car {number}") for number in range(10)))
+    await filling.fill_all()
+    filling.embedder = ScriptedEmbedder(model="other meanings")
+    filling.restart()
+    await filling.fill.fill_batch()
+    assert filling.embedder.asked[1:] == [f"car {number}" for number in range(9, 1, -1)]
+    await filling.fill_all()
+    assert len(await filling.near("car")) == 10
+
+
+async def test_a_model_that_is_away_is_asked_again_and_memory_says_what_waits(filling: Filling) -> None:
+    filling.embedder.trouble = EmbedderUnavailableError("no model here", retry_after_seconds=0.01)
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill.start()
+
+    async def said() -> bool:
+        return "no model here" in filling.fill.health().detail
+
+    async def found() -> bool:
+        return await filling.near("car") == ["m-1"]
+
+    await eventually(said, "readiness to say that the model is away")
+    assert filling.fill.health().ready
+    filling.embedder.trouble = None
+    await eventually(found, "the vector of the message")
+    await filling.told.tell(added("m-2", "another car"))
+    filling.fill.wake()
+    await eventually(lambda: _two(filling), "the vector of a message that came later")
+    await filling.fill.stop()
+
+
+async def _two(filling: Filling) -> bool:
+    return await filling.near("car") == ["m-1", "m-2"]
+
+
+async def test_what_ends_a_batch_does_not_end_the_filling(filling: Filling) -> None:
+    filling.usage.trouble = RuntimeError("a slip")
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill.start()
+
+    async def said() -> bool:
+        return "a slip" in filling.fill.health().detail
+
+    await eventually(said, "readiness to say what went wrong")
+    filling.usage.trouble = None
+    async with asyncio.timeout(30):
+        while await filling.near("car") != ["m-1"]:
+            await asyncio.sleep(0.05)
+    await filling.fill.stop()
+
+
+async def test_a_rebuild_takes_the_vectors_along_and_embeds_nothing_twice(filling: Filling) -> None:
+    events = [added("m-1", "car", tenant_id="acme"), added("m-2", "dog", tenant_id="acme")]
+    await filling.told.tell(*events)
+    await filling.fill_all()
+    asked = len(filling.embedder.asked)
+    store = filling.told.store
+    build = BuildProjection(await store.begin_build(), store, SPACE)
+    records = [ProjectedRecord(offset, 0, event.thread_id, event, {}) for offset, event in enumerate(events)]
+    await build.apply(0, records, 2)
+    await store.switch()
+    await filling.fill_all()
+    assert await filling.near("automobile") == ["m-1"]
+    assert len(filling.embedder.asked) == asked

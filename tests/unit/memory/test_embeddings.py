@@ -1,0 +1,170 @@
+"""What a query's vector and its cost are, and models behind HTTP and in this process."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from services.memory import embeddings
+from services.memory.embedder_http import HttpEmbedder
+from services.memory.embedder_local import LocalEmbedder
+from services.memory.embeddings import (
+    Asker,
+    Embedded,
+    EmbedderUnavailableError,
+    Embeddings,
+    TextsRefusedError,
+    apportioned,
+)
+from services.runtime.errors import UnavailableError
+from tests.support.embedder import ScriptedEmbedder, UsageKept
+from tests.support.raw_server import Answer, RawServer, raw_server, whole
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 5_000), min_size=1, max_size=50))
+def test_what_a_batch_has_cost_is_apportioned_to_the_last_token(total: int, weights: list[int]) -> None:
+    parts = apportioned(total, weights)
+    assert sum(parts) == total
+    exact = [total * weight / sum(weights) for weight in weights]
+    assert all(abs(part - share) < 1 for part, share in zip(parts, exact, strict=True))
+
+
+async def test_a_turn_that_asks_again_has_spent_the_same_and_two_readers_have_not() -> None:
+    usage = UsageKept()
+    asked = Embeddings(ScriptedEmbedder(), usage.record)
+    turn = Asker("acme", "u-1", "t-1", "01990000-0000-7000-8000-000000000001")
+    for asker in (turn, turn, Asker("acme"), Asker("acme")):
+        await asked.query("car", asker)
+    ids = [each.usage_id for each in usage.events]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert {(each.kind, each.tenant_id, each.input_tokens) for each in usage.events} == {("embedding", "acme", 3)}
+
+
+@pytest.mark.parametrize("query", ["unreadable", "odd"])
+async def test_a_query_without_a_vector_says_why(query: str) -> None:
+    with pytest.raises(EmbedderUnavailableError, match="meanings"):
+        await Embeddings(ScriptedEmbedder(), UsageKept().record).query(query, Asker("acme"))
+
+
+async def test_a_query_does_not_wait_for_a_model_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(ScriptedEmbedder):
+        async def embed(self, texts: Sequence[str]) -> Embedded:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr(embeddings, "QUERY_SECONDS", 0.01)
+    with pytest.raises(EmbedderUnavailableError, match="did not answer within"):
+        await Embeddings(Silent(), UsageKept().record).query("car", Asker("acme"))
+
+
+async def test_a_query_whose_cost_cannot_be_written_has_no_vector() -> None:
+    usage = UsageKept()
+    usage.trouble = UnavailableError("Kafka is away")
+    with pytest.raises(UnavailableError, match="Kafka"):
+        await Embeddings(ScriptedEmbedder(), usage.record).query("car", Asker("acme"))
+
+
+async def test_the_model_in_this_process_finds_related_words() -> None:
+    embedder = LocalEmbedder()
+    cat, kitten, invoice = (await embedder.embed(["the cat", "a kitten", "unpaid invoices"])).vectors
+    await embedder.close()
+    assert len(cat) == 256
+    assert _cosine(cat, kitten) > _cosine(cat, invoice)
+
+
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
+
+
+@asynccontextmanager
+async def served(answer: Answer, **given: Any) -> AsyncIterator[tuple[HttpEmbedder, RawServer]]:
+    async with raw_server(answer) as server:
+        embedder = HttpEmbedder(server.base_url, **({"model": "m-1", "api_key": None} | given))
+        yield embedder, server
+        await embedder.close()
+
+
+def answering(status: int, body: Any, *headers: str) -> Answer:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def answer(connection: Any) -> None:
+        await connection.send(whole(status, content, *headers))
+
+    return answer
+
+
+def vectors(*pairs: tuple[int, list[float]], **usage: int) -> dict[str, Any]:
+    return {"data": [{"index": index, "embedding": vector} for index, vector in pairs], "usage": usage}
+
+
+async def test_vectors_come_in_the_order_of_their_texts_whatever_that_of_the_answer() -> None:
+    body = vectors((1, [0.5, 1]), (0, [1, 2]), prompt_tokens=7, total_tokens=7)
+    async with served(answering(200, body), api_key=SecretStr("sk-1")) as (embedder, server):
+        answer = await embedder.embed(["a", "b"])
+    assert answer == Embedded([[1, 2], [0.5, 1]], 7)
+    assert b"POST /v1/embeddings " in server.requests[0]
+    assert b"Authorization: Bearer sk-1" in server.requests[0]
+    sent = json.loads(server.connections[0].bodies[0])
+    assert sent == {"model": "m-1", "input": ["a", "b"], "encoding_format": "float"}
+
+
+async def test_where_a_server_counts_no_tokens_they_are_estimated() -> None:
+    body = {"data": [{"index": 0, "embedding": [1.0]}]}
+    async with served(answering(200, body)) as (embedder, _):
+        answer = await embedder.embed(["nine char"])
+    assert (answer.tokens, answer.estimated) == (3, True)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_texts_that_a_server_never_takes_are_refused(status: int) -> None:
+    async with served(answering(status, b"maximum context length is 8192")) as (embedder, _):
+        with pytest.raises(TextsRefusedError, match="8192"):
+            await embedder.embed(["a"])
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [(429, ["Retry-After: 7"], 7), (503, [], None), (401, [], None), (404, [], None), (500, ["Retry-After: x"], None)],
+)
+async def test_a_server_that_does_not_serve_now_is_asked_again_when_it_says(
+    status: int, headers: list[str], seconds: float | None
+) -> None:
+    async with served(answering(status, b"no", *headers)) as (embedder, _):
+        with pytest.raises(EmbedderUnavailableError, match=str(status)) as raised:
+            await embedder.embed(["a"])
+    assert raised.value.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        {"data": []},
+        vectors((0, [1.0]), (1, [1.0])),
+        vectors((1, [1.0])),
+        vectors((0, [])),
+        b'{"data": [{"index": 0, "embedding": [NaN]}]}',
+        b'{"data": [{"index": 0, "embedding": "AAAA"}]}',
+    ],
+)
+async def test_an_answer_that_holds_no_vectors_says_so(body: Any) -> None:
+    async with served(answering(200, body)) as (embedder, _):
+        with pytest.raises(EmbedderUnavailableError, match="answered"):
+            await embedder.embed(["a"])
+
+
+async def test_a_server_that_is_away_is_named() -> None:
+    async with served(answering(200, b"")) as (_, server):
+        url = server.base_url
+    embedder = HttpEmbedder(url, model="m", api_key=None)
+    with pytest.raises(EmbedderUnavailableError, match=url):
+        await embedder.embed(["a"])
+    await embedder.close()
