@@ -15,7 +15,7 @@ class MessageRange(Model):
 
 
 class SearchOptions(Model):
-    """What else of the thread is looked up for a prompt."""
+    """What else of the thread is looked up for a prompt: by its words, by its meaning, or by both, fused by rank."""
 
     limit: int = Field(default=10, ge=0, le=100)
     text: bool = True
@@ -23,6 +23,7 @@ class SearchOptions(Model):
     message_range: MessageRange = MessageRange()
     other_threads: bool = False
     score_threshold: float | None = None
+    """Least score of a hit: of meaning, the cosine from -1 to 1, where `vector` is on; else of text, BM25."""
 
 
 class ContextOptions(Model):
@@ -31,6 +32,8 @@ class ContextOptions(Model):
     recent_messages: int = Field(default=100, ge=0, le=1000)
     exclude_tool_messages: bool = True
     search: SearchOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of all messages, estimated. First go neighbours, then hits, then recent ones, never the turn's."""
 
 
 class StopConditions(Model):

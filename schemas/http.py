@@ -96,16 +96,29 @@ class ContextRequest(Model):
     wait_seconds: float = Field(default=5, ge=0, le=60)
 
 
+FoundBy = Literal["text", "vector"]
+"""What a search goes by: the words of a message, or its meaning."""
+
+
 class ContextMessage(Model):
+    """A message and why it is there. `score` and `found_by` are of the search, also where `reason` is another."""
+
     message: MessageView
     reason: Literal["recent", "hit", "neighbour", "turn"]
     score: float | None = None
+    found_by: list[FoundBy] = []
 
 
 class ContextResponse(Model):
-    """In thread order."""
+    """In thread order. `tokens` is an estimate, and `left_out` how many messages were too many for `max_tokens`.
+
+    `without_vector`: why the search went by words alone though meaning was asked for.
+    """
 
     messages: list[ContextMessage]
+    tokens: int = 0
+    left_out: int = 0
+    without_vector: str | None = None
 
 
 class SeenPrompt(Model):

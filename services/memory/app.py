@@ -18,6 +18,7 @@ from services.memory.projector import points_read, project
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import ServerMemoryStore
 from services.memory.reads import Reads
+from services.memory.search import Search
 from services.memory.settings import MemorySettings
 from services.memory.store import Changes, MemoryBuild, MemoryStore, VectorSpace, wants_vector
 from services.memory.usage_log import UsageProducer
@@ -170,7 +171,7 @@ class MemoryService:
             failpoints=failpoints,
             batch=REBUILD_BATCH,
         )
-        self.api = build_api(Reads(self._store), self._projection, self.readiness)
+        self.api = build_api(Reads(self._store, Search(self._store, embeddings)), self._projection, self.readiness)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.memory_port)

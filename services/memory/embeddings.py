@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from services.runtime.errors import TurnlogError, UnavailableError
 
 QUERY_SECONDS = 2.0
 """A read waits so long for the vector of its query; then it goes on with words alone."""
+
+QUERIES_KEPT = 128
 
 PROBE = "turnlog"
 """Embedded once at a start, which tells the size of the model's vectors. Nobody is charged for it."""
@@ -91,6 +94,7 @@ class Embeddings:
         self.embedder = embedder
         self.record = usage
         self._space: VectorSpace | None = None
+        self._queries: OrderedDict[tuple[str, str], QueryVector] = OrderedDict()
 
     async def space(self) -> VectorSpace:
         """Where the model's vectors lie: the model is asked once. Raises EmbedderUnavailableError."""
@@ -103,10 +107,14 @@ class Embeddings:
         return self._space
 
     async def query(self, text: str, asker: Asker) -> QueryVector:
-        """The vector of what somebody looks for.
+        """The vector of what somebody looks for. The last of them are kept, so that the next page costs nothing.
 
         Raises UnavailableError when the model does not answer in time, will not embed this, or usage cannot be written.
         """
+        asked = (asker.tenant_id, text)
+        if asked in self._queries:
+            self._queries.move_to_end(asked)
+            return self._queries[asked]
         try:
             async with asyncio.timeout(QUERY_SECONDS):
                 space = await self.space()
@@ -122,7 +130,10 @@ class Embeddings:
         [vector] = answer.vectors
         if len(vector) != space.size:
             raise EmbedderUnavailableError(f"{self.embedder.model} gave {len(vector)} numbers instead of {space.size}")
-        return QueryVector(space, vector)
+        self._queries[asked] = QueryVector(space, vector)
+        if len(self._queries) > QUERIES_KEPT:
+            self._queries.popitem(last=False)
+        return self._queries[asked]
 
 
 def apportioned(total: int, weights: Sequence[int]) -> list[int]:

@@ -9,6 +9,7 @@ from schemas.agents import SearchOptions
 from schemas.http import (
     ContextRequest,
     ContextResponse,
+    FoundBy,
     MessageView,
     Page,
     SearchHit,
@@ -16,8 +17,10 @@ from schemas.http import (
     ThreadView,
 )
 from schemas.ids import turn_id_of
-from services.memory.context import assemble
+from services.memory.context import MessageHit, assemble, tokens_of, within_budget
+from services.memory.embeddings import Asker
 from services.memory.projector import ABOUT_TOOLS, CallView, TurnView, call_point, thread_point, turn_point
+from services.memory.search import Search
 from services.memory.store import Document, Fields, Find, MemoryStore, Range
 from services.runtime.errors import TurnlogError
 
@@ -67,10 +70,15 @@ def _mark(document: Document) -> str:
 
 
 class Reads:
-    """Reads one store. Every method takes the tenant first."""
+    """Reads one store. Every method takes the tenant first.
 
-    def __init__(self, store: MemoryStore) -> None:
+    Args:
+        search: of this store; by default one by words alone.
+    """
+
+    def __init__(self, store: MemoryStore, search: Search | None = None) -> None:
         self._store = store
+        self._search = search or Search(store)
 
     async def thread(self, tenant_id: str, thread_id: str) -> ThreadView:
         """Raises NotFoundError."""
@@ -162,26 +170,45 @@ class Reads:
                 exclude_tool=options.exclude_tool_messages,
             )
             recent = page.items
-        hits: list[tuple[MessageView, float]] = []
+        hits: list[MessageHit] = []
         neighbours: list[MessageView] = []
-        if options.search is not None and options.search.text and options.search.limit and request.query:
-            hits = await self._hits(request, options.search)
-            for message, _ in hits:
-                neighbours += await self._around(request, message, options.search)
+        without_vector = None
+        query = request.query or next((each.text for each in turn if each.role == "user"), "")
+        if options.search is not None and options.search.limit and query:
+            hits, without_vector = await self._hits(request, options.search, query)
+            for hit in hits:
+                neighbours += await self._around(request, hit.message, options.search)
         messages = assemble(request.thread_id, turn=turn, recent=recent, hits=hits, neighbours=neighbours)
-        return ContextResponse(messages=messages)
+        kept = messages if options.max_tokens is None else within_budget(messages, options.max_tokens)
+        return ContextResponse(
+            messages=kept,
+            tokens=tokens_of(kept),
+            left_out=len(messages) - len(kept),
+            without_vector=without_vector,
+        )
 
-    async def _hits(self, request: ContextRequest, search: SearchOptions) -> list[tuple[MessageView, float]]:
+    async def _hits(
+        self, request: ContextRequest, search: SearchOptions, query: str
+    ) -> tuple[list[MessageHit], str | None]:
+        """What matches, but for the turn's own: what asks is no answer. And why meaning was not asked, if so."""
         elsewhere = search.other_threads and request.user_id is not None
         where: Fields = {"user_id": str(request.user_id)} if elsewhere else {"thread_id": request.thread_id}
-        find = Find("message", request.tenant_id, where, _without(request))
-        hits = await self._store.search(find, request.query or "", search.limit)
-        least = search.score_threshold
-        return [
-            (MessageView.model_validate_json(hit.document.body), hit.score)
-            for hit in hits
-            if least is None or hit.score >= least
+        own: Fields = {"turn_id": request.turn_id} if request.turn_id is not None else {}
+        find = Find("message", request.tenant_id, where, {**_without(request), **own})
+        wanted: dict[FoundBy, bool] = {"text": search.text, "vector": search.vector}
+        result = await self._search.messages(
+            find,
+            query,
+            [by for by, is_wanted in wanted.items() if is_wanted],
+            search.limit,
+            Asker(request.tenant_id, request.user_id, request.thread_id, request.turn_id),
+            least=search.score_threshold,
+        )
+        hits = [
+            MessageHit(MessageView.model_validate_json(each.document.body), each.score, each.found_by)
+            for each in result.found
         ]
+        return hits, result.without_vector
 
     async def _around(self, request: ContextRequest, message: MessageView, search: SearchOptions) -> list[MessageView]:
         find = Find("message", request.tenant_id, {"thread_id": message.thread_id}, _without(request))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from schemas.http import MessageView
 from schemas.journal import (
     JournalEvent,
     MessageAdded,
@@ -80,6 +81,12 @@ def deleted(thread_id: str = "t-1", *, seconds: float = 3, **fields: Any) -> Thr
 
 def removed(*message_ids: str, thread_id: str = "t-1", **fields: Any) -> MessageDeleted:
     return MessageDeleted(thread_id=thread_id, message_ids=list(message_ids), deleted_at=at(3), **fields)
+
+
+def view_of(message_id: str, position: int, thread_id: str = "t-1") -> MessageView:
+    """A message as memory has it."""
+    event = added(message_id, thread_id=thread_id)
+    return MessageView.model_validate({**event.model_dump(), "position": position, "text": ""})
 
 
 @dataclass

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from schemas.agents import ContextOptions, MessageRange, SearchOptions
-from schemas.http import ContextMessage, ContextRequest, MessageView
-from services.memory.context import assemble
-from tests.unit.memory.journal import Told, added, answers, asks, opened
+from schemas.http import ContextMessage, ContextRequest
+from services.memory.context import MessageHit, assemble
+from tests.unit.memory.journal import Told, added, answers, asks, opened, view_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -147,6 +147,24 @@ async def test_nothing_to_search_for_is_no_search(told: Told, query: str | None)
     assert await seen(told, query=query, options={"recent_messages": 0, "search": SearchOptions()}) == []
 
 
+async def test_what_asks_is_no_hit_of_itself_and_takes_no_place_of_one(told: Told) -> None:
+    await conversation(told)
+    await told.tell(
+        opened("turn-9"), added("asks", "lighthouse lighthouse lighthouse", turn_id="turn-9", user_id="u-1")
+    )
+    search = SearchOptions(limit=1, message_range=MessageRange(before=0, after=0))
+    found = await seen(told, turn_id="turn-9", query="lighthouse", options={"recent_messages": 0, "search": search})
+    assert reasons(found) == {"m-4": "hit", "asks": "turn"}
+
+
+async def test_without_a_query_the_turns_own_prompt_is_searched_for(told: Told) -> None:
+    await conversation(told)
+    await told.tell(opened("turn-9"), added("asks", "Which lighthouse?", turn_id="turn-9", user_id="u-1"))
+    search = SearchOptions(message_range=MessageRange(before=0, after=0))
+    found = await seen(told, turn_id="turn-9", options={"recent_messages": 0, "search": search})
+    assert reasons(found) == {"m-4": "hit", "asks": "turn"}
+
+
 async def test_tool_messages_are_left_out_of_hits_and_their_surroundings(told: Told) -> None:
     await told.tell(
         added("m-1", "Look for the lighthouse"),
@@ -169,17 +187,30 @@ async def test_another_tenants_past_is_not_seen(told: Told) -> None:
     assert await seen(other, query="lighthouse", user_id="u-1", turn_id="turn-1", options={"search": search}) == []
 
 
-def view(message_id: str, position: int, thread_id: str = "t-1") -> MessageView:
-    event = added(message_id, thread_id=thread_id)
-    return MessageView.model_validate({**event.model_dump(), "position": position, "text": ""})
-
-
 async def test_every_message_comes_once_for_its_strongest_reason() -> None:
-    a, b, c, d = (view(name, position) for position, name in enumerate("abcd"))
-    found = assemble("t-1", turn=[d], recent=[d, c], hits=[(d, 3.0), (c, 2.0), (b, 1.0)], neighbours=[d, c, b, a])
+    a, b, c, d = (view_of(name, position) for position, name in enumerate("abcd"))
+    hits = [MessageHit(message, score, ("text",)) for message, score in ((d, 3.0), (c, 2.0), (b, 1.0))]
+    found = assemble("t-1", turn=[d], recent=[d, c], hits=hits, neighbours=[d, c, b, a])
     assert [(each.message.message_id, each.reason, each.score) for each in found] == [
         ("a", "neighbour", None),
         ("b", "hit", 1.0),
         ("c", "recent", 2.0),
         ("d", "turn", 3.0),
     ]
+
+
+async def test_a_context_says_how_many_tokens_it_has_and_what_was_left_out(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}", "x" * 400) for number in range(5)))
+    options = ContextOptions(max_tokens=250)
+    answer = await told.reads.context(ContextRequest(tenant_id=told.tenant, thread_id="t-1", options=options))
+    assert ids(answer.messages) == ["m-3", "m-4"]
+    assert (answer.tokens, answer.left_out) == (208, 3)
+
+
+async def test_meaning_that_nobody_can_search_by_is_said_and_words_are_found(told: Told) -> None:
+    await conversation(told)
+    options = ContextOptions(recent_messages=0, search=SearchOptions(vector=True, message_range=MessageRange(before=0)))
+    request = ContextRequest(tenant_id=told.tenant, thread_id="t-1", query="lighthouse", options=options)
+    answer = await told.reads.context(request)
+    assert ids(answer.messages)[0] == "m-4"
+    assert "TURNLOG_EMBEDDING_MODEL" in (answer.without_vector or "")

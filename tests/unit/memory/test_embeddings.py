@@ -38,14 +38,22 @@ def test_what_a_batch_has_cost_is_apportioned_to_the_last_token(total: int, weig
 
 async def test_a_turn_that_asks_again_has_spent_the_same_and_two_readers_have_not() -> None:
     usage = UsageKept()
-    asked = Embeddings(ScriptedEmbedder(), usage.record)
     turn = Asker("acme", "u-1", "t-1", "01990000-0000-7000-8000-000000000001")
     for asker in (turn, turn, Asker("acme"), Asker("acme")):
-        await asked.query("car", asker)
+        await Embeddings(ScriptedEmbedder(), usage.record).query("car", asker)
     ids = [each.usage_id for each in usage.events]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
     assert {(each.kind, each.tenant_id, each.input_tokens) for each in usage.events} == {("embedding", "acme", 3)}
+
+
+async def test_the_same_query_of_a_tenant_costs_nothing_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "QUERIES_KEPT", 2)
+    usage = UsageKept()
+    asked = Embeddings(ScriptedEmbedder(), usage.record)
+    for query, tenant in (("car", "a"), ("car", "a"), ("car", "b"), ("car", "a"), ("dog", "a"), ("car", "b")):
+        await asked.query(query, Asker(tenant))
+    assert [each.tenant_id for each in usage.events] == ["a", "b", "a", "b"]
 
 
 @pytest.mark.parametrize("query", ["unreadable", "odd"])
