@@ -1,7 +1,7 @@
 # uv is taken from PATH, or put by pip into .uv/ inside the project.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: run test test-fast chaos bench bench-quick lint schemas
+.PHONY: run test test-fast chaos bench bench-quick bench-recall lint schemas
 
 run: | $(UV)
 	$(UV) run turnlog up
@@ -20,6 +20,9 @@ bench: | $(UV)
 
 bench-quick: | $(UV)
 	$(UV) run python -m tests.bench --quick
+
+bench-recall: | $(UV)
+	$(UV) run python -m tests.recall
 
 lint: | $(UV)
 	$(UV) run ruff check

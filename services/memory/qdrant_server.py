@@ -141,9 +141,16 @@ class MemoryCollection:
                 query=models.SparseVector(indices=vector.indices, values=vector.values),
                 using=TEXT,
                 query_filter=_condition(find),
+                with_vectors=[TEXT],
                 limit=limit,
             )
-        return [Hit(_document(point), point.score) for point in answer.points]
+        words = set(vector.indices)
+        hits: list[Hit] = []
+        for point in answer.points:
+            stored: Any = point.vector
+            matched = len(words.intersection(stored[TEXT].indices)) / len(words)
+            hits.append(Hit(_document(point), point.score, matched))
+        return hits
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None

@@ -204,9 +204,14 @@ class MemoryShard:
             query=qdrant.Query.Nearest(vector, using=TEXT),
             filter=_condition(find),
             with_payload=True,
+            with_vector=[TEXT],
         )
         points = await self._run(lambda shard: shard.query(request))
-        return [Hit(_document(point), point.score) for point in points]
+        words = set(vector.indices)
+        return [
+            Hit(_document(point), point.score, len(words.intersection(point.vector[TEXT].indices)) / len(words))
+            for point in points
+        ]
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None

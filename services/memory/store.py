@@ -117,8 +117,11 @@ class Find:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
+    """`matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1."""
+
     document: Document
     score: float
+    matched: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

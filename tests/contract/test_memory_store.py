@@ -248,6 +248,13 @@ async def test_text_search_gives_the_best_first(store: MemoryStore) -> None:
     assert len(await store.search(messages(), "Lisbon invoice", 2)) == 2
 
 
+async def test_a_hit_says_how_many_of_the_words_it_has(store: MemoryStore) -> None:
+    texts = ["green apples and pears", "an apple", "pears, more pears", "Grünkohl"]
+    await store.write(0, Changes([message(number, text) for number, text in enumerate(texts)]), 4)
+    hits = await store.search(messages(), "the green apple or a pear tree", 10)
+    assert {hit.document.fields["position"]: hit.matched for hit in hits} == {0: 0.75, 1: 0.25, 2: 0.25}
+
+
 async def test_text_search_finds_words_in_other_forms_and_cases(store: MemoryStore) -> None:
     await store.write(
         0, Changes([message(1, "He was RUNNING to the stations"), message(2, "Ünïcode: naïve café 東京")]), 3

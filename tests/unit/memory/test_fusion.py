@@ -1,5 +1,7 @@
 """Two rankings become one by rank alone."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,19 @@ NAMES = st.lists(st.sampled_from("abcdefgh"), unique=True)
 
 
 def test_what_both_find_is_before_what_one_finds() -> None:
-    assert order(["a", "b", "c"], ["d", "b", "e"]) == ["b", "a", "d", "c", "e"]
+    assert order(["a", "b", "c"], ["d", "b", "e"]) == ["b", "d", "e", "a", "c"]
+
+
+def test_a_hit_with_few_of_the_words_comes_behind_everything_else_and_lifts_nothing() -> None:
+    text = [replace(hit, matched=matched) for hit, matched in zip(hits("a", "b", "c"), (0.3, 0.5, 0.2), strict=True)]
+    found = fused({"text": text, "vector": hits("d", "c")})
+    assert [each.document.point_id for each in found] == ["d", "c", "b", "a"]
+    assert [each.found_by for each in found] == [("vector",), ("text", "vector"), ("text",), ("text",)]
+
+
+def test_a_hit_with_few_of_the_words_counts_where_words_are_all_there_is() -> None:
+    text = [replace(hit, matched=0.1) for hit in hits("a", "b")]
+    assert [(each.document.point_id, each.score) for each in fused({"text": text})] == [("a", 1.0), ("b", 0.5)]
 
 
 def test_one_ranking_keeps_its_scores() -> None:
