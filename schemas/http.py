@@ -144,9 +144,30 @@ class SeenResponse(Model):
     seen: list[SeenPrompt]
 
 
+class Highlight(Model):
+    """A word of the query in the text of a message: where it begins and ends, in characters (Unicode code points)."""
+
+    start: int
+    end: int
+
+
 class SearchHit(Model):
+    """`score` says what is better within one answer: BM25, the cosine, or what both ranks come to."""
+
     message: MessageView
     score: float
+    found_by: list[FoundBy] = []
+    highlights: list[Highlight] = []
+
+
+SearchMode = Literal["text", "vector", "hybrid"]
+"""By words, by meaning, or by both, fused by rank."""
+
+
+class SearchPage(Page[SearchHit]):
+    """`without_vector`: why a hybrid search went by words alone."""
+
+    without_vector: str | None = None
 
 
 class RequestBody(Model):

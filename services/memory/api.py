@@ -4,14 +4,15 @@ from typing import Annotated, Literal, Protocol
 
 from fastapi import FastAPI, Query, Request, Response
 
-from schemas.base import DEFAULT_TENANT, TenantId
+from schemas.base import DEFAULT_TENANT, TenantId, Timestamp
 from schemas.http import (
     ContextRequest,
     ContextResponse,
     MessageView,
     Page,
     Problem,
-    SearchHit,
+    SearchMode,
+    SearchPage,
     SeenRequest,
     SeenResponse,
     ThreadView,
@@ -119,11 +120,31 @@ def build_api(
     async def search(
         q: Annotated[str, Query(min_length=1)],
         tenant_id: TenantId = DEFAULT_TENANT,
+        mode: SearchMode = "text",
         user_id: str | None = None,
         thread_id: str | None = None,
+        agent: str | None = None,
+        role: Role | None = None,
+        since: Timestamp | None = None,
+        until: Timestamp | None = None,
+        score_threshold: float | None = None,
+        cursor: str | None = None,
         limit: Limit = 20,
-    ) -> Page[SearchHit]:
-        return await reads.search(tenant_id, q, user_id=user_id, thread_id=thread_id, limit=limit)
+    ) -> SearchPage:
+        return await reads.search(
+            tenant_id,
+            q,
+            mode=mode,
+            user_id=user_id,
+            thread_id=thread_id,
+            agent=agent,
+            role=role,
+            since=since,
+            until=until,
+            least=score_threshold,
+            cursor=cursor,
+            limit=limit,
+        )
 
     @app.get("/turns/{turn_id}")
     async def turn(

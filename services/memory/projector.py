@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
 
 from schemas.base import Model, TenantId, ThreadId, Timestamp
 from schemas.http import MessageView, ThreadView
+from schemas.ids import EPOCH
 from schemas.journal import (
     JournalEvent,
     MessageAdded,
@@ -68,6 +69,11 @@ def turn_point(tenant_id: str, turn_id: str) -> str:
 
 def call_point(tenant_id: str, call_id: str) -> str:
     return point_id("call", tenant_id, call_id)
+
+
+def microseconds(at: datetime) -> int:
+    """A time as memory orders by it: since 1970, UTC."""
+    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def points_read(events: Sequence[JournalEvent]) -> list[str]:
@@ -144,7 +150,12 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
     view = MessageView.model_validate(
         {**event.model_dump(exclude={"type"}, exclude_none=True), "position": offset, "text": text}
     )
-    fields: dict[str, str | int] = {"thread_id": event.thread_id, "position": offset, "role": event.role}
+    fields: dict[str, str | int] = {
+        "thread_id": event.thread_id,
+        "position": offset,
+        "role": event.role,
+        "created": microseconds(event.created_at),
+    }
     if _only_about_tools(event):
         fields |= ABOUT_TOOLS
     for name in ("turn_id", "user_id", "agent"):
@@ -223,7 +234,7 @@ def _put_thread(
     thread = thread.model_copy(update={**filled, **changes, "updated_at": max(at, thread.updated_at)})
     fields: dict[str, str | int] = {
         "thread_id": thread.thread_id,
-        "updated": int(thread.updated_at.timestamp() * 1_000_000),
+        "updated": microseconds(thread.updated_at),
     }
     if thread.user_id is not None:
         fields["user_id"] = thread.user_id

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from services.memory.qdrant_shard import MemoryShard
+from services.memory.qdrant_text import TextVectors
 from services.memory.store import Changes, Document, Find, Hit, MessageVector, Range, VectorCounts, VectorSpace
 from services.runtime.errors import ConfigurationError, UnavailableError
 
@@ -30,6 +31,7 @@ class EdgeMemoryStore:
         self._build: MemoryShard | None = None
         self._old: MemoryShard | None = None
         self._lock: IO[str] | None = None
+        self._text = TextVectors()
 
     async def open(self) -> None:
         """Raises ConfigurationError when another process has the folder open, or the engine cannot read it."""
@@ -158,6 +160,9 @@ class EdgeMemoryStore:
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         return await self._opened().search(find, text, limit)
+
+    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
+        return self._text.marks(text, query)
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None

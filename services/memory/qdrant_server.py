@@ -13,8 +13,8 @@ from typing import Any
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
-from qdrant_edge import Bm25, Bm25Config
 
+from services.memory.qdrant_text import TextVectors
 from services.memory.store import (
     EMBEDDING,
     INTEGER_FIELDS,
@@ -48,7 +48,7 @@ class MemoryCollection:
         self._client = client
         self._url = url
         self._collection = name
-        self._bm25 = Bm25(Bm25Config())
+        self._text = TextVectors()
         self._writing = asyncio.Lock()
 
     async def create(self) -> None:
@@ -123,7 +123,7 @@ class MemoryCollection:
         with self._calling():
             records, _ = await self._client.scroll(
                 self._collection,
-                scroll_filter=_condition(find, order_by, within),
+                scroll_filter=_condition(find, {order_by: within}),
                 order_by=models.OrderBy(
                     key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
                 ),
@@ -132,7 +132,7 @@ class MemoryCollection:
         return [_document(record) for record in records]
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._bm25.embed_query(text)
+        vector = self._text.of_query(text)
         if not vector.indices:
             return []
         with self._calling():
@@ -151,6 +151,9 @@ class MemoryCollection:
             matched = len(words.intersection(stored[TEXT].indices)) / len(words)
             hits.append(Hit(_document(point), point.score, matched))
         return hits
+
+    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
+        return self._text.marks(text, query)
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
@@ -244,7 +247,7 @@ class MemoryCollection:
     def _point(self, partition: int, document: Document) -> models.PointStruct:
         vector: dict[str, Any] = {}
         if document.text:
-            sparse = self._bm25.embed_document(document.text)
+            sparse = self._text.of_document(document.text)
             vector[TEXT] = models.SparseVector(indices=sparse.indices, values=sparse.values)
         payload = {
             "kind": document.kind,
@@ -347,11 +350,11 @@ class ServerMemoryStore(MemoryCollection):
                 await self._client.delete_collection(each.name)
 
 
-def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> models.Filter:
-    where = {"kind": find.kind, "tenant_id": find.tenant_id, **find.where}
-    must: list[Any] = [_equals(key, value) for key, value in where.items()]
-    if order_by is not None and (within.above is not None or within.below is not None):
-        must.append(models.FieldCondition(key=order_by, range=models.Range(gt=within.above, lt=within.below)))
+def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models.Filter:
+    must: list[Any] = [_equals(key, value) for key, value in find.required().items()]
+    for key, bounds in {**find.between, **(between or {})}.items():
+        if bounds != Range():
+            must.append(models.FieldCondition(key=key, range=models.Range(gt=bounds.above, lt=bounds.below)))
     return models.Filter(must=must, must_not=[_equals(key, value) for key, value in find.without.items()] or None)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import qdrant_edge as qdrant
 
+from services.memory.qdrant_text import TextVectors
 from services.memory.store import (
     EMBEDDING,
     INTEGER_FIELDS,
@@ -60,7 +61,7 @@ class MemoryShard:
     def __init__(self, folder: Path, thread: ThreadPoolExecutor) -> None:
         self.folder = folder
         self._thread = thread
-        self._bm25 = qdrant.Bm25(qdrant.Bm25Config())
+        self._text = TextVectors()
         self._shard: Any = None
         self._unflushed: dict[int, int] = {}
         self._flushing: asyncio.Task[None] | None = None
@@ -110,7 +111,7 @@ class MemoryShard:
             self._flushing = None
 
     async def positions(self) -> Mapping[int, int]:
-        request = qdrant.ScrollRequest(limit=10_000, filter=_filter({"kind": OFFSET_KIND}, {}), with_payload=True)
+        request = qdrant.ScrollRequest(limit=10_000, filter=_filter({"kind": OFFSET_KIND}), with_payload=True)
         records, _ = await self._run(lambda shard: shard.scroll(request))
         return {record.payload["partition"]: record.payload["next_offset"] for record in records}
 
@@ -188,7 +189,7 @@ class MemoryShard:
         direction = qdrant.Direction.Desc if descending else qdrant.Direction.Asc
         request = qdrant.ScrollRequest(
             limit=limit,
-            filter=_condition(find, order_by, within),
+            filter=_condition(find, {order_by: within}),
             with_payload=True,
             order_by=qdrant.OrderBy(order_by, direction),
         )
@@ -196,7 +197,7 @@ class MemoryShard:
         return [_document(record) for record in records]
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._bm25.embed_query(text)
+        vector = self._text.of_query(text)
         if not vector.indices:
             return []
         request = qdrant.QueryRequest(
@@ -289,7 +290,7 @@ class MemoryShard:
         return {hit.value: hit.count for hit in facet.hits}
 
     def _point(self, partition: int, document: Document) -> Any:
-        vector: Any = {TEXT: self._bm25.embed_document(document.text)} if document.text else {}
+        vector: Any = {TEXT: self._text.of_document(document.text)} if document.text else {}
         payload = {
             "kind": document.kind,
             "tenant_id": document.tenant_id,
@@ -325,23 +326,22 @@ def _create_indexes(shard: Any) -> None:
                 shard.update(qdrant.UpdateOperation.create_field_index(name, kind))
 
 
-def _condition(find: Find, order_by: str | None = None, within: Range = Range()) -> Any:
-    return _filter(
-        {"kind": find.kind, "tenant_id": find.tenant_id, **find.where}, find.without, order_by=order_by, within=within
-    )
+def _condition(find: Find, between: Mapping[str, Range] | None = None) -> Any:
+    return _filter(find.required(), find.without, {**find.between, **(between or {})})
 
 
 def _filter(
     where: Mapping[str, str | int],
-    without: Mapping[str, str | int],
-    *,
-    order_by: str | None = None,
-    within: Range = Range(),
+    without: Mapping[str, str | int] | None = None,
+    between: Mapping[str, Range] | None = None,
 ) -> Any:
     must: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in where.items()]
-    if order_by is not None and (within.above is not None or within.below is not None):
-        must.append(qdrant.FieldCondition(order_by, range=qdrant.RangeFloat(gt=within.above, lt=within.below)))
-    excluded: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in without.items()]
+    for key, bounds in (between or {}).items():
+        if bounds != Range():
+            must.append(qdrant.FieldCondition(key, range=qdrant.RangeFloat(gt=bounds.above, lt=bounds.below)))
+    excluded: list[Any] = [
+        qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in (without or {}).items()
+    ]
     return qdrant.Filter(must=must, must_not=excluded or None)
 
 

@@ -2,30 +2,54 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from schemas.agents import SearchOptions
 from schemas.http import (
     ContextRequest,
     ContextResponse,
     FoundBy,
+    Highlight,
     MessageView,
     Page,
     SearchHit,
+    SearchMode,
+    SearchPage,
     SeenPrompt,
     ThreadView,
 )
 from schemas.ids import turn_id_of
 from services.memory.context import MessageHit, assemble, tokens_of, within_budget
 from services.memory.embeddings import Asker
-from services.memory.projector import ABOUT_TOOLS, CallView, TurnView, call_point, thread_point, turn_point
+from services.memory.fusion import Found
+from services.memory.projector import (
+    ABOUT_TOOLS,
+    CallView,
+    TurnView,
+    call_point,
+    microseconds,
+    thread_point,
+    turn_point,
+)
 from services.memory.search import Search
 from services.memory.store import Document, Fields, Find, MemoryStore, Range
-from services.runtime.errors import TurnlogError
+from services.runtime.errors import TurnlogError, UnavailableError
 
 OWN_MESSAGES = 1000
 """Most messages of one turn that a context carries: far more than any turn's steps."""
+
+MOST_FOUND = 1000
+"""Hits of a search that can be paged through: each page looks for those before it too."""
+
+WAYS: Mapping[SearchMode, tuple[FoundBy, ...]] = {
+    "text": ("text",),
+    "vector": ("vector",),
+    "hybrid": ("text", "vector"),
+}
+
+FOREIGN_CURSOR = "the cursor was not given out by this service: leave it out to begin anew"
 
 
 class NotFoundError(TurnlogError):
@@ -54,14 +78,31 @@ class Cursor:
 
 def decode_cursor(cursor: str) -> Cursor:
     """Raises BadCursorError."""
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-    except ValueError:
-        text = ""
+    text = _decoded(cursor)
     if not re.fullmatch(r"[0-9]{1,16}(\.[0-9a-f]{16})+", text):
-        raise BadCursorError("the cursor was not given out by this service: leave it out to begin anew")
+        raise BadCursorError(FOREIGN_CURSOR)
     value, *given = text.split(".")
     return Cursor(int(value), frozenset(given))
+
+
+def encode_place(place: int) -> str:
+    """The cursor of a page of a search: how many hits come before it."""
+    return base64.urlsafe_b64encode(f"@{place}".encode()).decode().rstrip("=")
+
+
+def decode_place(cursor: str) -> int:
+    """Raises BadCursorError."""
+    text = _decoded(cursor)
+    if not re.fullmatch(r"@[0-9]{1,4}", text):
+        raise BadCursorError(FOREIGN_CURSOR)
+    return int(text[1:])
+
+
+def _decoded(cursor: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    except ValueError:
+        return ""
 
 
 def _mark(document: Document) -> str:
@@ -128,20 +169,51 @@ class Reads:
         return Page[MessageView](items=_messages(documents), next_cursor=following)
 
     async def search(
-        self, tenant_id: str, query: str, *, user_id: str | None, thread_id: str | None, limit: int
-    ) -> Page[SearchHit]:
-        """Best matches first, over all threads of the tenant, or of one user or one thread."""
-        where: dict[str, str | int] = {}
-        if thread_id is not None:
-            where["thread_id"] = thread_id
-        if user_id is not None:
-            where["user_id"] = user_id
-        hits = await self._store.search(Find("message", tenant_id, where), query, limit)
-        return Page[SearchHit](
-            items=[
-                SearchHit(message=MessageView.model_validate_json(hit.document.body), score=hit.score) for hit in hits
-            ]
+        self,
+        tenant_id: str,
+        query: str,
+        *,
+        mode: SearchMode = "text",
+        user_id: str | None = None,
+        thread_id: str | None = None,
+        agent: str | None = None,
+        role: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        least: float | None = None,
+        cursor: str | None = None,
+        limit: int = 20,
+    ) -> SearchPage:
+        """Best matches first, over all threads of the tenant, the first 1000. `since` is inclusive, `until` is not.
+
+        Raises BadCursorError, and UnavailableError when only meaning is asked and there is no vector of the query.
+        """
+        given = {"user_id": user_id, "thread_id": thread_id, "agent": agent, "role": role}
+        created = Range(microseconds(since) - 1 if since else None, microseconds(until) if until else None)
+        where: Fields = {name: value for name, value in given.items() if value is not None}
+        find = Find("message", tenant_id, where, between={"created": created})
+        skipped = decode_place(cursor) if cursor is not None else 0
+        result = await self._search.messages(
+            find,
+            query,
+            WAYS[mode],
+            min(skipped + limit + 1, MOST_FOUND),
+            Asker(tenant_id, user_id, thread_id),
+            least=least,
         )
+        if result.without_vector and mode == "vector":
+            raise UnavailableError(result.without_vector)
+        end = skipped + limit
+        return SearchPage(
+            items=[self._hit(each, query) for each in result.found[skipped:end]],
+            next_cursor=encode_place(end) if len(result.found) > end else None,
+            without_vector=result.without_vector,
+        )
+
+    def _hit(self, found: Found, query: str) -> SearchHit:
+        message = MessageView.model_validate_json(found.document.body)
+        marks = [Highlight(start=start, end=end) for start, end in self._store.marks(message.text, query)]
+        return SearchHit(message=message, score=found.score, found_by=list(found.found_by), highlights=marks)
 
     async def seen(self, prompts: Sequence[SeenPrompt]) -> list[SeenPrompt]:
         """Those of the prompts that already had a turn."""

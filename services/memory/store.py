@@ -11,7 +11,7 @@ Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
 
 KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent", "about")
-INTEGER_FIELDS = ("position", "updated")
+INTEGER_FIELDS = ("position", "updated", "created")
 
 PARTITION = "partition"
 """Name under which an engine keeps which partition of the journal a document is from."""
@@ -99,7 +99,7 @@ class VectorCounts:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of the field that a query orders by, both exclusive."""
+    """Bounds of an integer field, both exclusive."""
 
     above: int | None = None
     below: int | None = None
@@ -107,12 +107,17 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Documents of one kind and one tenant. Both are required, so no query can leave the tenant out."""
+    """Documents of one kind and one tenant. Both are required, so no query can leave the tenant out or name another."""
 
     kind: Kind
     tenant_id: str
     where: Fields = field(default_factory=dict[str, str | int])
     without: Fields = field(default_factory=dict[str, str | int])
+    between: Mapping[str, Range] = field(default_factory=dict[str, Range])
+
+    def required(self) -> Fields:
+        """What every document has. Kind and tenant win over whatever else asks for them."""
+        return {**self.where, "kind": self.kind, "tenant_id": self.tenant_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,10 @@ class MemoryStore(MemoryBuild, Protocol):
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         """Best first, by BM25. Text without a word worth looking for finds nothing."""
+        ...
+
+    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
+        """Where in a text the words of a query are, as `search` takes them: begin and end, in characters."""
         ...
 
     async def search_vector(

@@ -112,6 +112,10 @@ async def test_messages_are_appended_searched_and_deleted(turnlog: Installation,
 
     hits = await turnlog.get(f"/v1/search?q={word}")
     assert [each["message"]["message_id"] for each in hits["items"]] == appended["message_ids"][:1]
+    assert hits["items"][0]["highlights"] == [{"start": 2, "end": 2 + len(word)}]
+    narrowed = f"/v1/search?q={word}&mode=hybrid&role=user&since=2020-01-01T00:00:00Z&thread_id="
+    assert (await turnlog.get(narrowed + thread))["items"][0]["message"]["message_id"] == appended["message_ids"][0]
+    assert (await turnlog.get(narrowed + "nobody's"))["items"] == []
 
     body = {"message_ids": appended["message_ids"][:1]}
     async with turnlog.http.delete(f"{turnlog.base_url}/v1/threads/{thread}/messages", json=body) as response:

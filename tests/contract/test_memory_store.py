@@ -220,6 +220,8 @@ async def test_tenants_are_apart(store: MemoryStore) -> None:
     assert await positions_of(store, messages()) == [1, 2]
     assert await positions_of(store, messages("other")) == [1]
     assert [hit.document.tenant_id for hit in await store.search(messages("other"), "figs", 10)] == ["other"]
+    for find in (Find("message", "acme", {"tenant_id": "other"}), Find("message", "other", {"kind": "thread"})):
+        assert await positions_of(store, find) == await positions_of(store, messages(find.tenant_id))
     await store.write(0, Changes(delete_all=[messages(thread_id="t-1")]), 4)
     assert await positions_of(store, messages()) == []
     assert await positions_of(store, messages("other")) == [1]
@@ -283,6 +285,28 @@ async def test_text_search_keeps_to_its_filter(store: MemoryStore) -> None:
     )
     assert await texts_found(store, messages(thread_id="t-2"), "plum") == ["2"]
     assert await texts_found(store, Find("message", "acme", {"thread_id": "t-1"}, {"about": "tools"}), "plum") == ["1"]
+
+
+async def test_a_search_keeps_to_the_bounds_of_a_field(store: MemoryStore) -> None:
+    now = 4_102_444_800_000_000
+    await store.write(0, Changes([message(number, "plum", created=now + number) for number in range(4)]), 4)
+    for bounds, found in (
+        (Range(), ["0", "1", "2", "3"]),
+        (Range(above=now), ["1", "2", "3"]),
+        (Range(below=now + 1), ["0"]),
+        (Range(above=now, below=now + 3), ["1", "2"]),
+    ):
+        find = Find("message", "acme", between={"created": bounds})
+        assert sorted(await texts_found(store, find, "plum")) == found
+        assert sorted(map(str, await positions_of(store, find))) == found
+
+
+def test_words_of_a_query_are_marked_in_whatever_form(store: MemoryStore) -> None:
+    text = "Running, the RUNNERS ran to the station; naïve café 🚲 run."
+    marks = [text[start:end] for start, end in store.marks(text, "runs to the CAFÉ or stations")]
+    assert marks == ["Running", "station", "café", "run"]
+    assert store.marks(text, "the of ?!") == []
+    assert store.marks("", "run") == []
 
 
 async def everything(store: MemoryStore, partition: int | None, page: int = 3) -> list[Document]:

@@ -8,9 +8,19 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from schemas.agents import ContextOptions
-from schemas.base import Identifier, JsonObject, ThreadId
-from schemas.http import ContextRequest, ContextResponse, MessageView, Page, RequestBody, SearchHit, ThreadView
+from schemas.base import Identifier, JsonObject, ThreadId, Timestamp
+from schemas.http import (
+    ContextRequest,
+    ContextResponse,
+    MessageView,
+    Page,
+    RequestBody,
+    SearchMode,
+    SearchPage,
+    ThreadView,
+)
 from schemas.ids import new_id
+from schemas.journal import Role
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.ports import PortsDep, TenantDep
@@ -174,14 +184,35 @@ async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenan
     return await ports.memory.post("context", request.model_dump_json())
 
 
-@router.get("/v1/search", response_model=Page[SearchHit])
+@router.get("/v1/search", response_model=SearchPage)
 async def search(
     q: Annotated[str, Query(min_length=1)],
     ports: PortsDep,
     tenant_id: TenantDep,
+    mode: SearchMode = "text",
     user_id: str | None = None,
     thread_id: str | None = None,
+    agent: str | None = None,
+    role: Role | None = None,
+    since: Timestamp | None = None,
+    until: Timestamp | None = None,
+    score_threshold: float | None = None,
+    cursor: str | None = None,
     limit: Limit = 20,
 ) -> Any:
-    """Messages that match, best first."""
-    return await ports.memory.get("search", tenant_id=tenant_id, q=q, user_id=user_id, thread_id=thread_id, limit=limit)
+    """Messages that match, best first. `since` is inclusive, `until` is not."""
+    return await ports.memory.get(
+        "search",
+        tenant_id=tenant_id,
+        q=q,
+        mode=mode,
+        user_id=user_id,
+        thread_id=thread_id,
+        agent=agent,
+        role=role,
+        since=since and since.isoformat(),
+        until=until and until.isoformat(),
+        score_threshold=score_threshold,
+        cursor=cursor,
+        limit=limit,
+    )

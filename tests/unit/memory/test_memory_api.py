@@ -13,10 +13,11 @@ import pytest_asyncio
 from schemas.http import (
     ComponentHealth,
     ContextResponse,
+    Highlight,
     MessageView,
     Page,
     Problem,
-    SearchHit,
+    SearchPage,
     SeenResponse,
     ThreadView,
 )
@@ -126,9 +127,74 @@ async def test_threads_are_listed_and_searched(http: httpx.AsyncClient, told: To
 async def test_messages_are_searched(http: httpx.AsyncClient, told: Told) -> None:
     await told.tell(added("m-1", "the lighthouse", user_id="u-1"), added("m-2", "a lighthouse", thread_id="t-2"))
     response = await http.get("/search", params={"tenant_id": told.tenant, "q": "lighthouse", "thread_id": "t-2"})
-    page = Page[SearchHit].model_validate_json(response.content)
+    page = SearchPage.model_validate_json(response.content)
     assert [hit.message.message_id for hit in page.items] == ["m-2"]
     assert page.items[0].score > 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        ({}, ["m-0", "m-1", "m-2", "m-3"]),
+        ({"user_id": "u-1"}, ["m-0", "m-2"]),
+        ({"thread_id": "t-2"}, ["m-3"]),
+        ({"role": "assistant"}, ["m-1"]),
+        ({"agent": "helper"}, ["m-1"]),
+        ({"since": "2026-01-01T12:00:01Z"}, ["m-1", "m-2", "m-3"]),
+        ({"until": "2026-01-01T12:00:01Z"}, ["m-0"]),
+        ({"since": "2026-01-01T13:00:01+01:00", "until": "2026-01-01T12:00:02Z"}, ["m-1"]),
+        ({"user_id": "nobody"}, []),
+        ({"score_threshold": 1e9}, []),
+    ],
+)
+async def test_a_search_is_narrowed(
+    http: httpx.AsyncClient, told: Told, parameters: dict[str, Any], found: list[str]
+) -> None:
+    await told.tell(
+        added("m-0", "a lighthouse", user_id="u-1", seconds=0),
+        added("m-1", "a lighthouse", role="assistant", agent="helper", seconds=1),
+        added("m-2", "a lighthouse", user_id="u-1", seconds=2),
+        added("m-3", "a lighthouse", thread_id="t-2", seconds=3),
+    )
+    response = await http.get("/search", params={"tenant_id": told.tenant, "q": "lighthouse", **parameters})
+    page = SearchPage.model_validate_json(response.content)
+    assert sorted(hit.message.message_id for hit in page.items) == found
+    assert all(hit.found_by == ["text"] and hit.highlights == [Highlight(start=2, end=12)] for hit in page.items)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+async def test_hits_are_read_page_by_page_and_each_once(http: httpx.AsyncClient, told: Told, limit: int) -> None:
+    await told.tell(*(added(f"m-{number}", "plum " * (number + 1)) for number in range(5)))
+    parameters: dict[str, Any] = {"tenant_id": told.tenant, "q": "plum", "limit": limit}
+    read: list[tuple[float, str]] = []
+    while True:
+        page = SearchPage.model_validate_json((await http.get("/search", params=parameters)).content)
+        read += [(hit.score, hit.message.message_id) for hit in page.items]
+        if page.next_cursor is None:
+            break
+        parameters["cursor"] = page.next_cursor
+    assert {message_id for _, message_id in read} == {f"m-{number}" for number in range(5)}
+    assert len(read) == 5
+    assert [score for score, _ in read] == sorted((score for score, _ in read), reverse=True)
+
+
+async def test_meaning_that_nobody_can_search_by_is_unavailable_alone_and_said_beside_words(
+    http: httpx.AsyncClient, told: Told
+) -> None:
+    await told.tell(added("m-1", "the lighthouse"))
+    parameters = {"tenant_id": told.tenant, "q": "lighthouse"}
+    hybrid = SearchPage.model_validate_json(
+        (await http.get("/search", params={**parameters, "mode": "hybrid"})).content
+    )
+    assert [hit.message.message_id for hit in hybrid.items] == ["m-1"]
+    assert "TURNLOG_EMBEDDING_MODEL" in (hybrid.without_vector or "")
+    alone = await http.get("/search", params={**parameters, "mode": "vector"})
+    assert "TURNLOG_EMBEDDING_MODEL" in (problem(alone, 503, "unavailable").detail or "")
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "QC0x", "QDEwMDAw", "MTIuMDEyMzQ1Njc4OWFiY2RlZg"])
+async def test_a_search_with_a_cursor_of_somebody_else_is_refused(http: httpx.AsyncClient, cursor: str) -> None:
+    problem(await http.get("/search", params={"q": "lighthouse", "cursor": cursor}), 400, "bad-cursor")
 
 
 async def test_a_context_is_asked_for_with_options(http: httpx.AsyncClient, told: Told) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from services.memory.projector import (
     TurnView,
     call_point,
     message_point,
+    microseconds,
     points_read,
     project,
     thread_point,
@@ -75,6 +77,11 @@ class Documents:
         return sorted(document.kind for document in self.all.values())
 
 
+def test_times_are_kept_to_the_microsecond() -> None:
+    assert microseconds(datetime(2026, 1, 1, 12, 0, 0, 7, tzinfo=UTC)) == 1_767_268_800_000_007
+    assert microseconds(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) == 253_402_300_799_999_999
+
+
 def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says() -> None:
     event = next(each for each in EXAMPLES if isinstance(each, MessageAdded))
     documents = Documents()
@@ -84,6 +91,7 @@ def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says
         "thread_id": "t-1",
         "position": 41,
         "role": "assistant",
+        "created": microseconds(event.created_at),
         "turn_id": event.turn_id,
         "agent": "assistant",
     }
