@@ -1,5 +1,6 @@
 """What memory answers: threads, messages, turns, search and context."""
 
+import asyncio
 import base64
 import re
 from collections.abc import Mapping, Sequence
@@ -248,8 +249,8 @@ class Reads:
         query = request.query or next((each.text for each in turn if each.role == "user"), "")
         if options.search is not None and options.search.limit and query:
             hits, without_vector = await self._hits(request, options.search, query)
-            for hit in hits:
-                neighbours += await self._around(request, hit.message, options.search)
+            around = [self._around(request, hit.message, options.search) for hit in hits]
+            neighbours = [each for some in await asyncio.gather(*around) for each in some]
         messages = assemble(request.thread_id, turn=turn, recent=recent, hits=hits, neighbours=neighbours)
         kept = messages if options.max_tokens is None else within_budget(messages, options.max_tokens)
         return ContextResponse(
@@ -284,14 +285,19 @@ class Reads:
 
     async def _around(self, request: ContextRequest, message: MessageView, search: SearchOptions) -> list[MessageView]:
         find = Find("message", request.tenant_id, {"thread_id": message.thread_id}, _without(request))
-        found: list[Document] = []
-        if before := search.message_range.before:
-            within = Range(below=message.position)
-            found += await self._store.scroll(find, order_by="position", descending=True, limit=before, within=within)
-        if after := search.message_range.after:
-            within = Range(above=message.position)
-            found += await self._store.scroll(find, order_by="position", descending=False, limit=after, within=within)
-        return _messages(found)
+
+        async def nearest(count: int, within: Range, *, descending: bool) -> Sequence[Document]:
+            if not count:
+                return []
+            return await self._store.scroll(
+                find, order_by="position", descending=descending, limit=count, within=within
+            )
+
+        before, after = await asyncio.gather(
+            nearest(search.message_range.before, Range(below=message.position), descending=True),
+            nearest(search.message_range.after, Range(above=message.position), descending=False),
+        )
+        return _messages([*before, *after])
 
     async def _page(
         self, find: Find, order_by: str, *, descending: bool, cursor: str | None, limit: int
