@@ -114,12 +114,16 @@ class SeenPrompt(Model):
     prompt_id: str
 
 
+MOST_PROMPTS_ASKED = 1000
+"""Prompts of one `SeenRequest`."""
+
+
 class SeenRequest(Model):
     """Which of these prompts already had a turn, as of `min_offset` of `messages` in `partition`."""
 
     partition: int
     min_offset: int = 0
-    prompts: list[SeenPrompt] = Field(max_length=1000)
+    prompts: list[SeenPrompt] = Field(max_length=MOST_PROMPTS_ASKED)
     wait_seconds: float = Field(default=5, ge=0, le=60)
 
 

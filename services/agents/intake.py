@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from schemas.agents import AgentSpec
 from schemas.envelope import RecordRejectedError, decode_event, header_map
-from schemas.http import SeenRequest
 from schemas.ids import record_id, turn_id_of
 from schemas.prompts import (
     HumanReply,
@@ -164,11 +163,8 @@ class Intake:
         ]
         if not asked:
             return set()
-        request = SeenRequest(
-            partition=partition, min_offset=recent.asks_since, prompts=[seen_prompt(key) for key in asked]
-        )
-        answer = await self._memory.seen(request)
-        return {(prompt.tenant_id, prompt.thread_id, prompt.prompt_id) for prompt in answer.seen}
+        seen = await self._memory.seen(partition, recent.asks_since, [seen_prompt(key) for key in asked])
+        return {(prompt.tenant_id, prompt.thread_id, prompt.prompt_id) for prompt in seen}
 
     def _unknown_agent(self, record: Record, event: PromptSubmitted) -> tuple[Emit, ...]:
         if self._agents.get(event.agent, tenant_id=event.tenant_id) is not None:

@@ -1,9 +1,18 @@
 """Memory over HTTP: the past of a thread, and prompts that were seen before."""
 
+from collections.abc import Sequence
+
 import aiohttp
 from pydantic import BaseModel
 
-from schemas.http import ContextRequest, ContextResponse, SeenRequest, SeenResponse
+from schemas.http import (
+    MOST_PROMPTS_ASKED,
+    ContextRequest,
+    ContextResponse,
+    SeenPrompt,
+    SeenRequest,
+    SeenResponse,
+)
 from services.runtime.errors import UnavailableError
 
 SILENCE_SECONDS = 15
@@ -32,8 +41,14 @@ class MemoryClient:
     async def context(self, request: ContextRequest) -> ContextResponse:
         return ContextResponse.model_validate_json(await self._post("context", request))
 
-    async def seen(self, request: SeenRequest) -> SeenResponse:
-        return SeenResponse.model_validate_json(await self._post("prompts/seen", request))
+    async def seen(self, partition: int, min_offset: int, prompts: Sequence[SeenPrompt]) -> list[SeenPrompt]:
+        """Those that had a turn, as of an offset of the partition's journal."""
+        seen: list[SeenPrompt] = []
+        for first in range(0, len(prompts), MOST_PROMPTS_ASKED):
+            asked = list(prompts[first : first + MOST_PROMPTS_ASKED])
+            request = SeenRequest(partition=partition, min_offset=min_offset, prompts=asked)
+            seen += SeenResponse.model_validate_json(await self._post("prompts/seen", request)).seen
+        return seen
 
     async def ready(self) -> bool:
         assert self._session is not None

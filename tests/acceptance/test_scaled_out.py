@@ -63,3 +63,14 @@ async def test_a_worker_that_is_started_again_under_its_name_moves_no_partition_
 
     assert sorted(partitions_taken(again.output)) == sorted(partitions_taken(second.output))
     assert "partitions_assigned" not in first.output[len(before) :]
+
+
+async def test_prompts_that_waited_for_a_worker_by_the_thousand_have_one_turn_each(fresh: Installation) -> None:
+    await fresh.up("--no-agents")
+    ids = [f"p-{number}" for number in range(1_500)]
+    for prompt_id in [*ids, *ids[:500]]:
+        await fresh.prompt("crowd", "[[say ok]]", prompt_id=prompt_id, agent="nobody")
+    await fresh.start("run", "agents")
+
+    ended = await fresh.log.wait_for("completions", lambda event: event["thread_id"] == "crowd", count=len(ids))
+    assert sorted(event["prompt_id"] for event in ended) == sorted(ids)

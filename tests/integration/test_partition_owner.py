@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from schemas.topics import DEAD_LETTERS, PROMPTS, TURNS
 from services.runtime.failpoints import Failpoint
 from services.runtime.kafka import ProducerFenced
+from services.runtime.owner.partition import MAX_GROUP
 from tests.support.counting import Counting, counting, text_of
 from tests.support.counting_actor import CountingActor
 from tests.support.waiting import until
@@ -144,6 +145,27 @@ async def test_intake_waits_and_says_so_while_what_it_needs_is_away(bench: Count
         actor.away = None
         await bench.until_done()
         assert worker.health().ready
+
+
+async def test_a_partition_whose_actor_has_a_fault_is_taken_again_and_says_so(bench: Counting) -> None:
+    actor = CountingActor()
+    async with bench.working(actor) as worker:
+        actor.faults = 2
+        await bench.give("t-1")
+        await until(lambda: "a fault of the actor" in (worker.health().detail or ""), "the worker to name the fault")
+        assert not worker.health().ready
+        await bench.until_done()
+        await until(lambda: worker.health().ready, "the worker to be ready again")
+
+
+async def test_what_waited_by_the_thousand_is_prepared_in_parts(bench: Counting) -> None:
+    for thread in range(30):
+        for _ in range(50):
+            await bench.give(f"t-{thread}")
+    actor = CountingActor()
+    async with bench.working(actor):
+        await bench.until_done()
+    assert max(actor.prepared) <= MAX_GROUP
 
 
 async def test_what_is_ready_at_once_is_one_transaction(bench: Counting) -> None:

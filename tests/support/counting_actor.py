@@ -89,12 +89,20 @@ class CountingActor:
         self.most_open = 0
         self.away: str | None = None
         """What preparing needs and does not get."""
+        self.faults = 0
+        """How often preparing still fails as nobody has foreseen."""
+        self.prepared: list[int] = []
+        """Records of each call of `prepare`."""
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None: ...
 
     async def prepare(self, topic: str, records: Sequence[Record], journal_end: int) -> list[Prepared]:
         if self.away is not None:
             raise UnavailableError(self.away)
+        if self.faults:
+            self.faults -= 1
+            raise ZeroDivisionError("a fault of the actor")
+        self.prepared.append(len(records))
         return [_prepared(TOPICS[topic], record) for record in records]
 
     def decide(self, state: TurnState | None, happened: Any, at: datetime) -> Counted:

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 S = TypeVar("S")
 
 MAX_GROUP = 500
-"""Inputs of one transaction: enough to spread its cost, few enough to keep it short."""
+"""Inputs of a transaction, and records that are prepared at once: enough to spread the cost, few enough to be quick."""
 
 SETTLE_SECONDS = 0.002
 """What the broker needs after a commit before the next transaction of the id begins without a 20 ms penalty."""
@@ -145,7 +145,8 @@ class PartitionOwner(Generic[S]):
         self._failpoints.hit("intake.after_consume")
         self.next_offsets[topic] = fresh[-1].offset + 1
         self._backlog += len(fresh)
-        self._arrivals[topic].put_nowait(fresh)
+        for first in range(0, len(fresh), MAX_GROUP):
+            self._arrivals[topic].put_nowait(fresh[first : first + MAX_GROUP])
 
     async def run(self) -> None:
         """Runs until cancelled. Raises KafkaError when a commit fails: the partition is lost then.
@@ -153,9 +154,9 @@ class PartitionOwner(Generic[S]):
         What came while nobody owned the partition is in the inbox before the first timer can ring.
         """
         try:
-            if self._unread_results:
-                self._backlog += len(self._unread_results)
-                await self._prepare_records(TOOL_RESULTS.name, self._unread_results)
+            self._backlog += len(self._unread_results)
+            for first in range(0, len(self._unread_results), MAX_GROUP):
+                await self._prepare_records(TOOL_RESULTS.name, self._unread_results[first : first + MAX_GROUP])
             async with asyncio.TaskGroup() as group:
                 self._tasks = [group.create_task(self._prepare(topic)) for topic in self._arrivals]
                 self._tasks.append(group.create_task(self._commit_groups()))

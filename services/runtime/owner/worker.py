@@ -162,13 +162,11 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
         """After a partition's task has ended: takes it again when a rebalance gave it back in the meantime."""
         if self._holding.get(partition) is done:
             del self._holding[partition]
-        if not done.cancelled() and (error := done.exception()) is not None:
-            log.error("partition_failed", partition=partition, error=repr(error))
         if done.cancelled() and self._tasks and self._assigned is not None and partition in self._assigned:
             self._hold(partition)
 
     async def _hold_partition(self, partition: int) -> None:
-        """Takes the partition and runs its owner; takes it again after a failure, but not after a fence."""
+        """Takes the partition and runs its owner; takes it again after a failure, after a fence when it may."""
         while True:
             try:
                 await self._own(partition)
@@ -177,6 +175,10 @@ class OwnerWorker(ConsumerRebalanceListener, Generic[S]):
                 await self._await_rebalance()
             except (KafkaError, OSError, TimeoutError, UnavailableError) as error:
                 log.warning("partition_lost", partition=partition, error=repr(error))
+                self._failure = f"partition {partition}: {error!r}"
+                await asyncio.sleep(RETAKE_SECONDS)
+            except Exception as error:  # a fault of ours; without an owner all of the partition's threads would stop
+                log.exception("partition_failed", partition=partition)
                 self._failure = f"partition {partition}: {error!r}"
                 await asyncio.sleep(RETAKE_SECONDS)
 
