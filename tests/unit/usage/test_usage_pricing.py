@@ -123,8 +123,7 @@ def test_what_nobody_has_a_price_for_is_unpriced_and_never_free() -> None:
     ],
 )
 def test_absurd_counts_are_unpriced(absurd: dict[str, int]) -> None:
-    fields = event().model_dump() | absurd
-    assert rate(UsageRecorded.model_construct(**fields), price()) == Unpriced("bad_counts")
+    assert rate(event().model_copy(update=absurd), price()) == Unpriced("bad_counts")
 
 
 def test_a_version_holds_from_its_time_to_the_next_one_in_whatever_order_they_come() -> None:
