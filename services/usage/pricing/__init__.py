@@ -1,0 +1,1 @@
+"""What usage costs: a book of prices, and the rating of one event by it. Pure."""
