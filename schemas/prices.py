@@ -1,14 +1,29 @@
-"""Prices of models and tools, each with the time from which it holds."""
+"""Topic `prices`: what usage costs, and from when on. Every version is kept, so that any past sum can be explained."""
 
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema
 
-from schemas.base import Identifier, Model, Name, TenantId, Timestamp
+from schemas.base import Model, Money, Name, Spec, Timestamp
 
-Price = Annotated[Decimal, Field(ge=0, lt=10**9, decimal_places=12, allow_inf_nan=False)]
-"""An amount of money, as a JSON string: no float is exact."""
+Figure = Literal["cost", "price"]
+"""What the provider takes, or what the customer pays."""
+
+Rate = Annotated[
+    Money,
+    Field(ge=0, lt=10**9, decimal_places=12, allow_inf_nan=False),
+    WithJsonSchema({"type": "string", "format": "decimal", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,12})?$"}),
+]
+"""An amount of money, of which a rating loses no digit."""
+
+Markup = Annotated[
+    Money,
+    Field(ge=-1, lt=1000, decimal_places=6, allow_inf_nan=False),
+    WithJsonSchema(
+        {"type": "string", "format": "decimal", "pattern": r"^(-1|-0(\.[0-9]{1,6})?|[0-9]{1,3}(\.[0-9]{1,6})?)$"}
+    ),
+]
 
 
 class Rates(Model):
@@ -18,41 +33,65 @@ class Rates(Model):
     rate of their own they are paid as what they are part of.
     """
 
-    input: Price | None = None
-    cached_input: Price | None = None
-    output: Price | None = None
-    reasoning: Price | None = None
-    call: Price | None = None
+    input: Rate | None = None
+    cached_input: Rate | None = None
+    output: Rate | None = None
+    reasoning: Rate | None = None
+    call: Rate | None = None
     """For the event itself, whatever its tokens."""
 
 
 class Tier(Model):
     """Rates of an event whose input has more tokens than this: of all its tokens, not of those above alone."""
 
-    above_input_tokens: int = Field(ge=0)
+    above_input_tokens: int = Field(ge=0, le=10**12)
     rates: Rates
 
 
-class PriceVersion(Model):
-    """What holds from a time on, until a later version of the same scope.
+class Tariff(Model):
+    """Rates in a currency, by the size of the input: those of the highest tier that it is above."""
 
-    The scope is what `tenant_id`, `kind`, `provider`, `model` and `tool` name; what is left out stands for any.
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+    rates: Rates = Rates()
+    tiers: list[Tier] = []
+
+
+class PriceSpec(Spec, Tariff):
+    """What holds for a scope from a time on, until a later version of the scope. Of two from one time, the one that
+    was applied last counts: so a mistake is put right.
+
+    The scope is what `tenant_id`, `kind`, `provider`, `model` and `tool` name; what is left out stands for any. Without
+    rates a price is that of the cost, and a cost what the provider is known to take.
     """
 
-    price_id: Identifier
-    kind: Literal["completion", "embedding", "tool"]
-    tenant_id: TenantId | None = None
+    type: Literal["price.applied"] = "price.applied"
+    figure: Figure = "cost"
+    kind: Literal["completion", "embedding", "tool"] | None = None
     provider: str | None = None
     model: str | None = None
     tool: Name | None = None
-    currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
     effective_from: Timestamp
-    rates: Rates
-    tiers: list[Tier] = []
+    markup: Markup = Decimal(0)
+    """How much on top: 0.2 is a fifth more, -0.1 a tenth less."""
 
-    @model_validator(mode="after")
-    def _tiers_rise(self) -> Self:
-        bounds = [tier.above_input_tokens for tier in self.tiers]
-        if bounds != sorted(set(bounds)):
-            raise ValueError(f"expected tiers by rising above_input_tokens, got {bounds}")
-        return self
+    @property
+    def has_rates(self) -> bool:
+        return self.rates != Rates() or bool(self.tiers)
+
+
+PriceEvent = PriceSpec
+EXAMPLES = [
+    PriceSpec.model_validate(
+        {
+            "name": "gpt-4o-for-acme",
+            "tenant_id": "acme",
+            "figure": "price",
+            "kind": "completion",
+            "provider": "openai",
+            "model": "gpt-4o",
+            "effective_from": "2026-01-01T00:00:00Z",
+            "rates": {"input": "3", "cached_input": "1.5", "output": "12"},
+            "tiers": [{"above_input_tokens": 128_000, "rates": {"input": "6", "output": "18"}}],
+        }
+    )
+]
