@@ -1,1 +1,1 @@
-"""What usage costs: a book of prices, and the rating of one event by it. Pure."""
+"""What usage costs. Pure but for `defaults`, which reads the prices that a package carries."""

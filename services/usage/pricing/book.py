@@ -1,50 +1,75 @@
-"""Which price holds for an event: of the narrowest scope, the latest version at the time of the event. Pure."""
+"""Which price holds: of the narrowest scope, the latest version at the time of the usage. Pure."""
 
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from itertools import product
 from operator import attrgetter
+from typing import Protocol
 
-from schemas.prices import PriceVersion
-from schemas.usage import UsageRecorded
+from schemas.prices import Figure, PriceSpec, Tariff
+from services.usage.pricing.cells import Boundaries, Cell
 
-Scope = tuple[str, str | None, str | None, str | None, str | None]
-"""Kind, tenant, model, provider and tool; None stands for any."""
+Scope = tuple[Figure, str | None, str | None, str | None, str | None, str | None]
+"""Figure, tenant, model, provider, tool and kind; None stands for any."""
 
 _effective_from = attrgetter("effective_from")
 
 
+class Defaults(Protocol):
+    """What providers are known to take, where nobody has said otherwise."""
+
+    @property
+    def boundaries(self) -> Boundaries: ...
+
+    def tariff(self, provider: str, model: str, at: datetime) -> Tariff | None: ...
+
+
 class PriceBook:
-    """All versions of all prices.
+    """Every price that was ever applied, in the order of their application, over the defaults."""
 
-    Raises ValueError when two versions of a scope hold from the same time: which one is meant could not be told.
-    """
+    def __init__(self, applied: Iterable[PriceSpec], defaults: Defaults) -> None:
+        self._defaults = defaults
+        scopes: defaultdict[Scope, dict[datetime, PriceSpec]] = defaultdict(dict)
+        for spec in applied:
+            scopes[_scope(spec)][spec.effective_from] = spec
+        self._scopes = {scope: sorted(specs.values(), key=_effective_from) for scope, specs in scopes.items()}
 
-    def __init__(self, versions: Iterable[PriceVersion]) -> None:
-        scopes: defaultdict[Scope, list[PriceVersion]] = defaultdict(list)
-        for version in sorted(versions, key=_effective_from):
-            earlier = scopes[_scope(version)]
-            if earlier and earlier[-1].effective_from == version.effective_from:
-                raise ValueError(
-                    f"expected one price of a scope from {version.effective_from.isoformat()}, "
-                    f"got {earlier[-1].price_id} and {version.price_id}"
-                )
-            earlier.append(version)
-        self._scopes = dict(scopes)
+    def boundaries(self, tenant_id: str) -> Boundaries:
+        """Where a price of a tenant may change."""
+        specs = [
+            spec
+            for (_, tenant, *_), versions in self._scopes.items()
+            if tenant in (None, tenant_id)
+            for spec in versions
+        ]
+        return Boundaries.at(
+            [*self._defaults.boundaries.times, *(spec.effective_from for spec in specs)],
+            [*self._defaults.boundaries.sizes, *(tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)],
+        )
 
-    def price_of(self, event: UsageRecorded) -> PriceVersion | None:
-        """The price at `occurred_at`. A tenant's goes before everybody's, then a model's, a provider's, a tool's."""
-        names = (event.tenant_id, event.model, event.provider, event.tool)
-        for tenant, model, provider, tool in product(
+    def default_cost(self, cell: Cell) -> Tariff | None:
+        """What the provider is known to take."""
+        if cell.provider is None or cell.model is None:
+            return None
+        return self._defaults.tariff(cell.provider, cell.model, cell.begins)
+
+    def applied(self, figure: Figure, cell: Cell, tenant_id: str) -> PriceSpec | None:
+        """What somebody has said that holds, or None.
+
+        A tenant's goes before everybody's, then a model's, a provider's, a tool's, a kind's.
+        """
+        names = (tenant_id, cell.model, cell.provider, cell.tool, cell.kind)
+        for tenant, model, provider, tool, kind in product(
             *((name, None) if name is not None else (None,) for name in names)
         ):
-            versions = self._scopes.get((event.kind, tenant, model, provider, tool), [])
-            begun = bisect_right(versions, event.occurred_at, key=_effective_from)
+            versions = self._scopes.get((figure, tenant, model, provider, tool, kind), [])
+            begun = bisect_right(versions, cell.begins, key=_effective_from)
             if begun:
                 return versions[begun - 1]
         return None
 
 
-def _scope(version: PriceVersion) -> Scope:
-    return version.kind, version.tenant_id, version.model, version.provider, version.tool
+def _scope(spec: PriceSpec) -> Scope:
+    return spec.figure, spec.tenant_id, spec.model, spec.provider, spec.tool, spec.kind
