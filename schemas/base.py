@@ -53,7 +53,13 @@ Timestamp = Annotated[
 ]
 """An aware time in UTC; RFC 3339 with microseconds in JSON."""
 
-Money = Annotated[Decimal, PlainSerializer(str, return_type=str, when_used="json")]
+
+def format_amount(value: Decimal) -> str:
+    """Digits and a point, whatever the size: `1E-7` is no number to many readers."""
+    return format(value, "f")
+
+
+Money = Annotated[Decimal, PlainSerializer(format_amount, return_type=str, when_used="json")]
 """An exact amount; text in JSON, never a float."""
 
 JsonObject = dict[str, JsonValue]

@@ -10,6 +10,7 @@ from schemas.base import (
     Identifier,
     JsonObject,
     Model,
+    Money,
     Name,
     TenantId,
     ThreadId,
@@ -210,7 +211,7 @@ UsageDimension = Literal[
 ]
 
 
-class UsageRow(Model):
+class UsageSums(Model):
     """Sums over one group. `group` has the dimensions that were asked for, in that order."""
 
     group: dict[str, str | None]
@@ -221,6 +222,17 @@ class UsageRow(Model):
     output_tokens: int
     reasoning_tokens: int
     latency_ms_avg: float | None = None
+
+
+class UsageRow(UsageSums):
+    """What a group used and what that comes to, by currency: what providers take for it, and what its customer pays.
+
+    `unpriced_events` are those whose cost, or if billable price, nobody knows: they are not in the sum of it.
+    """
+
+    cost: dict[str, Money]
+    price: dict[str, Money]
+    unpriced_events: int
 
 
 class RebuildStatus(Model):

@@ -12,6 +12,7 @@ from schemas import (
     dead_letters,
     deltas,
     journal,
+    prices,
     prompts,
     tool_calls,
     tools,
@@ -147,6 +148,16 @@ TOOLS = Topic(
     compacted=True,
     keyed_by="name",
 )
+PRICES = Topic(
+    name="prices",
+    default_type="price.applied",
+    event=TypeAdapter(prices.PriceEvent),
+    examples=prices.EXAMPLES,
+    writers="gateway, command line",
+    incoming=True,
+    compacted=True,
+    keyed_by="name",
+)
 DEAD_LETTERS = Topic(
     name="dead-letters",
     default_type="record.rejected",
@@ -168,6 +179,7 @@ ALL: tuple[Topic, ...] = (
     TURNS,
     AGENTS,
     TOOLS,
+    PRICES,
     DEAD_LETTERS,
 )
 

@@ -27,10 +27,12 @@ app = typer.Typer(
 topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 agents_app = typer.Typer(help="Agents: apply and list.", no_args_is_help=True)
 tools_app = typer.Typer(help="Tools that workers have announced.", no_args_is_help=True)
+prices_app = typer.Typer(help="What usage costs: apply and list.", no_args_is_help=True)
 dead_letters_app = typer.Typer(help="Records that nobody could use.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(agents_app, name="agents")
 app.add_typer(tools_app, name="tools")
+app.add_typer(prices_app, name="prices")
 app.add_typer(dead_letters_app, name="dead-letters")
 
 CONFIGURATION_EXIT = 2
@@ -164,6 +166,18 @@ def agents_list() -> None:
 def tools_list() -> None:
     """Lists the tools that agents may name."""
     _run(catalog.list_tools())
+
+
+@prices_app.command("apply")
+def prices_apply(file: Annotated[Path, typer.Argument(help="YAML file, one price a document.")]) -> None:
+    """Applies prices; every sum that is asked for from now on follows them, past usage too."""
+    _run(catalog.apply_prices(file))
+
+
+@prices_app.command("list")
+def prices_list() -> None:
+    """Lists every price that was applied, the latest last."""
+    _run(catalog.list_prices())
 
 
 @dead_letters_app.command("list")

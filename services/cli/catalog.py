@@ -1,7 +1,8 @@
-"""`turnlog agents` and `turnlog tools`."""
+"""`turnlog agents`, `turnlog tools` and `turnlog prices`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -9,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.agents import AgentSpec
-from schemas.base import DEFAULT_TENANT
+from schemas.base import DEFAULT_TENANT, Spec, format_amount, format_time
+from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
-from schemas.topics import AGENTS, TOOLS, Topic
+from schemas.topics import AGENTS, PRICES, TOOLS, Topic
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.registry import Registry, apply_spec
@@ -19,9 +21,11 @@ from services.runtime.settings import RuntimeSettings, load_settings
 
 console = Console(highlight=False)
 
+S = TypeVar("S", bound=Spec)
 
-def read_agents(file: Path) -> list[AgentSpec]:
-    """The agents of a YAML file, one a document. Raises ConfigurationError naming file, document and field."""
+
+def read_specs(file: Path, kind: type[S]) -> list[S]:
+    """The definitions of a YAML file, one a document. Raises ConfigurationError naming file, document and field."""
     try:
         documents: list[Any] = [each for each in yaml.safe_load_all(file.read_text()) if each is not None]
     except OSError as error:
@@ -29,23 +33,30 @@ def read_agents(file: Path) -> list[AgentSpec]:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not documents:
-        raise ConfigurationError(f"{file} has no agent in it")
-    agents: list[AgentSpec] = []
+        raise ConfigurationError(f"{file} has no document in it")
+    specs: list[S] = []
     for number, document in enumerate(documents, start=1):
         try:
-            agents.append(AgentSpec.model_validate(document, extra="forbid"))
+            specs.append(kind.model_validate(document, extra="forbid"))
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(str(step) for step in each['loc']) or 'document'}: {each['msg']}"
                 for each in error.errors(include_url=False, include_input=False)
             )
             raise ConfigurationError(f"{file}, document {number}: {problems}") from error
-    return agents
+    return specs
 
 
 async def apply_agents(file: Path) -> None:
+    await _apply(AGENTS, read_specs(file, AgentSpec))
+
+
+async def apply_prices(file: Path) -> None:
+    await _apply(PRICES, read_specs(file, PriceSpec))
+
+
+async def _apply(topic: Topic, specs: Sequence[Spec]) -> None:
     settings = load_settings(RuntimeSettings)
-    agents = read_agents(file)
     clients = KafkaClients(settings, client_id="turnlog-cli")
     producer = clients.producer()
     try:
@@ -54,9 +65,9 @@ async def apply_agents(file: Path) -> None:
         await producer.stop()
         raise _no_kafka(settings) from error
     try:
-        for agent in agents:
-            await apply_spec(producer, clients, settings, AGENTS, agent)
-            console.print(f"applied {agent.name} version {agent.version}")
+        for spec in specs:
+            await apply_spec(producer, clients, settings, topic, spec)
+            console.print(f"applied {spec.name} version {spec.version}")
     finally:
         await producer.stop()
 
@@ -75,6 +86,30 @@ async def list_tools() -> None:
     for tool in registry.all(DEFAULT_TENANT):
         table.add_row(tool.name, tool.queue or "", f"{tool.timeout_seconds:g} s", tool.description.split("\n")[0])
     console.print(table)
+
+
+async def list_prices() -> None:
+    table = Table("price", "version", "figure", "tenant", "for", "from", "what", "tiers")
+    registry: Registry[PriceSpec] = await _read(PRICES)
+    for price in registry.history():
+        named = (price.kind, price.provider, price.model, price.tool)
+        table.add_row(
+            price.name,
+            price.version,
+            price.figure,
+            price.tenant_id or "(any)",
+            " ".join(name for name in named if name) or "(any)",
+            format_time(price.effective_from),
+            _what(price),
+            ", ".join(f"> {tier.above_input_tokens:,}" for tier in price.tiers),
+        )
+    console.print(table)
+
+
+def _what(price: PriceSpec) -> str:
+    rates = price.rates.model_dump(exclude_none=True)
+    said = [f"{name} {format_amount(rate)} {price.currency}" for name, rate in rates.items()]
+    return ", ".join([*said, f"{price.markup:+%}"] if price.markup or not said else said)
 
 
 async def _read(topic: Topic) -> Registry[Any]:

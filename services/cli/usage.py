@@ -1,5 +1,8 @@
 """`turnlog usage`."""
 
+from collections.abc import Mapping
+from decimal import Decimal
+
 from rich.console import Console
 from rich.table import Table
 
@@ -19,14 +22,22 @@ async def show(group_by: str, *, as_json: bool) -> None:
         return
     page = Page[UsageRow].model_validate_json(text)
     names = [name for name in group_by.split(",") if name]
-    table = Table(*names, "events", "input tokens", "cached", "output tokens", "reasoning")
+    table = Table(*names, "events", "input tokens", "cached", "output tokens", "reasoning", "cost", "price", "unpriced")
     for row in page.items:
-        counts = (
+        values = (
             row.events,
             row.input_tokens,
             row.cached_input_tokens,
             row.output_tokens,
             row.reasoning_tokens,
+            _money(row.cost),
+            _money(row.price),
+            row.unpriced_events,
         )
-        table.add_row(*(str(row.group.get(name) or "") for name in names), *map(str, counts))
+        table.add_row(*(str(row.group.get(name) or "") for name in names), *map(str, values))
     console.print(table)
+
+
+def _money(amounts: Mapping[str, Decimal]) -> str:
+    """To six places, half to even; `--json` has all of them."""
+    return ", ".join(f"{amount:.6f} {currency}" for currency, amount in amounts.items())

@@ -7,8 +7,9 @@ from fastapi.responses import RedirectResponse
 
 from schemas.agents import AgentSpec
 from schemas.http import ComponentHealth, Problem
+from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
-from schemas.topics import AGENTS, MAX_EVENT_BYTES, PROMPTS, TOOLS
+from schemas.topics import AGENTS, MAX_EVENT_BYTES, PRICES, PROMPTS, TOOLS
 from services.gateway.kafka import ThreadLog
 from services.gateway.ports import Ports
 from services.gateway.routes import catalog, openai, prompts, threads
@@ -75,6 +76,7 @@ class GatewayService:
             usage=Upstream("usage", settings.usage_base_url),
             agents=Registry[AgentSpec](self._clients, settings, AGENTS),
             tools=Registry[ToolSpec](self._clients, settings, TOOLS),
+            prices=Registry[PriceSpec](self._clients, settings, PRICES),
         )
         self._beside = beside
         self._server = WebServer(
@@ -88,10 +90,12 @@ class GatewayService:
         await ports.log.start(await count_partitions(self._clients, self._settings, PROMPTS))
         await ports.agents.start()
         await ports.tools.start()
+        await ports.prices.start()
         await self._server.start()
 
     async def stop(self) -> None:
         await self._server.stop()
+        await self._ports.prices.stop()
         await self._ports.tools.stop()
         await self._ports.agents.stop()
         await self._ports.log.stop()

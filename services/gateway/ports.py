@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from schemas.agents import AgentSpec
 from schemas.base import DEFAULT_TENANT
+from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from services.gateway.kafka import ThreadLog
 from services.gateway.settings import GatewaySettings
@@ -24,6 +25,7 @@ class Ports:
     usage: Upstream
     agents: Registry[AgentSpec]
     tools: Registry[ToolSpec]
+    prices: Registry[PriceSpec]
 
 
 def ports_of(request: Request) -> Ports:

@@ -1,7 +1,8 @@
-"""Reads a compacted topic of definitions (`agents`, `tools`) and follows it; applies new ones."""
+"""Reads a compacted topic of definitions (`agents`, `tools`, `prices`) and follows it; applies new ones."""
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
@@ -55,6 +56,11 @@ class Registry(Generic[S]):
                 await self._task
         await self._consumer.stop()
 
+    @property
+    def position(self) -> int:
+        """How far the topic was read: while it stands still, so do the definitions."""
+        return self._position
+
     async def catch_up(self, *, timeout_seconds: float = CATCH_UP_SECONDS) -> None:
         """Waits until what is on the topic now has been read. Raises UnavailableError after the time-out."""
         try:
@@ -79,6 +85,10 @@ class Registry(Generic[S]):
         """The definitions that a tenant sees, by name."""
         names = sorted({name for owner, name in self._current if owner in (tenant_id, None)})
         return [spec for name in names if (spec := self.get(name, tenant_id=tenant_id))]
+
+    def history(self) -> Sequence[S]:
+        """Every version of every definition, in the order in which they were applied last."""
+        return tuple(self._records.values())
 
     async def _follow(self) -> None:
         while True:
@@ -105,6 +115,7 @@ class Registry(Generic[S]):
         except RecordRejectedError as error:
             log.debug("definition_ignored", topic=record.topic, offset=record.offset, reason=str(error))
             return
+        self._records.pop(key, None)
         self._records[key] = spec
         self._current[spec.tenant_id, spec.name] = spec
         self._versions[spec.tenant_id, spec.name, spec.version] = spec

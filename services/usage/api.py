@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Self
 
@@ -12,7 +13,9 @@ from schemas.base import DEFAULT_TENANT
 from schemas.http import Page, UsageRow
 from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem
-from services.usage.queries import FILTERS, Bucket, UsageQuery, parse_dimensions, parse_time
+from services.usage.pricing.book import PriceBook
+from services.usage.pricing.sums import amounts_of
+from services.usage.queries import FILTERS, Bucket, UsageGroup, UsageQuery, parse_dimensions, parse_time
 from services.usage.store import UsageStore
 
 LAST_OFFSET = 10**9
@@ -49,8 +52,8 @@ class UsageParameters(BaseModel):
         return self
 
 
-def build_api(store: UsageStore, check: ReadinessCheck) -> FastAPI:
-    """`GET /usage`: sums by any set of dimensions, paged."""
+def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: ReadinessCheck) -> FastAPI:
+    """`GET /usage`: sums by any set of dimensions and what they come to, paged."""
     app = FastAPI(title="Turnlog usage", docs_url=None, redoc_url=None)
     install_problems(app)
     install_health(app, check)
@@ -62,6 +65,7 @@ def build_api(store: UsageStore, check: ReadinessCheck) -> FastAPI:
         except ValueError as error:
             raise problem(400, "bad-group-by", "Bad group_by", str(error)) from error
         offset = _offset(asked.cursor)
+        book = prices()
         query = UsageQuery(
             tenant_id=asked.tenant_id,
             group_by=dimensions,
@@ -71,12 +75,25 @@ def build_api(store: UsageStore, check: ReadinessCheck) -> FastAPI:
             filters={name: value for name in FILTERS if (value := getattr(asked, name)) is not None},
             limit=asked.limit + 1,
             offset=offset,
+            boundaries=book.boundaries(asked.tenant_id),
         )
-        rows = await store.query(query)
-        following = _cursor(offset + asked.limit) if len(rows) > asked.limit else None
-        return Page[UsageRow](items=list(rows[: asked.limit]), next_cursor=following)
+        groups = await store.query(query)
+        following = _cursor(offset + asked.limit) if len(groups) > asked.limit else None
+        return Page[UsageRow](
+            items=[_priced(group, asked.tenant_id, book) for group in groups[: asked.limit]], next_cursor=following
+        )
 
     return app
+
+
+def _priced(group: UsageGroup, tenant_id: str, book: PriceBook) -> UsageRow:
+    amounts = amounts_of(group.cells, tenant_id, book)
+    return UsageRow(
+        **group.model_dump(exclude={"cells"}),
+        cost=dict(amounts.cost),
+        price=dict(amounts.price),
+        unpriced_events=amounts.unpriced_events,
+    )
 
 
 def _cursor(offset: int) -> str:

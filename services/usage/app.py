@@ -22,6 +22,7 @@ from services.runtime.web import WebServer
 from services.usage.api import build_api
 from services.usage.audit import install_audit
 from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.prices import Prices
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
 from services.usage.store import Block, UsageBuild, UsageStore
@@ -101,7 +102,8 @@ class UsageService:
             batch=BLOCK_RECORDS,
             check=check_event,
         )
-        self.api = build_api(self._store, self.readiness)
+        self._prices = Prices(clients, settings)
+        self.api = build_api(self._store, self._prices.book, self.readiness)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
@@ -117,6 +119,7 @@ class UsageService:
     async def start(self) -> None:
         """Returns while ClickHouse is still down; it is tried until it answers. Raises ConfigurationError."""
         await self._server.start()
+        await self._prices.start()
         try:
             await self._connect()
         except UnavailableError as error:
@@ -131,6 +134,7 @@ class UsageService:
         await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()
+        await self._prices.stop()
         await self._store.close()
         await self._traces.close()
 

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
-from schemas.http import UsageDigest, UsageRow
+from schemas.http import UsageDigest
 from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.fingerprint import BUCKET, hash_sql, values_sql
-from services.usage.queries import COLUMNS, UsageQuery, usage_sql
+from services.usage.queries import COLUMNS, UsageGroup, UsageQuery, cell_from, usage_sql
 from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
 from services.usage.store import Block
 
@@ -139,10 +139,10 @@ class ClickHouseUsageStore:
     async def _command(self, statement: str) -> None:
         await self._run(self._writing, lambda: _opened(self._writer).command(statement))
 
-    async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
+    async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
         statement, parameters = usage_sql(query)
         result = await self._run(self._reading, self._query, statement, parameters)
-        return [_usage_row(query, row) for row in result.named_results()]
+        return [_usage_group(query, row) for row in result.named_results()]
 
     def _insert(self, table: str, block: Block) -> None:
         columns = [*EVENT_COLUMNS, *BLOCK_COLUMNS]
@@ -251,18 +251,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _usage_row(query: UsageQuery, row: Mapping[str, Any]) -> UsageRow:
+def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
     group: dict[str, str | None] = {name: row[COLUMNS[name]] for name in query.group_by}
     if query.bucket is not None:
         group = {"bucket": row["bucket"], **group}
     average = row["latency_avg"]
-    return UsageRow(
+    return UsageGroup(
         group=group,
-        events=row["events"],
+        events=row["events_sum"],
         billable_events=row["billable_events"],
         input_tokens=row["input_tokens_sum"],
         cached_input_tokens=row["cached_sum"],
         output_tokens=row["output_tokens_sum"],
         reasoning_tokens=row["reasoning_sum"],
         latency_ms_avg=None if math.isnan(average) else average,
+        cells=[cell_from(cell) for cell in row["cells"]],
     )

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast, get_args
 
-from schemas.http import UsageDimension
+from schemas.http import UsageDimension, UsageSums
+from services.usage.pricing.cells import CELL_SQL, Boundaries, Cell, microseconds
 
 Bucket = Literal["hour", "day", "month"]
 FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
@@ -37,6 +38,17 @@ _BUCKETS: dict[Bucket, str] = {
 }
 """The start of a bucket as text: the engine in process drops the zone of a time that it answers with."""
 
+CELL_COLUMNS = ("kind", "provider", "model", "tool", "billable")
+
+_CELL_SUMS = {
+    "events": "count()",
+    "input": "sum(input_tokens)",
+    "cached": "sum(cached_input_tokens)",
+    "output": "sum(output_tokens)",
+    "reasoning": "sum(reasoning_tokens)",
+}
+_LATENCY = {"latency": "sum(latency_ms)"}
+
 
 @dataclass(frozen=True)
 class UsageQuery:
@@ -50,6 +62,13 @@ class UsageQuery:
     filters: dict[FilterField, str] = field(default_factory=dict[FilterField, str])
     limit: int = 100
     offset: int = 0
+    boundaries: Boundaries = field(default_factory=Boundaries)
+
+
+class UsageGroup(UsageSums):
+    """The sums of a group, and its cells, from which their cost is worked out."""
+
+    cells: list[Cell]
 
 
 def parse_dimensions(text: str) -> list[UsageDimension]:
@@ -76,32 +95,73 @@ def parse_time(text: str) -> datetime:
 
 
 def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
-    """Statement and parameters. Reads the raw rows with FINAL, so that a row written twice counts once."""
+    """Statement and parameters. Reads the raw rows with FINAL, so that a row written twice counts once.
+
+    Rows are added up by cell first, then cells by group.
+    """
     columns = [COLUMNS[name] for name in query.group_by]
     bucket = ["bucket"] if query.bucket is not None else []
-    selected = "".join(f"{column}, " for column in columns)
-    if query.bucket is not None:
-        selected = f"{_BUCKETS[query.bucket]} AS bucket, {selected}"
-    where = ["tenant_id = {tenant_id:String}"]
-    parameters: dict[str, Any] = {"tenant_id": query.tenant_id, "limit": query.limit, "offset": query.offset}
-    if query.since is not None:
-        where.append("occurred_at >= {since:DateTime64(6, 'UTC')}")
-        parameters["since"] = query.since
-    if query.until is not None:
-        where.append("occurred_at < {until:DateTime64(6, 'UTC')}")
-        parameters["until"] = query.until
-    for name in FILTERS:
-        if name in query.filters:
-            where.append(f"{name} = {{{name}:String}}")
-            parameters[name] = query.filters[name]
-    grouping = f"GROUP BY {', '.join([*bucket, *columns])} " if bucket or columns else ""
+    group = [*bucket, *columns]
+    grouping = f"GROUP BY {', '.join(group)} " if group else ""
     ordering = ", ".join([*bucket, "total DESC", *columns])
     statement = (
-        f"SELECT {selected}count() AS events, countIf(billable) AS billable_events, "  # noqa: S608 - closed vocabularies
-        "sum(input_tokens) AS input_tokens_sum, sum(cached_input_tokens) AS cached_sum, "
-        "sum(output_tokens) AS output_tokens_sum, sum(reasoning_tokens) AS reasoning_sum, "
-        "avg(latency_ms) AS latency_avg, sum(input_tokens + output_tokens) AS total "
-        f"FROM usage_events FINAL WHERE {' AND '.join(where)} {grouping}"
+        f"SELECT {''.join(f'{name}, ' for name in group)}sum(events) AS events_sum, "  # noqa: S608 - closed vocabularies
+        "sumIf(events, billable) AS billable_events, sum(input) AS input_tokens_sum, sum(cached) AS cached_sum, "
+        "sum(output) AS output_tokens_sum, sum(reasoning) AS reasoning_sum, "
+        "sum(latency) / sum(events) AS latency_avg, sum(input + output) AS total, "
+        f"groupArray(({', '.join((*CELL_COLUMNS, *CELL_SQL, *_CELL_SUMS))})) AS cells "
+        f"FROM ({_cells_sql(query, columns)}) {grouping}"
         f"ORDER BY {ordering} LIMIT {{limit:UInt32}} OFFSET {{offset:UInt32}}"
     )
-    return statement, parameters
+    return statement, _parameters(query)
+
+
+def cell_from(row: Sequence[Any]) -> Cell:
+    """A cell as `usage_sql` answers it."""
+    *names, begins, size, shape, events, input_tokens, cached, output, reasoning = row
+    kind, provider, model, tool, billable = names
+    return Cell(
+        kind=kind,
+        provider=provider,
+        model=model,
+        tool=tool,
+        billable=bool(billable),
+        begins=EARLIEST + timedelta(microseconds=begins),
+        size=size,
+        shape=shape,
+        events=events,
+        input_tokens=input_tokens,
+        cached_input_tokens=cached,
+        output_tokens=output,
+        reasoning_tokens=reasoning,
+    )
+
+
+def _cells_sql(query: UsageQuery, columns: Sequence[str]) -> str:
+    named = dict.fromkeys((*columns, *CELL_COLUMNS))
+    told_apart = dict(CELL_SQL) if query.bucket is None else {"bucket": _BUCKETS[query.bucket], **CELL_SQL}
+    where = ["tenant_id = {tenant_id:String}"]
+    if query.since is not None:
+        where.append("occurred_at >= {since:DateTime64(6, 'UTC')}")
+    if query.until is not None:
+        where.append("occurred_at < {until:DateTime64(6, 'UTC')}")
+    where += [f"{name} = {{{name}:String}}" for name in FILTERS if name in query.filters]
+    sums = ", ".join(f"{expression} AS {name}" for name, expression in (_CELL_SUMS | _LATENCY).items())
+    return (
+        f"SELECT {', '.join(named)}, "  # noqa: S608 - closed vocabularies
+        f"{', '.join(f'{expression} AS {name}' for name, expression in told_apart.items())}, {sums} "
+        f"FROM usage_events FINAL WHERE {' AND '.join(where)} GROUP BY {', '.join((*named, *told_apart))}"
+    )
+
+
+def _parameters(query: UsageQuery) -> dict[str, Any]:
+    times = {name: time for name, time in (("since", query.since), ("until", query.until)) if time is not None}
+    return {
+        "tenant_id": query.tenant_id,
+        "limit": query.limit,
+        "offset": query.offset,
+        "times": [microseconds(time) for time in query.boundaries.times],
+        "sizes": list(query.boundaries.sizes),
+        **times,
+        **{name: query.filters[name] for name in FILTERS if name in query.filters},
+    }

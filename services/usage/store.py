@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from schemas.http import UsageDigest, UsageRow
+from schemas.http import UsageDigest
 from schemas.usage import UsageRecorded
-from services.usage.queries import UsageQuery
+from services.usage.queries import UsageGroup, UsageQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,6 @@ class UsageStore(UsageBuild, Protocol):
         """The rows of tenants and usage ids as text."""
         ...
 
-    async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
+    async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
         """One row a group, those of most tokens first; in the order of time where a bucket is asked for."""
         ...

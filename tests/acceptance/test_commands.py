@@ -98,6 +98,38 @@ async def test_usage_is_summed_in_the_terminal(turnlog: Installation) -> None:
             assert finished.code == 0, finished.errors
 
 
+async def test_prices_are_applied_from_a_file_and_usage_shows_what_it_comes_to(
+    turnlog: Installation, tmp_path: Path
+) -> None:
+    user, file = f"u-{uuid4().hex[:8]}", tmp_path / "prices.yaml"
+    file.write_text(
+        "name: scripted\nmodel: scripted\neffective_from: 2020-01-01T00:00:00Z\n"
+        "rates: {call: 0.25, input: 0, output: 0}\n"
+    )
+    assert (await turnlog.run("prompt", "count me", "--user", user)).code == 0
+
+    applied = await turnlog.run("prices", "apply", str(file))
+
+    assert (applied.code, applied.output[:16]) == (0, "applied scripted"), applied.errors
+    assert "call 0.25 USD" in (await turnlog.run("prices", "list")).output
+    async with asyncio.timeout(30):
+        while "0.250000 USD" not in (finished := await turnlog.run("usage", "--group-by", "user,model")).output:
+            assert finished.code == 0, finished.errors
+
+
+async def test_a_bad_price_file_changes_nothing_and_says_why(turnlog: Installation, tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    fine = "name: fine-price\neffective_from: 2020-01-01T00:00:00Z\nmarkup: 0.1\n"
+    file.write_text(f"{fine}---\nname: bad\neffective_from: 2020-01-01\nrates: {{input: -1}}\n")
+
+    finished = await turnlog.run("prices", "apply", str(file))
+
+    assert finished.code == 2
+    for field in ("document 2: ", "effective_from: ", "rates.input: "):
+        assert field in finished.errors
+    assert "fine-price" not in (await turnlog.run("prices", "list")).output
+
+
 async def test_the_doctor_finds_everything_in_order(turnlog: Installation) -> None:
     finished = await turnlog.run("doctor")
 

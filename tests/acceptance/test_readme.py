@@ -27,6 +27,8 @@ SAYS = {
     "uv run turnlog usage": "pirate",
     "uv run turnlog topics list": "completions",
     "uv run turnlog audit": "usage: equal to the log",
+    "uv run turnlog prices apply": "applied house-model version ",
+    "uv run turnlog prices list": "+20%",
     "uv run turnlog rebuild": "is rebuilt: ",
     "uv run turnlog doctor": "a prompt would be answered",
 }

@@ -14,8 +14,8 @@ import random
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from uuid import uuid4
 import clickhouse_connect
 import pytest
 
-from schemas.http import UsageDigest, UsageDimension, UsageRow
+from schemas.http import UsageDigest, UsageDimension
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.clickhouse import ClickHouseUsageStore, migrations
 from services.usage.fingerprint import hash_of, values_of
-from services.usage.queries import COLUMNS, FILTERS, UsageQuery
+from services.usage.pricing.cells import Boundaries, Cell, cell_of
+from services.usage.queries import COLUMNS, EARLIEST, FILTERS, UsageGroup, UsageQuery
 from services.usage.rows import check_event
 from services.usage.store import Block
 from tests.support.clickhouse import ClickHouseServer
@@ -53,7 +54,7 @@ async def main():
     await store.open()
     if what == "query":
         rows = await store.query(UsageQuery("default", bucket="day"))
-        print(json.dumps([row.model_dump() for row in rows]), flush=True)
+        print(json.dumps([row.group for row in rows]), flush=True)
         await store.close()
         return
     first, size, count = json.loads(what)
@@ -139,7 +140,7 @@ def block(*events: UsageRecorded, partition: int = 0, first: int = 0) -> Block:
     return Block(partition, first, first + len(events) - 1, list(enumerate(events, first)))
 
 
-async def total(store: ClickHouseUsageStore, **filters: Any) -> UsageRow:
+async def total(store: ClickHouseUsageStore, **filters: Any) -> UsageGroup:
     (row,) = await store.query(UsageQuery("default", **filters))
     return row
 
@@ -272,6 +273,46 @@ async def test_sums_are_those_of_the_events(store: ClickHouseUsageStore, seed: i
         assert tokens == sorted(tokens, reverse=True)
 
 
+@pytest.mark.parametrize("seed", [random.randrange(10**6)])
+async def test_cells_are_those_of_the_events(store: ClickHouseUsageStore, seed: int) -> None:
+    chance = random.Random(seed)
+    boundaries = Boundaries.at([START, START + timedelta(microseconds=1), START + timedelta(days=1)], [1, 10, 11])
+    events = [
+        spent(
+            number,
+            kind=chance.choice(["completion", "tool"]),
+            provider=chance.choice([None, "", "p"]),
+            model=chance.choice([None, "m"]),
+            tool=chance.choice([None, "t"]),
+            billable=chance.random() < 0.5,
+            input_tokens=chance.randrange(13),
+            cached_input_tokens=chance.randrange(3),
+            output_tokens=chance.randrange(3),
+            reasoning_tokens=chance.randrange(3),
+            occurred_at=chance.choice([EARLIEST, *boundaries.times[1:]]) + timedelta(microseconds=chance.randrange(2)),
+        )
+        for number in range(1000)
+    ]
+    await store.insert(block(*events))
+    (whole,) = await store.query(UsageQuery("default", boundaries=boundaries))
+    rows = await store.query(UsageQuery("default", ["model", "kind"], bucket="day", boundaries=boundaries))
+    for cells in (whole.cells, [cell for row in rows for cell in row.cells]):
+        assert sum_of(cells) == sum_of(cell_of(event, boundaries) for event in events)
+    for row in rows:
+        assert {(cell.model, cell.kind) for cell in row.cells} == {(row.group["model"], row.group["kind"])}
+        assert sum(cell.events for cell in row.cells) == row.events
+
+
+def sum_of(cells: Iterable[Cell]) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """The counts of each cell, by what tells it apart."""
+    counts: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 5)
+    for cell in cells:
+        *names, events, given, cached, output, reasoning = astuple(cell)
+        for place, count in enumerate((events, given, cached, output, reasoning)):
+            counts[tuple(names)][place] += count
+    return {names: tuple(each) for names, each in counts.items()}
+
+
 async def test_buckets_begin_in_utc_and_come_in_order(store: ClickHouseUsageStore) -> None:
     times = [START, START + timedelta(minutes=29, seconds=59), START + timedelta(minutes=30)]
     await store.insert(block(*(spent(number, occurred_at=time) for number, time in enumerate(times))))
@@ -294,7 +335,7 @@ async def test_buckets_do_not_depend_on_the_zone_of_the_machine(place: Place) ->
     process = await place.process("query", TZ="Asia/Tokyo")
     output, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
-    assert [row["group"] for row in json.loads(output)] == [{"bucket": "2026-01-31T00:00:00Z"}]
+    assert json.loads(output) == [{"bucket": "2026-01-31T00:00:00Z"}]
 
 
 async def test_times_are_half_open_to_the_microsecond(store: ClickHouseUsageStore) -> None:

@@ -203,6 +203,45 @@ async def test_a_service_that_starts_again_goes_on_where_it_was(installation: In
         assert row["input_tokens"] == sum(range(80))
 
 
+def applied(name: str, version: str, **fields: Any) -> tuple[dict[str, Any], str]:
+    """A price as it is written to the log, with its key."""
+    return {"name": name, "effective_from": START.isoformat(), **fields}, f"{name}@{version}"
+
+
+async def test_usage_is_rated_by_the_prices_on_the_log(installation: Installation) -> None:
+    """Past usage too, whenever a price comes; the one applied last counts; what is no price changes nothing."""
+
+    async def apply(value: Mapping[str, Any], key: str) -> None:
+        await installation.log.publish("prices", b"no json", key="nonsense")
+        await installation.log.publish("prices", value, key=key)
+
+    dear = applied("small", "1", model="small", rates={"input": "2", "output": "2"})
+    cheap = applied("small", "2", model="small", rates={"input": "1", "output": "1"})
+    markup = applied("all", "1", figure="price", markup="1")
+
+    async def until(port: int, cost: dict[str, str], price: dict[str, str]) -> dict[str, Any]:
+        async def rated() -> dict[str, Any] | None:
+            (row,) = await installation.usage(port)
+            return row if (row["cost"], row["price"]) == (cost, price) else None
+
+        return await eventually(rated, f"a cost of {cost} and a price of {price}")
+
+    await installation.publish(spent(1), spent(2), spent(3))
+    async with installation.service() as service:
+        assert (await installation.until_counted(service.port, 3))["unpriced_events"] == 3
+        await apply(*dear)
+        row = await until(service.port, {"USD": "0.000024"}, {"USD": "0.000024"})
+        assert row["unpriced_events"] == 1  # nobody knows what the large model costs
+        await apply(*cheap)
+        await until(service.port, {"USD": "0.000012"}, {"USD": "0.000012"})
+        await apply(*dear)
+        await apply(*markup)
+        await until(service.port, {"USD": "0.000024"}, {"USD": "0.000048"})
+    async with installation.service() as service:
+        (row,) = await installation.usage(service.port)
+        assert (row["cost"], row["price"]) == ({"USD": "0.000024"}, {"USD": "0.000048"})
+
+
 @pytest.mark.parametrize("point", ["projection.before_store", "projection.after_store"])
 async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: Installation, point: str) -> None:
     port = free_ports(3) + 2

@@ -3,13 +3,16 @@
 import re
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from schemas.agents import AgentSpec
+from schemas.prices import PriceSpec
 from services.cli.app import app
-from services.cli.catalog import read_agents
+from services.cli.catalog import read_specs
 from services.runtime.errors import ConfigurationError
 from tests.conftest import ROOT
 
@@ -52,7 +55,7 @@ def test_every_command_of_the_readme_exists() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "has no agent in it"),
+        ("", "has no document in it"),
         ("name: [", "is not YAML"),
         ("name: fine\n---\nname: bad name!", "document 2: name: "),
         ("name: fine\ninstrcutions: oops", "document 1: instrcutions: Extra inputs are not permitted"),
@@ -64,12 +67,26 @@ def test_a_mistake_in_an_agents_file_is_named(tmp_path: Path, text: str, complai
     file.write_text(text)
 
     with pytest.raises(ConfigurationError, match=re.escape(complaint)):
-        read_agents(file)
+        read_specs(file, AgentSpec)
+
+
+def test_a_file_of_prices_is_read_as_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(
+        "name: own\nprovider: mine\neffective_from: 2026-01-01T00:00:00Z\nrates: {input: 0.1, output: 0.30}\n"
+    )
+
+    (price,) = read_specs(file, PriceSpec)
+
+    assert (price.rates.input, price.rates.output) == (Decimal("0.1"), Decimal("0.3"))
+    file.write_text("name: own\neffective_from: 2026-01-01T00:00:00Z\nrates: {imput: 0.1}\n")
+    with pytest.raises(ConfigurationError, match=r"rates\.imput: Extra inputs are not permitted"):
+        read_specs(file, PriceSpec)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
-        read_agents(tmp_path / "nowhere.yaml")
+        read_specs(tmp_path / "nowhere.yaml", AgentSpec)
 
 
 def test_an_unknown_service_is_answered_with_the_known_ones() -> None:

@@ -38,6 +38,7 @@ TABLE = [
     ("turns", "turn.state", "turn.queued", COMPACTED),
     ("agents", "agent.applied", "", COMPACTED),
     ("tools", "tool.applied", "", COMPACTED),
+    ("prices", "price.applied", "", COMPACTED),
     ("dead-letters", "record.rejected", "", 30 * DAY_MS),
 ]
 BY_NAME = {topic.name: topic for topic in ALL}
@@ -64,7 +65,7 @@ def test_a_topic_carries_its_types_and_is_kept_as_long_as_it_should(
 
 
 def test_what_outsiders_may_write_is_open_to_them_and_nothing_else() -> None:
-    assert {topic.name for topic in ALL if topic.incoming} == {"prompts", "tool-results", "agents", "tools"}
+    assert {topic.name for topic in ALL if topic.incoming} == {"prompts", "tool-results", "agents", "tools", "prices"}
 
 
 def test_agents_write_their_results_in_a_transaction_and_deltas_outside() -> None:
@@ -75,7 +76,7 @@ def test_agents_write_their_results_in_a_transaction_and_deltas_outside() -> Non
 
 def test_everything_about_a_thread_is_keyed_by_it() -> None:
     others = {topic.name: topic.keyed_by for topic in ALL if topic.keyed_by != "thread"}
-    assert others == {"agents": "name", "tools": "name", "dead-letters": "source"}
+    assert others == {"agents": "name", "tools": "name", "prices": "name", "dead-letters": "source"}
 
 
 @pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.name)

@@ -1,14 +1,17 @@
-"""`/v1/agents`, `/v1/tools` and `/v1/usage`."""
+"""`/v1/agents`, `/v1/tools`, `/v1/prices` and `/v1/usage`."""
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from schemas.agents import AgentSpec
 from schemas.base import Spec
 from schemas.http import Page, UsageRow
+from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
-from schemas.topics import AGENTS, TOOLS, Topic
+from schemas.topics import AGENTS, PRICES, TOOLS, Topic
 from services.gateway.ports import Ports, PortsDep, TenantDep
 from services.runtime.registry import spec_key
 from services.runtime.web import problem
@@ -45,6 +48,33 @@ async def list_tools(ports: PortsDep, tenant_id: TenantDep) -> Page[ToolSpec]:
 async def apply_tool(spec: ToolSpec, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Announces a tool whose calls a worker of your own answers."""
     await _apply(ports, TOOLS, spec, tenant_id)
+    return {"name": spec.name, "version": spec.version}
+
+
+def operators_own(ports: PortsDep) -> None:
+    """No tenant sets what it pays, or sees what others do."""
+    if ports.settings.trust_tenant_header:
+        raise problem(403, "operators-only", "Not for tenants", "prices are applied with `turnlog prices apply FILE`")
+
+
+async def no_slips(request: Request) -> None:
+    """A field that a price does not have is refused: somebody would pay for the slip of the pen."""
+    try:
+        PriceSpec.model_validate_json(await request.body(), extra="forbid")
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from error
+
+
+@router.get("/v1/prices", tags=["usage"], dependencies=[Depends(operators_own)])
+async def list_prices(ports: PortsDep) -> Page[PriceSpec]:
+    """Every version of every price that was applied, the latest last."""
+    return Page[PriceSpec](items=list(ports.prices.history()))
+
+
+@router.post("/v1/prices", status_code=201, tags=["usage"], dependencies=[Depends(operators_own), Depends(no_slips)])
+async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
+    """Applies a version of a price; sums of usage follow at once."""
+    await ports.log.send(PRICES, spec, spec_key(spec))
     return {"name": spec.name, "version": spec.version}
 
 

@@ -7,12 +7,17 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.http import ComponentHealth, UsageRow
+from schemas.http import ComponentHealth
+from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import UnavailableError
 from services.runtime.web import PROBLEM_JSON
 from services.usage.api import build_api
-from services.usage.queries import FILTERS, UsageQuery
+from services.usage.pricing.cells import cell_of
+from services.usage.queries import FILTERS, UsageGroup, UsageQuery
 from services.usage.store import Block, UsageStore
+from tests.support.prices import book_of, price
+
+BOOK = book_of(price(rates={"input": "0.1", "output": "1"}), price(tenant_id="acme", figure="price", markup="0.5"))
 
 
 class ListStore(UsageStore):
@@ -20,6 +25,7 @@ class ListStore(UsageStore):
 
     def __init__(self) -> None:
         self.users = 0
+        self.events: list[UsageRecorded] = []
         self.asked: list[UsageQuery] = []
         self.trouble: Exception | None = None
 
@@ -32,14 +38,17 @@ class ListStore(UsageStore):
 
     async def insert(self, block: Block) -> None: ...
 
-    async def query(self, query: UsageQuery) -> Sequence[UsageRow]:
+    async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
         self.asked.append(query)
         if self.trouble is not None:
             raise self.trouble
         counts = dict.fromkeys(
             ("billable_events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"), 0
         )
-        rows = [UsageRow(group={"user": f"u-{number}"}, events=1, **counts) for number in range(self.users)]
+        cells = [cell_of(event, query.boundaries) for event in self.events]
+        rows = [
+            UsageGroup(group={"user": f"u-{number}"}, events=1, cells=cells, **counts) for number in range(self.users)
+        ]
         return rows[query.offset : query.offset + query.limit]
 
 
@@ -53,7 +62,7 @@ async def http(store: ListStore) -> AsyncIterator[httpx.AsyncClient]:
     async def check() -> dict[str, ComponentHealth]:
         return {"projection": ComponentHealth(ready=store.trouble is None)}
 
-    transport = httpx.ASGITransport(build_api(store, check))
+    transport = httpx.ASGITransport(build_api(store, lambda: BOOK, check))
     async with httpx.AsyncClient(transport=transport, base_url="http://usage") as client:
         yield client
 
@@ -90,13 +99,14 @@ async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncC
             filters=filters,  # pyright: ignore
             limit=21,
             offset=0,
+            boundaries=BOOK.boundaries("acme"),
         )
     ]
 
 
 async def test_without_parameters_it_sums_up_the_default_tenant(http: httpx.AsyncClient, store: ListStore) -> None:
     assert (await http.get("/usage")).status_code == 200
-    assert store.asked == [UsageQuery("default", [], limit=101)]
+    assert store.asked == [UsageQuery("default", [], limit=101, boundaries=BOOK.boundaries("default"))]
 
 
 @pytest.mark.parametrize(("users", "limit"), [(0, 10), (10, 10), (11, 10), (25, 10), (3, 1)])
@@ -155,6 +165,17 @@ async def test_a_parameter_that_cannot_be_is_named(
     assert error["location"] == location
     assert message in error["message"]
     assert store.asked == []
+
+
+async def test_what_was_used_has_a_cost_a_price_and_a_count_of_what_has_none(
+    http: httpx.AsyncClient, store: ListStore
+) -> None:
+    store.users = 1
+    store.events = [EXAMPLES[0], EXAMPLES[0].model_copy(update={"cached_input_tokens": 99})]
+    for tenant, paid in (("default", "0.0000042"), ("acme", "0.0000063")):
+        (row,) = (await http.get("/usage", params={"tenant_id": tenant})).json()["items"]
+        assert (row["cost"], row["price"], row["unpriced_events"]) == ({"USD": "0.0000042"}, {"USD": paid}, 1)
+        assert "cells" not in row
 
 
 async def test_an_empty_span_of_time_is_a_question_like_any_other(http: httpx.AsyncClient) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from schemas.http import UsageDimension
 from schemas.usage import UsageRecorded
+from services.usage.pricing.cells import Boundaries
 from services.usage.queries import (
     COLUMNS,
     FILTERS,
@@ -42,26 +43,27 @@ def test_every_dimension_is_a_column_of_the_event() -> None:
 
 def test_without_groups_there_is_one_sum() -> None:
     statement, parameters = usage_sql(UsageQuery("acme"))
-    assert "GROUP BY" not in statement
-    assert statement.startswith("SELECT count() AS events")
-    assert clause(statement, "WHERE", "ORDER BY") == "tenant_id = {tenant_id:String}"
-    assert parameters == {"tenant_id": "acme", "limit": 100, "offset": 0}
+    assert "GROUP BY" not in statement.rpartition(")")[2]
+    assert statement.startswith("SELECT sum(events) AS events_sum")
+    assert clause(statement, "WHERE", "GROUP BY") == "tenant_id = {tenant_id:String}"
+    assert parameters == {"tenant_id": "acme", "limit": 100, "offset": 0, "times": [0], "sizes": [0]}
 
 
 @pytest.mark.parametrize("dimensions", [*combinations(DIMENSIONS, 1), *combinations(DIMENSIONS, 2)])
 def test_groups_are_selected_and_order_ties(dimensions: tuple[UsageDimension, ...]) -> None:
     statement, _ = usage_sql(UsageQuery("acme", dimensions))
     columns = ", ".join(COLUMNS[name] for name in dimensions)
-    assert statement.startswith(f"SELECT {columns}, count() AS events")
-    assert clause(statement, "GROUP BY", "ORDER") == columns
+    assert statement.startswith(f"SELECT {columns}, sum(events) AS events_sum")
+    assert clause(statement, "\\) GROUP BY", "ORDER") == columns
     assert clause(statement, "ORDER BY", "LIMIT") == f"total DESC, {columns}"
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_a_bucket_comes_first_and_orders_by_time(bucket: Bucket) -> None:
     statement, _ = usage_sql(UsageQuery("acme", ["model"], bucket=bucket))
-    assert re.match(r"SELECT formatDateTime\(occurred_at, '[^']+', 'UTC'\) AS bucket, model, count\(\)", statement)
-    assert clause(statement, "GROUP BY", "ORDER") == "bucket, model"
+    assert statement.startswith("SELECT bucket, model, sum(events)")
+    assert re.search(r"formatDateTime\(occurred_at, '[^']+', 'UTC'\) AS bucket", statement)
+    assert clause(statement, "\\) GROUP BY", "ORDER") == "bucket, model"
     assert clause(statement, "ORDER BY", "LIMIT") == "bucket, total DESC, model"
 
 
@@ -69,9 +71,17 @@ def test_rows_that_were_written_twice_are_read_once() -> None:
     assert "FROM usage_events FINAL " in usage_sql(UsageQuery("acme"))[0]
 
 
+def test_cells_are_told_apart_by_parameters() -> None:
+    boundaries = Boundaries.at([SINCE], [129])
+    statement, parameters = usage_sql(UsageQuery("acme", boundaries=boundaries))
+    inner = clause(statement, "GROUP BY", "\\)")
+    assert inner == "kind, provider, model, tool, billable, begins, size, shape"
+    assert (parameters["times"], parameters["sizes"]) == ([0, 1767225600000000], [0, 129])
+
+
 def test_times_are_half_open_parameters() -> None:
     statement, parameters = usage_sql(UsageQuery("acme", since=SINCE, until=SINCE + timedelta(days=1)))
-    where = clause(statement, "WHERE", "ORDER BY")
+    where = clause(statement, "WHERE", "GROUP BY")
     assert "occurred_at >= {since:DateTime64(6, 'UTC')}" in where
     assert "occurred_at < {until:DateTime64(6, 'UTC')}" in where
     assert (parameters["since"], parameters["until"]) == (SINCE, SINCE + timedelta(days=1))
@@ -80,7 +90,7 @@ def test_times_are_half_open_parameters() -> None:
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_filter_is_one_parameter(name: str) -> None:
     statement, parameters = usage_sql(UsageQuery("acme", filters={name: "value"}))  # pyright: ignore
-    assert clause(statement, "WHERE", "ORDER BY") == f"tenant_id = {{tenant_id:String}} AND {name} = {{{name}:String}}"
+    assert clause(statement, "WHERE", "GROUP BY") == f"tenant_id = {{tenant_id:String}} AND {name} = {{{name}:String}}"
     assert parameters[name] == "value"
 
 

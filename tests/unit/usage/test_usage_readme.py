@@ -1,12 +1,15 @@
 """The README of the usage service says what the code does."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import get_args
 
 from fastapi.routing import APIRoute
 
 from schemas.http import UsageDimension, UsageRow
+from schemas.prices import PriceSpec, Rates
+from services.cli.catalog import read_specs
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.settings import RuntimeSettings
 from services.usage.api import UsageParameters
@@ -58,6 +61,18 @@ async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> Non
     assert written == {path for path in paths if "/audit/" in path or "/rebuild" in path}
     assert f"each {BUCKET:,} offsets" in README
     assert f"`{BUILD}`" in README
+
+
+def test_the_prices_of_the_example_are_prices(tmp_path: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert example
+    file = tmp_path / "prices.yaml"
+    file.write_text(example[1])
+    house, everybody, acme, tools = read_specs(file, PriceSpec)
+    assert (house.figure, everybody.markup, acme.currency) == ("cost", Decimal("0.2"), "EUR")
+    assert (acme.tiers[0].above_input_tokens, tools.rates.call) == (128_000, 0)
+    for name in {*PriceSpec.model_fields, *Rates.model_fields} - {"type"}:
+        assert re.search(rf"\b{name}\b", README)
 
 
 def test_the_names_in_the_text_are_those_of_the_code() -> None:

@@ -1,0 +1,1 @@
+"""What usage costs. Pure but for `defaults`, which reads the prices that a package carries."""

@@ -1,0 +1,75 @@
+"""Which price holds: of the narrowest scope, the latest version at the time of the usage. Pure."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import product
+from operator import attrgetter
+from typing import Protocol
+
+from schemas.prices import Figure, PriceSpec, Tariff
+from services.usage.pricing.cells import Boundaries, Cell
+
+Scope = tuple[Figure, str | None, str | None, str | None, str | None, str | None]
+"""Figure, tenant, model, provider, tool and kind; None stands for any."""
+
+_effective_from = attrgetter("effective_from")
+
+
+class Defaults(Protocol):
+    """What providers are known to take, where nobody has said otherwise."""
+
+    @property
+    def boundaries(self) -> Boundaries: ...
+
+    def tariff(self, provider: str, model: str, at: datetime) -> Tariff | None: ...
+
+
+class PriceBook:
+    """Every price that was ever applied, in the order of their application, over the defaults."""
+
+    def __init__(self, applied: Iterable[PriceSpec], defaults: Defaults) -> None:
+        self._defaults = defaults
+        scopes: defaultdict[Scope, dict[datetime, PriceSpec]] = defaultdict(dict)
+        for spec in applied:
+            scopes[_scope(spec)][spec.effective_from] = spec
+        self._scopes = {scope: sorted(specs.values(), key=_effective_from) for scope, specs in scopes.items()}
+
+    def boundaries(self, tenant_id: str) -> Boundaries:
+        """Where a price of a tenant may change."""
+        specs = [
+            spec
+            for (_, tenant, *_), versions in self._scopes.items()
+            if tenant in (None, tenant_id)
+            for spec in versions
+        ]
+        return Boundaries.at(
+            [*self._defaults.boundaries.times, *(spec.effective_from for spec in specs)],
+            [*self._defaults.boundaries.sizes, *(tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)],
+        )
+
+    def default_cost(self, cell: Cell) -> Tariff | None:
+        """What the provider is known to take."""
+        if cell.provider is None or cell.model is None:
+            return None
+        return self._defaults.tariff(cell.provider, cell.model, cell.begins)
+
+    def applied(self, figure: Figure, cell: Cell, tenant_id: str) -> PriceSpec | None:
+        """What somebody has said that holds, or None.
+
+        A tenant's goes before everybody's, then a model's, a provider's, a tool's, a kind's.
+        """
+        names = (tenant_id, cell.model, cell.provider, cell.tool, cell.kind)
+        for tenant, model, provider, tool, kind in product(
+            *((name, None) if name is not None else (None,) for name in names)
+        ):
+            versions = self._scopes.get((figure, tenant, model, provider, tool, kind), [])
+            begun = bisect_right(versions, cell.begins, key=_effective_from)
+            if begun:
+                return versions[begun - 1]
+        return None
+
+
+def _scope(spec: PriceSpec) -> Scope:
+    return spec.figure, spec.tenant_id, spec.model, spec.provider, spec.tool, spec.kind

@@ -1,0 +1,72 @@
+"""Cost and price of many cells. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from schemas.prices import PriceSpec, Tariff
+from services.usage.pricing.book import PriceBook
+from services.usage.pricing.cells import Cell
+from services.usage.pricing.rate import EXACT, marked_up, rate, total
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Cost of all events and price of the billable ones, each by currency.
+
+    `unpriced_events` are in one of the two sums at most, though they should be in both or, not billable, in the cost.
+    """
+
+    cost: Mapping[str, Decimal]
+    price: Mapping[str, Decimal]
+    unpriced_events: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Money:
+    currency: str
+    amount: Decimal
+
+
+def amounts_of(cells: Iterable[Cell], tenant_id: str, book: PriceBook) -> Amounts:
+    """Currencies are never added to each other."""
+    cost: defaultdict[str, list[Decimal]] = defaultdict(list)
+    price: defaultdict[str, list[Decimal]] = defaultdict(list)
+    unpriced = 0
+    for cell in cells:
+        taken = _cost(cell, tenant_id, book)
+        paid = _price(cell, tenant_id, book, taken) if cell.billable else None
+        if taken is not None:
+            cost[taken.currency].append(taken.amount)
+        if paid is not None:
+            price[paid.currency].append(paid.amount)
+        if taken is None or (cell.billable and paid is None):
+            unpriced += cell.events
+    return Amounts(_totals(cost), _totals(price), unpriced)
+
+
+def _cost(cell: Cell, tenant_id: str, book: PriceBook) -> _Money | None:
+    return _by(book.applied("cost", cell, tenant_id), cell, _rated(cell, book.default_cost(cell)))
+
+
+def _price(cell: Cell, tenant_id: str, book: PriceBook, cost: _Money | None) -> _Money | None:
+    """Where nobody has set a price the customer pays the cost."""
+    return _by(book.applied("price", cell, tenant_id), cell, cost)
+
+
+def _by(spec: PriceSpec | None, cell: Cell, otherwise: _Money | None) -> _Money | None:
+    """The amount by what was applied: its rates, or else what would be paid without it, and its markup on that."""
+    if spec is None:
+        return otherwise
+    base = _rated(cell, spec) if spec.has_rates else otherwise
+    return None if base is None else _Money(base.currency, marked_up(base.amount, spec.markup))
+
+
+def _rated(cell: Cell, tariff: Tariff | None) -> _Money | None:
+    parts = None if tariff is None else rate(cell, tariff)
+    return None if parts is None or tariff is None else _Money(tariff.currency, total(parts.values()))
+
+
+def _totals(amounts: Mapping[str, list[Decimal]]) -> dict[str, Decimal]:
+    return {currency: EXACT.normalize(total(each)) for currency, each in sorted(amounts.items())}
