@@ -10,7 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench import comparison, gateway, log_size, model_client, overload, projections, recovery, startup, turns
+from tests.bench import (
+    comparison,
+    gateway,
+    log_size,
+    memory,
+    model_client,
+    overload,
+    projections,
+    recovery,
+    startup,
+    turns,
+)
 from tests.bench.report import Figure, machine, show
 from tests.conftest import ROOT
 
@@ -29,6 +40,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     "model-client": ("One model call, through each of the two clients", model_client.measure),
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
+    "memory": ("Memory's engine in process, without Kafka and HTTP", memory.measure),
     "overload": ("One worker with too much to do", overload.measure),
     "recovery": ("Partitions without an owner: a long past, a death, a rolling restart", recovery.measure),
 }
@@ -38,7 +50,9 @@ def main() -> None:
     names = [COMPARISON, *SCENARIOS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="ours beside the floor, for a minute or two; no file")
+    parser.add_argument(
+        "--quick", action="store_true", help="ours beside the floor, or `memory` with few messages; no file"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison; 3 by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help=".turnlog/bench/<date>.json by default")
     chosen = parser.parse_args()
@@ -46,7 +60,10 @@ def main() -> None:
         parser.error(f"expected {', '.join(names)}, got {', '.join(sorted(unknown))}")
     print(machine())
     if chosen.quick:
-        asyncio.run(comparison.quick())
+        if "memory" in chosen.names:
+            show("Memory's engine in process", asyncio.run(memory.measure(memory.QUICK)))
+        else:
+            asyncio.run(comparison.quick())
         return
     began = datetime.now(UTC)
     file = chosen.json or ROOT / ".turnlog" / "bench" / f"{began:%Y-%m-%dT%H-%M-%SZ}.json"
