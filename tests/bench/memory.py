@@ -49,10 +49,8 @@ OPTIONS = {
     "recent messages and words": ContextOptions(search=SearchOptions()),
     "recent messages, words and meaning": ContextOptions(search=SearchOptions(vector=True)),
 }
-VOCABULARY = [
-    first + second for first in ("bak", "cel", "dor", "fim", "gul") for second in ("ano", "eri", "ist", "upo")
-]
-VOCABULARY += [f"{word}{number}" for word in VOCABULARY for number in range(100)]
+SYLLABLES = ("bak", "cel", "dor", "fim", "gul", "ano", "eri", "ist", "upo", "wan")
+VOCABULARY = [first + second + third for first in SYLLABLES for second in SYLLABLES for third in SYLLABLES]
 
 
 async def measure(sizes: Sequence[int] = SIZES) -> list[Figure]:
