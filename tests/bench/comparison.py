@@ -17,6 +17,9 @@ WARM_UP = 200
 AT_ONCE_SECONDS = 4
 """About as long a contestant works with many turns in flight: one that is slow is given fewer of them."""
 
+TABLE_COLUMNS = 160
+"""Of text, also where there is no terminal, as in CI: narrower it can't be read."""
+
 KILLED_AT_ONCE = 3
 """Contestants at a time; what is tried then is no matter of speed."""
 
@@ -33,7 +36,7 @@ async def compare(*, rounds: int, entries: Sequence[Entry] = ENTRIES) -> Result:
             result.after_sigkill[entry.name] = await after_sigkill(entry)
 
     await asyncio.gather(*(kill(each) for each in entries if each.killed and each.name not in result.missing))
-    Console().print(table(result))
+    _show(result)
     return result
 
 
@@ -41,7 +44,7 @@ async def quick() -> Result:
     """Ours beside the floor, in under two minutes, with nothing that the tests don't need. Fails if one doesn't run."""
     result = await measure_speed((OURS, FLOOR), rounds=1, alone=50)
     assert not result.missing, result.missing
-    Console().print(table(result))
+    _show(result)
     return result
 
 
@@ -75,6 +78,11 @@ async def _samples(contestant: Contestant, name: str, number: int, *, alone: int
         cpu = own_cpu_seconds(worker) - spent
         samples.append(Sample.of(name, number, in_flight, seconds, elapsed, cpu))
     return samples
+
+
+def _show(result: Result) -> None:
+    console = Console()
+    Console(width=max(console.width, TABLE_COLUMNS)).print(table(result))
 
 
 def _progress(what: str) -> None:
