@@ -1,5 +1,6 @@
 """Threads, approvals, human agents, search and context, through the gateway."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -125,6 +126,28 @@ async def test_messages_are_appended_searched_and_deleted(turnlog: Installation,
         return not (await turnlog.get(f"/v1/search?q={word}"))["items"]
 
     await eventually(forgotten, "the message to be forgotten")
+
+
+async def test_who_waits_for_a_change_reads_it_at_once(turnlog: Installation, thread: str) -> None:
+    path = f"/v1/threads/{thread}"
+
+    async def change(method: str, path: str, body: Any = None) -> int:
+        async with turnlog.http.request(method, f"{turnlog.base_url}{path}?wait=30", json=body) as response:
+            return response.status
+
+    assert await change("POST", "/v1/threads", {"thread_id": thread, "title": "plans"}) == 200
+    assert (await turnlog.get(path))["title"] == "plans"
+    assert await change("PATCH", path, {"summary": "of Monday"}) == 200
+    assert (await turnlog.get(path))["summary"] == "of Monday"
+    messages = [{"message_id": f"{thread}-{number}", "role": "user", "content": "a word"} for number in range(3)]
+    assert await change("POST", f"{path}/messages", {"messages": messages}) == 200
+    assert len((await turnlog.get(f"{path}/messages"))["items"]) == 3
+    assert await change("DELETE", f"{path}/messages", {"message_ids": [f"{thread}-1"]}) == 200
+    listed = await turnlog.get(f"{path}/messages")
+    assert [each["message_id"] for each in listed["items"]] == [f"{thread}-0", f"{thread}-2"]
+    assert await change("DELETE", path) == 200
+    await turnlog.get(path, status=404)
+    await turnlog.get(f"{path}/messages", status=404)
 
 
 async def test_messages_are_read_page_by_page(turnlog: Installation, thread: str) -> None:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -25,11 +25,13 @@ from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCr
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.ports import PortsDep, TenantDep
 from services.gateway.sse import thread_events
+from services.gateway.writes import write
 from services.runtime.web import problem
 
 router = APIRouter(tags=["threads"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Wait = Annotated[float | None, Query(ge=0, le=300, description="seconds to wait until reads show it: then 200")]
 
 
 class ThreadBody(RequestBody):
@@ -62,11 +64,14 @@ class ContextBody(RequestBody):
 
 
 @router.post("/v1/threads", status_code=202)
-async def create_thread(body: ThreadBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+async def create_thread(
+    body: ThreadBody, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
+) -> dict[str, Any]:
     """Creates a thread; one that is only prompted comes into being by itself."""
     thread_id = body.thread_id or new_id(datetime.now(UTC))
     fields = body.model_dump(exclude={"thread_id"})
-    await ports.log.submit(ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields))
+    change = ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields)
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
 
 
@@ -90,16 +95,26 @@ async def get_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep)
 
 
 @router.patch("/v1/threads/{thread_id}", status_code=202)
-async def patch_thread(thread_id: ThreadId, body: ThreadPatch, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+async def patch_thread(
+    thread_id: ThreadId,
+    body: ThreadPatch,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    wait: Wait = None,
+) -> dict[str, Any]:
     """Changes what is given."""
-    await ports.log.submit(ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump()))
+    change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump())
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
 
 
 @router.delete("/v1/threads/{thread_id}", status_code=202)
-async def delete_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
-    """Ends the turns of the thread and removes it."""
-    await ports.log.submit(ThreadDelete(tenant_id=tenant_id, thread_id=thread_id))
+async def delete_thread(
+    thread_id: ThreadId, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
+) -> dict[str, Any]:
+    """Ends the turns of the thread, then removes it with its messages. It is there until then, and 404 afterwards."""
+    response.status_code = await write(ports, ThreadDelete(tenant_id=tenant_id, thread_id=thread_id), wait)
     return {"thread_id": thread_id}
 
 
@@ -133,20 +148,33 @@ async def list_messages(
 
 @router.post("/v1/threads/{thread_id}/messages", status_code=202)
 async def append_messages(
-    thread_id: ThreadId, body: AppendBody, ports: PortsDep, tenant_id: TenantDep
+    thread_id: ThreadId,
+    body: AppendBody,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    wait: Wait = None,
 ) -> dict[str, Any]:
     """Adds messages without asking an agent."""
     at = datetime.now(UTC)
     messages = [each.model_copy(update={"message_id": each.message_id or new_id(at)}) for each in body.messages]
-    await ports.log.submit(MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=messages))
+    change = MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=messages)
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id, "message_ids": [each.message_id for each in messages]}
 
 
 @router.delete("/v1/threads/{thread_id}/messages", status_code=202)
 async def delete_messages(
-    thread_id: ThreadId, body: DeleteBody, ports: PortsDep, tenant_id: TenantDep
+    thread_id: ThreadId,
+    body: DeleteBody,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    wait: Wait = None,
 ) -> dict[str, Any]:
-    await ports.log.submit(MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=body.message_ids))
+    """Removes messages of the thread; ids that are not there are no error."""
+    change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=body.message_ids)
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id, "message_ids": body.message_ids}
 
 
