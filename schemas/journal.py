@@ -9,6 +9,7 @@ from schemas.parts import Part, TextPart
 
 Role = Literal["user", "assistant", "tool", "system"]
 MessageStatus = Literal["pending", "streaming", "success", "failed", "cancelled"]
+ThreadStatus = Literal["active", "archived"]
 TurnOutcome = Literal["completed", "failed", "cancelled"]
 
 
@@ -55,7 +56,7 @@ class ThreadUpdated(ThreadEvent):
     type: Literal["thread.updated"] = "thread.updated"
     title: str | None = None
     summary: str | None = None
-    status: Literal["active", "archived"] | None = None
+    status: ThreadStatus | None = None
     metadata: JsonObject | None = None
     updated_at: Timestamp
 

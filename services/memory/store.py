@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
 
-KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent", "about")
+KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "status", "agent", "about")
 INTEGER_FIELDS = ("position", "updated", "created")
 
 PARTITION = "partition"
@@ -103,6 +103,12 @@ class Range:
 
     above: int | None = None
     below: int | None = None
+
+    def within(self, other: "Range") -> "Range":
+        """What is in both."""
+        above = [each for each in (self.above, other.above) if each is not None]
+        below = [each for each in (self.below, other.below) if each is not None]
+        return Range(max(above, default=None), min(below, default=None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,10 @@ async def test_who_waits_for_a_change_reads_it_at_once(turnlog: Installation, th
     assert await change("DELETE", f"{path}/messages", {"message_ids": [f"{thread}-1"]}) == 200
     listed = await turnlog.get(f"{path}/messages")
     assert [each["message_id"] for each in listed["items"]] == [f"{thread}-0", f"{thread}-2"]
+    positions = {"from_position": listed["items"][1]["position"]}
+    assert await change("DELETE", f"{path}/messages", positions) == 200
+    assert [each["message_id"] for each in (await turnlog.get(f"{path}/messages"))["items"]] == [f"{thread}-0"]
+    assert await change("DELETE", f"{path}/messages", {**positions, "message_ids": ["both"]}) == 422
     assert await change("DELETE", path) == 200
     await turnlog.get(path, status=404)
     await turnlog.get(f"{path}/messages", status=404)

@@ -1,15 +1,16 @@
 """`/v1/threads`: threads, their messages, events, context and search."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.agents import ContextOptions
 from schemas.base import Identifier, JsonObject, ThreadId, Timestamp
 from schemas.http import (
+    MOST_POSITION,
     ContextRequest,
     ContextResponse,
     MessageView,
@@ -17,20 +18,22 @@ from schemas.http import (
     RequestBody,
     SearchMode,
     SearchPage,
+    ThreadOrder,
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import Role
+from schemas.journal import MessageStatus, Role, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.ports import PortsDep, TenantDep
 from services.gateway.sse import thread_events
-from services.gateway.writes import write
+from services.gateway.writes import message_ids_between, write
 from services.runtime.web import problem
 
 router = APIRouter(tags=["threads"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+MessagePosition = Annotated[int, Field(ge=0, le=MOST_POSITION)]
 Wait = Annotated[float | None, Query(ge=0, le=300, description="seconds to wait until reads show it: then 200")]
 
 
@@ -45,7 +48,7 @@ class ThreadBody(RequestBody):
 class ThreadPatch(RequestBody):
     title: str | None = None
     summary: str | None = None
-    status: Literal["active", "archived"] | None = None
+    status: ThreadStatus | None = None
     metadata: JsonObject | None = None
 
 
@@ -54,7 +57,18 @@ class AppendBody(RequestBody):
 
 
 class DeleteBody(RequestBody):
-    message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)]
+    """Either ids, or positions of which one may be left out; both are inclusive."""
+
+    message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)] | None = None
+    from_position: MessagePosition | None = None
+    to_position: MessagePosition | None = None
+
+    @model_validator(mode="after")
+    def _ids_or_positions(self) -> Self:
+        by_position = self.from_position is not None or self.to_position is not None
+        if (self.message_ids is not None) == by_position:
+            raise ValueError("give message_ids, or from_position and to_position or one of them")
+        return self
 
 
 class ContextBody(RequestBody):
@@ -80,12 +94,23 @@ async def list_threads(
     ports: PortsDep,
     tenant_id: TenantDep,
     user_id: str | None = None,
+    status: ThreadStatus | None = None,
     q: str | None = None,
+    order: ThreadOrder = "updated",
     cursor: str | None = None,
     limit: Limit = 50,
 ) -> Any:
-    """Last changed first; `q` searches titles and summaries."""
-    return await ports.memory.get("threads", tenant_id=tenant_id, user_id=user_id, q=q, cursor=cursor, limit=limit)
+    """Last changed first, or last created; `q` searches titles and summaries, the best match first, on one page."""
+    return await ports.memory.get(
+        "threads",
+        tenant_id=tenant_id,
+        user_id=user_id,
+        status=status,
+        q=q,
+        order=order,
+        cursor=cursor,
+        limit=limit,
+    )
 
 
 @router.get("/v1/threads/{thread_id}", response_model=ThreadView)
@@ -126,9 +151,13 @@ async def list_messages(
     cursor: str | None = None,
     limit: Limit = 50,
     order: Literal["asc", "desc"] = "asc",
-    role: str | None = None,
+    role: Role | None = None,
+    status: MessageStatus | None = None,
+    agent: str | None = None,
     turn_id: str | None = None,
     exclude_tool: bool = False,
+    from_position: MessagePosition | None = None,
+    to_position: MessagePosition | None = None,
 ) -> Any:
     """The conversation in order. Shows everything whose completion this gateway has given out."""
     partition, offset = ports.log.journal_position(thread_id)
@@ -139,8 +168,12 @@ async def list_messages(
         limit=limit,
         order=order,
         role=role,
+        status=status,
+        agent=agent,
         turn_id=turn_id,
         exclude_tool=exclude_tool,
+        from_position=from_position,
+        to_position=to_position,
         partition=partition,
         min_offset=offset,
     )
@@ -172,10 +205,22 @@ async def delete_messages(
     tenant_id: TenantDep,
     wait: Wait = None,
 ) -> dict[str, Any]:
-    """Removes messages of the thread; ids that are not there are no error."""
-    change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=body.message_ids)
-    response.status_code = await write(ports, change, wait)
-    return {"thread_id": thread_id, "message_ids": body.message_ids}
+    """Removes messages, and says which. Ids that are not there are no error.
+
+    By position those that are there now: 1000 messages a record, so that a failure in the middle leaves some removed;
+    the same request again removes the rest.
+    """
+    if body.message_ids is not None:
+        batches = [body.message_ids]
+    else:
+        between = (body.from_position, body.to_position)
+        batches = await message_ids_between(ports, tenant_id, thread_id, *between)
+    if not batches:
+        response.status_code = 200
+    for batch in batches:
+        change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=batch)
+        response.status_code = await write(ports, change, wait if batch is batches[-1] else None)
+    return {"thread_id": thread_id, "message_ids": [each for batch in batches for each in batch]}
 
 
 @router.get("/v1/threads/{thread_id}/events")

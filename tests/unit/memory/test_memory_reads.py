@@ -6,7 +6,8 @@ from schemas.http import SeenPrompt
 from schemas.ids import turn_id_of
 from schemas.journal import PromptDropped
 from services.memory.reads import BadCursorError, NotFoundError
-from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed
+from services.memory.store import Range
+from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed, updated
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,6 +48,40 @@ async def test_a_page_goes_on_though_messages_come_and_go_meanwhile(told: Told) 
     second = await told.reads.messages(told.tenant, "t-1", limit=9, cursor=first.next_cursor)
     assert [each.message_id for each in second.items] == ["m-3", "m-4"]
     assert second.next_cursor is None
+
+
+async def test_messages_are_chosen_by_position_page_by_page(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}") for number in range(6)))
+    assert await pages_of_messages(told, 2, positions=Range(above=0, below=4)) == [["m-1", "m-2"], ["m-3"]]
+    assert await pages_of_messages(told, 2, positions=Range(above=2), descending=True) == [["m-5", "m-4"], ["m-3"]]
+    assert await pages_of_messages(told, 2, positions=Range(above=9)) == [[]]
+
+
+async def test_messages_are_chosen_by_status_and_agent(told: Told) -> None:
+    await told.tell(
+        added("m-1", "hi"),
+        added("m-2", "Hello", role="assistant", agent="helper"),
+        added("m-3", "He", role="assistant", agent="other", status="failed"),
+    )
+    assert await pages_of_messages(told, 9, status="success") == [["m-1", "m-2"]]
+    assert await pages_of_messages(told, 9, agent="other") == [["m-3"]]
+    assert await pages_of_messages(told, 9, agent="helper", status="failed") == [[]]
+
+
+async def test_threads_are_chosen_by_status_also_where_they_are_searched(told: Told) -> None:
+    await told.tell(created("t-1", title="Lisbon"), created("t-2", title="Lisbon again"))
+    await told.tell(updated("t-2", status="archived"))
+    for query in (None, "lisbon"):
+        for status, found in (("active", ["t-1"]), ("archived", ["t-2"])):
+            page = await told.reads.threads(told.tenant, status=status, query=query)
+            assert [each.thread_id for each in page.items] == found
+
+
+async def test_threads_come_by_their_last_change_or_their_creation(told: Told) -> None:
+    await told.tell(created("t-1"), created("t-2", seconds=1), updated("t-1", seconds=2, title="changed"))
+    for order, found in (("updated", ["t-1", "t-2"]), ("created", ["t-2", "t-1"])):
+        page = await told.reads.threads(told.tenant, query=None, order=order)
+        assert [each.thread_id for each in page.items] == found
 
 
 async def test_messages_are_chosen_by_role_and_turn(told: Told) -> None:
