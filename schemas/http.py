@@ -17,7 +17,7 @@ from schemas.base import (
     Timestamp,
     TokenCounts,
 )
-from schemas.journal import MessageStatus, Role, ThreadStatus
+from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, Part
 from schemas.prompts import TurnOptions
 
@@ -54,6 +54,7 @@ class ThreadView(Model):
     user_id: str | None = None
     users: list[str] = []
     agents: list[str] = []
+    forked_from: ForkedFrom | None = None
     title: str | None = None
     summary: str | None = None
     status: ThreadStatus = "active"

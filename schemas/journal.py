@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Identifier, JsonObject, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, ThreadId, Timestamp, TokenCounts
 from schemas.parts import Part, TextPart
 
 Role = Literal["user", "assistant", "tool", "system"]
@@ -41,8 +41,16 @@ class MessageDeleted(ThreadEvent):
     deleted_at: Timestamp
 
 
+class ForkedFrom(Model):
+    """Where a thread is from: it began with the messages of that thread, up to that message or all there were."""
+
+    thread_id: ThreadId
+    message_id: Identifier | None = None
+
+
 class ThreadCreated(ThreadEvent):
     type: Literal["thread.created"] = "thread.created"
+    forked_from: ForkedFrom | None = None
     user_id: Identifier | None = None
     title: str | None = None
     summary: str | None = None

@@ -1,6 +1,7 @@
 """Changes of a thread: written to the log, and where a client waits until every read shows them."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from schemas.ids import record_id
@@ -36,6 +37,24 @@ async def write(ports: Ports, change: ThreadChange, seconds: float | None) -> Li
                 return await _shown(ports, change, partition, await _written(listener, last) + 1)
         except (TimeoutError, SlowListenerError):
             return 202
+
+
+async def carry_out(
+    ports: Ports, changes: AsyncIterator[tuple[ThreadChange, int]], seconds: float | None
+) -> tuple[Literal[200, 202], int]:
+    """Writes changes of one thread in order, and waits for the last one, which memory shows after all the others.
+
+    The status as `write` gives it, 200 where nothing was to be done, and the sum of what the changes count.
+    """
+    status: Literal[200, 202] = 200
+    total, held = 0, None
+    async for change, count in changes:
+        if held is not None:
+            await write(ports, held, None)
+        held, total = change, total + count
+    if held is not None:
+        status = await write(ports, held, seconds)
+    return status, total
 
 
 async def message_ids_between(

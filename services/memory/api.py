@@ -134,6 +134,17 @@ def build_api(
             await reads.thread(tenant_id, thread_id)
         return page
 
+    @app.get("/threads/{thread_id}/messages/{message_id:path}")
+    async def message(
+        thread_id: str,
+        message_id: str,
+        tenant_id: TenantId = DEFAULT_TENANT,
+        partition: int | None = None,
+        min_offset: int = 0,
+    ) -> MessageView:
+        await reflect(partition, min_offset)
+        return await reads.message(tenant_id, thread_id, message_id)
+
     @app.get("/search")
     async def search(
         q: Annotated[str, Query(min_length=1)],

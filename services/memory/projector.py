@@ -121,7 +121,9 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             for message_id in event.message_ids:
                 batch.remove(message_point(event.tenant_id, message_id))
         case ThreadCreated():
-            _put_thread(batch, event, event.created_at, _given(event, "user_id", "title", "summary", "metadata"))
+            _put_thread(
+                batch, event, event.created_at, _given(event, "forked_from", "user_id", "title", "summary", "metadata")
+            )
         case ThreadUpdated():
             _put_thread(batch, event, event.updated_at, _given(event, "title", "summary", "status", "metadata"))
         case ThreadDeleted():

@@ -31,6 +31,7 @@ from services.memory.projector import (
     CallView,
     TurnView,
     call_point,
+    message_point,
     microseconds,
     thread_point,
     turn_point,
@@ -126,6 +127,14 @@ class Reads:
     async def thread(self, tenant_id: str, thread_id: str) -> ThreadView:
         """Raises NotFoundError."""
         return ThreadView.model_validate_json(await self._one(thread_point(tenant_id, thread_id), "thread", thread_id))
+
+    async def message(self, tenant_id: str, thread_id: str, message_id: str) -> MessageView:
+        """Raises NotFoundError, also when it is of another thread."""
+        body = await self._one(message_point(tenant_id, message_id), "message", message_id)
+        message = MessageView.model_validate_json(body)
+        if message.thread_id != thread_id:
+            raise NotFoundError(f"there is no message {message_id!r} in thread {thread_id!r}")
+        return message
 
     async def turn(self, tenant_id: str, turn_id: str) -> TurnView:
         """Raises NotFoundError."""

@@ -22,12 +22,13 @@ from schemas.http import (
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import MessageStatus, Role, ThreadStatus
+from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
+from services.gateway.forks import fork
 from services.gateway.ports import PortsDep, TenantDep
 from services.gateway.sse import thread_events
-from services.gateway.writes import message_ids_between, write
+from services.gateway.writes import carry_out, message_ids_between, write
 from services.runtime.web import problem
 
 router = APIRouter(tags=["threads"])
@@ -43,6 +44,12 @@ class ThreadBody(RequestBody):
     title: str | None = None
     summary: str | None = None
     metadata: JsonObject = {}
+
+
+class ForkBody(ThreadBody):
+    """What is left out is as in the original. Without `message_id` all of its messages are copied."""
+
+    message_id: Identifier | None = None
 
 
 class ThreadPatch(RequestBody):
@@ -141,6 +148,31 @@ async def delete_thread(
     """Ends the turns of the thread, then removes it with its messages. It is there until then, and 404 afterwards."""
     response.status_code = await write(ports, ThreadDelete(tenant_id=tenant_id, thread_id=thread_id), wait)
     return {"thread_id": thread_id}
+
+
+@router.post("/v1/threads/{thread_id}/fork", status_code=202)
+async def fork_thread(
+    thread_id: ThreadId,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    body: ForkBody | None = None,
+    wait: Wait = None,
+) -> dict[str, Any]:
+    """A new thread with the messages of this one, up to and with `message_id`. A prompt to it comes behind them all.
+
+    With a `thread_id` of the client's own the same request again finishes what was cut short, and copies nothing twice.
+    """
+    asked = body or ForkBody()
+    source = ForkedFrom(thread_id=thread_id, message_id=asked.message_id)
+    create = ThreadCreate(
+        tenant_id=tenant_id,
+        thread_id=asked.thread_id or new_id(datetime.now(UTC)),
+        forked_from=source,
+        **asked.model_dump(exclude={"thread_id", "message_id"}),
+    )
+    response.status_code, copied = await carry_out(ports, fork(ports, tenant_id, source, create), wait)
+    return {"thread_id": create.thread_id, "forked_from": source.model_dump(), "messages": copied}
 
 
 @router.get("/v1/threads/{thread_id}/messages", response_model=Page[MessageView])

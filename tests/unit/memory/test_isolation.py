@@ -96,6 +96,7 @@ def test_no_list_search_or_single_read_reaches_another_tenant(shared: Shared, te
     draw, reads = data.draw, shared.reads
     cursor, limit = draw(st.sampled_from(shared.cursors)), draw(st.integers(1, 50))
     own(shared, tenant, reads.thread(tenant, draw(NAMES)))
+    own(shared, tenant, reads.message(tenant, draw(NAMES), draw(NAMES)))
     own(shared, tenant, reads.turn(tenant, draw(NAMES)))
     own(shared, tenant, reads.tool_call(tenant, draw(NAMES)))
     own(

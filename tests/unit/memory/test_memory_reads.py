@@ -57,6 +57,14 @@ async def test_messages_are_chosen_by_position_page_by_page(told: Told) -> None:
     assert await pages_of_messages(told, 2, positions=Range(above=9)) == [[]]
 
 
+async def test_a_message_is_read_in_its_own_thread_alone(told: Told) -> None:
+    await told.tell(added("m-1", "hi"))
+    assert (await told.reads.message(told.tenant, "t-1", "m-1")).text == "hi"
+    for thread_id, message_id in (("t-2", "m-1"), ("t-1", "m-2")):
+        with pytest.raises(NotFoundError):
+            await told.reads.message(told.tenant, thread_id, message_id)
+
+
 async def test_messages_are_chosen_by_status_and_agent(told: Told) -> None:
     await told.tell(
         added("m-1", "hi"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.http import MessageView, ThreadView
-from schemas.journal import EXAMPLES, JournalEvent, MessageAdded
+from schemas.journal import EXAMPLES, ForkedFrom, JournalEvent, MessageAdded
 from schemas.parts import ImagePart, ReasoningPart, TextPart
 from services.memory.projector import (
     CallView,
@@ -75,6 +75,12 @@ class Documents:
 
     def kinds(self) -> list[str]:
         return sorted(document.kind for document in self.all.values())
+
+
+def test_a_fork_says_where_it_is_from() -> None:
+    source = ForkedFrom(thread_id="t-0", message_id="m-7")
+    documents = Documents().tell(created(forked_from=source), updated(title="another way"))
+    assert documents.thread().forked_from == source
 
 
 def test_a_thread_names_everybody_who_took_part_once() -> None:
