@@ -240,14 +240,14 @@ def _put_thread(
         "agents": _with(thread.agents, agent),
     }
     thread = thread.model_copy(update={**filled, **took_part, **changes, "updated_at": max(at, thread.updated_at)})
-    fields: dict[str, str | int] = {
+    fields: dict[str, str | int | list[str]] = {
         "thread_id": thread.thread_id,
         "created": microseconds(thread.created_at),
         "updated": microseconds(thread.updated_at),
         "status": thread.status,
     }
-    if thread.user_id is not None:
-        fields["user_id"] = thread.user_id
+    if thread.users:
+        fields["user_id"] = thread.users
     text = " ".join(filter(None, (thread.title, thread.summary)))
     batch.put(Document(point, "thread", thread.tenant_id, fields, thread.model_dump_json(exclude_none=True), text))
 

@@ -155,7 +155,10 @@ class Reads:
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page[ThreadView]:
-        """Last changed or created first; with a query the best matches of title and summary, on one page."""
+        """Those in which `user_id` took part, last changed or created first.
+
+        With a query the best matches of title and summary, on one page.
+        """
         where = _asked(user_id=user_id or None, status=status)
         find = Find("thread", tenant_id, where)
         if query:
@@ -341,7 +344,8 @@ class Reads:
         page = found[:limit]
         if len(found) <= limit:
             return page, None
-        last = int(page[-1].fields[order_by])
+        last = page[-1].fields[order_by]
+        assert isinstance(last, int)
         equal = {_mark(each) for each in page if each.fields[order_by] == last}
         return page, Cursor(last, given | equal if last == value else frozenset(equal)).encode()
 

@@ -31,7 +31,7 @@ def point_id(kind: str, tenant_id: str, *identity: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by.
+    """`body` is JSON; `fields` are what it is found by, one of several words by each; `text` is what it is searched by.
 
     `partition` is told of what was read; what is written gets that of the call.
     """
@@ -39,7 +39,7 @@ class Document:
     point_id: str
     kind: Kind
     tenant_id: str
-    fields: Fields
+    fields: Mapping[str, str | int | Sequence[str]]
     body: str
     text: str = ""
     partition: int | None = None

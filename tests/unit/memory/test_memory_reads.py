@@ -85,6 +85,16 @@ async def test_threads_are_chosen_by_status_also_where_they_are_searched(told: T
             assert [each.thread_id for each in page.items] == found
 
 
+async def test_a_thread_is_listed_for_everybody_who_took_part(told: Told) -> None:
+    await told.tell(created("t-1", user_id="u-1"), created("t-2", user_id="u-2"), added("m-1", "hi", user_id="u-2"))
+    for user_id, found in (("u-1", ["t-1"]), ("u-2", ["t-1", "t-2"]), ("u-3", [])):
+        for query in (None, "hi"):
+            page = await told.reads.threads(told.tenant, user_id=user_id, query=query)
+            assert sorted(each.thread_id for each in page.items) == [
+                each for each in found if query is None or each == "t-1"
+            ]
+
+
 async def test_threads_come_by_their_last_change_or_their_creation(told: Told) -> None:
     await told.tell(created("t-1"), created("t-2", seconds=1), updated("t-1", seconds=2, title="changed"))
     for order, found in (("updated", ["t-1", "t-2"]), ("created", ["t-2", "t-1"])):

@@ -188,7 +188,7 @@ def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
     then = int(at(0).timestamp() * 1e6)
     assert document.fields == {
         "thread_id": "t-1",
-        "user_id": "u-1",
+        "user_id": ["u-1"],
         "status": "active",
         "created": then,
         "updated": then,
