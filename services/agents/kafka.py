@@ -9,7 +9,7 @@ import structlog
 from schemas.ids import derived_id
 from schemas.topics import DELTAS
 from services.agents.deltas import DeltaEvent
-from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError
+from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, send_unasked
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +44,7 @@ class DeltaPublisher:
             at = datetime.now(UTC)
             event_id = derived_id(event.turn_id, event.step, event.attempt, event.sequence, at=at)
             try:
-                await self._producer.send(
-                    **self._clients.record(DELTAS.name, event, key=event.thread_id, event_id=event_id, at=at)
-                )
+                record = self._clients.record(DELTAS.name, event, key=event.thread_id, event_id=event_id, at=at)
+                await send_unasked(self._producer, **record)
             except KafkaError as error:
                 log.warning("delta_dropped", error=repr(error))

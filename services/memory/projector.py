@@ -31,6 +31,9 @@ ABOUT_TOOLS: Fields = {"about": "tools"}
 """Field of a tool's answer, and of a message that does nothing but call tools."""
 
 
+SAID_OF_A_MESSAGE = sorted(MessageAdded.model_fields.keys() & MessageView.model_fields.keys())
+
+
 class TurnView(Model):
     """A turn as memory knows it."""
 
@@ -91,6 +94,16 @@ class _Batch:
     upserts: dict[str, Document] = field(default_factory=dict[str, Document])
     deletes: set[str] = field(default_factory=set[str])
     delete_all: list[Find] = field(default_factory=list[Find])
+    threads: dict[str, ThreadView] = field(default_factory=dict[str, ThreadView])
+    """Those that change. A batch has many messages of a thread, which is read and written once."""
+
+    def thread(self, point: str) -> ThreadView | None:
+        body = None if point in self.threads else self.body(point)
+        return self.threads.get(point) if body is None else ThreadView.model_validate_json(body)
+
+    def put_thread(self, point: str, thread: ThreadView) -> None:
+        self.deletes.discard(point)
+        self.threads[point] = thread
 
     def body(self, point: str) -> str | None:
         document = self.upserts.get(point) or (None if point in self.deletes else self.existing.get(point))
@@ -102,6 +115,7 @@ class _Batch:
 
     def remove(self, point: str) -> None:
         self.upserts.pop(point, None)
+        self.threads.pop(point, None)
         self.deletes.add(point)
 
 
@@ -110,7 +124,8 @@ def project(events: Sequence[tuple[int, JournalEvent]], existing: Mapping[str, D
     batch = _Batch(existing)
     for offset, event in events:
         _apply(batch, offset, event)
-    return Changes(list(batch.upserts.values()), sorted(batch.deletes), batch.delete_all)
+    upserts = batch.upserts | {point: _thread_document(point, thread) for point, thread in batch.threads.items()}
+    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all)
 
 
 def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
@@ -149,9 +164,8 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
 
 def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
     text = text_of(event.parts)
-    view = MessageView.model_validate(
-        {**event.model_dump(exclude={"type"}, exclude_none=True), "position": offset, "text": text}
-    )
+    said = {name: getattr(event, name) for name in SAID_OF_A_MESSAGE}
+    view = MessageView(**said, position=offset, text=text)
     fields: dict[str, str | int] = {
         "thread_id": event.thread_id,
         "position": offset,
@@ -224,11 +238,8 @@ def _put_thread(
 ) -> None:
     """Creates or changes the thread; `first_*` fill what nobody has said yet, user and agent take part from now on."""
     point = thread_point(event.tenant_id, event.thread_id)
-    body = batch.body(point)
-    thread = (
-        ThreadView.model_validate_json(body)
-        if body is not None
-        else ThreadView(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
+    thread = batch.thread(point) or ThreadView(
+        tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at
     )
     filled = {
         name: value
@@ -239,7 +250,11 @@ def _put_thread(
         "users": _with(thread.users, changes.get("user_id"), first_user),
         "agents": _with(thread.agents, agent),
     }
-    thread = thread.model_copy(update={**filled, **took_part, **changes, "updated_at": max(at, thread.updated_at)})
+    changed = {**filled, **took_part, **changes, "updated_at": max(at, thread.updated_at)}
+    batch.put_thread(point, thread.model_copy(update=changed))
+
+
+def _thread_document(point: str, thread: ThreadView) -> Document:
     fields: dict[str, str | int | list[str]] = {
         "thread_id": thread.thread_id,
         "created": microseconds(thread.created_at),
@@ -249,7 +264,7 @@ def _put_thread(
     if thread.users:
         fields["user_id"] = thread.users
     text = " ".join(filter(None, (thread.title, thread.summary)))
-    batch.put(Document(point, "thread", thread.tenant_id, fields, thread.model_dump_json(exclude_none=True), text))
+    return Document(point, "thread", thread.tenant_id, fields, thread.model_dump_json(exclude_none=True), text)
 
 
 def _put_turn(batch: _Batch, turn: TurnView) -> None:

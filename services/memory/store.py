@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -26,7 +25,13 @@ PENDING = "pending"
 def point_id(kind: str, tenant_id: str, *identity: str) -> str:
     """The point of a document: a UUID from what it is, so that writing it again replaces it."""
     digest = hashlib.sha256("\x1f".join((kind, tenant_id, *identity)).encode()).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=5))
+    return _uuid_text(digest[:16])
+
+
+def _uuid_text(value: bytes) -> str:
+    """As `str(uuid.UUID(bytes=value, version=5))`, which took a tenth of what it takes to project a message."""
+    text = bytes((*value[:6], value[6] & 0x0F | 0x50, value[7], value[8] & 0x3F | 0x80, *value[9:])).hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import contextlib
 import ssl
 from collections.abc import Generator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -34,6 +34,7 @@ __all__ = [
     "Record",
     "TopicPartition",
     "partition_of",
+    "send_unasked",
     "telling_what_broke",
 ]
 
@@ -62,13 +63,29 @@ def telling_what_broke(sent: Sequence["asyncio.Future[Any]"]) -> Generator[None]
 
     aiokafka 0.14 answers whatever is asked of a producer after it was fenced, or after a send timed out, with an
     IllegalOperation or a failed assertion, neither a KafkaError; what happened is known to those futures alone.
+    Nobody needs to ask the others of them then.
     """
     try:
         yield
-    except (IllegalOperation, AssertionError) as error:
+    except BaseException as error:
+        for future in sent:
+            _unasked(future)
+        if not isinstance(error, IllegalOperation | AssertionError):
+            raise
         broken = (future.exception() for future in sent if future.done() and not future.cancelled())
         cause = next((each for each in broken if isinstance(each, KafkaError)), None)
         raise cause or KafkaError(f"the transaction is broken: {error!r}") from error
+
+
+async def send_unasked(producer: AIOKafkaProducer, **record: Any) -> None:
+    """Sends a record whose fate nobody asks about. Raises KafkaError when it can't even be queued."""
+    _unasked(cast("asyncio.Future[Any]", await producer.send(**record)))
+
+
+def _unasked(sent: "asyncio.Future[Any]") -> None:
+    """Takes note of how a record fails. Else asyncio logs a traceback for each, and those of one broken transaction
+    kept a worker from its heartbeats."""
+    sent.add_done_callback(lambda future: future.cancelled() or future.exception())
 
 
 class _Consumer(AIOKafkaConsumer):

@@ -11,12 +11,17 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def configure_logs(settings: RuntimeSettings) -> None:
-    """Sets up structlog and the standard library's logging for this process. Call once, before any service starts."""
+    """Sets up structlog and the standard library's logging for this process. Call once, before any service starts.
+
+    Tracebacks are without the values of variables: those are prompts, keys, whole records.
+    """
     level = _LEVELS[settings.log_level]
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -15,7 +15,7 @@ from schemas.topics import DEAD_LETTERS, TOOL_RESULTS, USAGE
 from schemas.usage import UsageRecorded
 from services.runtime import metrics
 from services.runtime.dead_letters import rejected_record
-from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record
+from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, send_unasked
 from services.runtime.telemetry import traceparent_in
 from services.tools.execution import Outcome
 
@@ -84,7 +84,8 @@ class KafkaOutbox:
         while True:
             event = await self._progress.get()
             try:
-                await self._producer.send(**self._record(TOOL_RESULTS.name, event, event.thread_id, None, None))
+                record = self._record(TOOL_RESULTS.name, event, event.thread_id, None, None)
+                await send_unasked(self._producer, **record)
             except KafkaError as error:
                 log.info("progress_dropped", reason=repr(error))
 

@@ -15,6 +15,7 @@ from tests.bench import (
     gateway,
     listeners,
     log_size,
+    memory,
     model_client,
     overload,
     projections,
@@ -43,6 +44,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     "model-client": ("One model call, through each of the two clients", model_client.measure),
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
+    "memory": ("Memory's engine in process, without Kafka and HTTP", memory.measure),
     "overload": ("One worker with too much to do", overload.measure),
     "recovery": ("Partitions without an owner: a long past, a death, a rolling restart", recovery.measure),
 }
@@ -52,7 +54,9 @@ def main() -> None:
     names = [COMPARISON, *SCENARIOS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
-    parser.add_argument("--quick", action="store_true", help="ours beside the floor, for a minute or two; no file")
+    parser.add_argument(
+        "--quick", action="store_true", help="ours beside the floor, or `memory` with few messages; no file"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison; 3 by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help=".turnlog/bench/<date>.json by default")
     chosen = parser.parse_args()
@@ -60,7 +64,10 @@ def main() -> None:
         parser.error(f"expected {', '.join(names)}, got {', '.join(sorted(unknown))}")
     print(machine())
     if chosen.quick:
-        asyncio.run(comparison.quick())
+        if "memory" in chosen.names:
+            show("Memory's engine in process", asyncio.run(memory.measure(memory.QUICK)))
+        else:
+            asyncio.run(comparison.quick())
         return
     began = datetime.now(UTC)
     file = chosen.json or ROOT / ".turnlog" / "bench" / f"{began:%Y-%m-%dT%H-%M-%SZ}.json"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,10 @@ class Installation:
     log: Log
     http: aiohttp.ClientSession
     started: list[Running] = field(default_factory=list)
+    _outputs: Iterator[Path] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._outputs = (self.folder / f"output-{number}.txt" for number in itertools.count())
 
     @property
     def base_url(self) -> str:
@@ -102,7 +107,7 @@ class Installation:
 
     async def start(self, *arguments: str, **extra: str) -> Running:
         """Starts a `turnlog` command and leaves it running."""
-        output = self.folder / f"output-{len(self.started)}.txt"
+        output = next(self._outputs)
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

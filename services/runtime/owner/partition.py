@@ -335,6 +335,7 @@ class PartitionOwner(Generic[S]):
         started = loop.time()
         producer = self._producer
         journal: list[tuple[str, asyncio.Future[Any]]] = []
+        states: list[tuple[str, BaseModel | None, asyncio.Future[Any]]] = []
         sent: list[asyncio.Future[Any]] = []
         with telling_what_broke(sent):
             await producer.begin_transaction()
@@ -357,8 +358,9 @@ class PartitionOwner(Generic[S]):
                     thread = _thread(emit.event)
                     journal.append((state_key(thread.tenant_id, thread.thread_id), future))
                 self._failpoints.hit("commit.sending")
-            states = [(key, value, await self._send_state(key, value, at)) for key, value in group.states]
-            sent += [future for _, _, future in states]
+            for key, value in group.states:
+                states.append((key, value, future := await self._send_state(key, value, at)))
+                sent.append(future)
             for each in sent:
                 await each  # aiokafka commits the rest when the broker refused one
             self._failpoints.hit("commit.inside")

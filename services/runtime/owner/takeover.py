@@ -32,6 +32,9 @@ RECENT_PROMPTS = 10_000
 RECENT_BYTES = 16 * 1024 * 1024
 """Of prompts that are read for their ids: where prompts are large, fewer are remembered."""
 
+DECODED_AT_ONCE = 100
+"""States that are decoded before the event loop has its turn, and with it the heartbeats of this worker."""
+
 RESTORE_SECONDS = TOMBSTONE_MS / 1000 / 4
 """Longest reading of the state topic: one that takes longer than tombstones are kept may miss that a turn ended."""
 
@@ -94,7 +97,7 @@ async def take_partition(
             failpoints.hit("takeover.after_restore")
         finally:
             await reader.stop()
-        written, rejected = _latest(states, source=group_id)
+        written, rejected = await _latest(states, source=group_id)
         return Taken(
             partition=partition,
             producer=producer,
@@ -140,7 +143,7 @@ async def _read_tail(reader: AIOKafkaConsumer, partition: TopicPartition, beginn
     return tail
 
 
-def _latest(records: Sequence[Record], *, source: str) -> tuple[list[Written], list[RecordRejected]]:
+async def _latest(records: Sequence[Record], *, source: str) -> tuple[list[Written], list[RecordRejected]]:
     """The last value of each key, tombstones gone, decoded; and those that are no states of ours.
 
     Raises UnavailableError for a state of an unknown type: a later release has written it and must go on with it.
@@ -157,7 +160,9 @@ def _latest(records: Sequence[Record], *, source: str) -> tuple[list[Written], l
     def reject(record: Record, error: RecordRejectedError) -> None:
         rejected.append(rejected_record(source=source, record=record, error=error, at=datetime.now(UTC)))
 
-    for key, record in values.items():
+    for number, (key, record) in enumerate(values.items()):
+        if number % DECODED_AT_ONCE == 0:
+            await asyncio.sleep(0)
         try:
             state = decode_event(TURNS, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
             written.append(Written(key.decode(), state, record.offset))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from services.memory.projector import (
     thread_point,
     turn_point,
 )
-from services.memory.store import Document
+from services.memory.store import Document, point_id
 from tests.unit.memory.journal import (
     added,
     answers,
@@ -324,3 +325,9 @@ def _batches(data: st.DataObject, begin: int, end: int) -> list[tuple[int, int]]
         batches.append((begin, size))
         begin += size
     return batches
+
+
+@given(st.text(), st.text())
+def test_a_point_is_a_uuid_of_the_fifth_version(tenant: str, name: str) -> None:
+    point = point_id("message", tenant, name)
+    assert (str(UUID(point)), UUID(point).version, UUID(point).variant) == (point, 5, RFC_4122)
