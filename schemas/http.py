@@ -17,7 +17,7 @@ from schemas.base import (
     Timestamp,
     TokenCounts,
 )
-from schemas.journal import MessageStatus, Role
+from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, Part
 from schemas.prompts import TurnOptions
 
@@ -42,16 +42,29 @@ class Problem(Model):
     errors: list[JsonObject] | None = None
 
 
+ThreadOrder = Literal["updated", "created"]
+"""Which threads of a list come first: those that changed last, or those that were created last."""
+
+
 class ThreadView(Model):
+    """A thread as memory holds it. `user_id` is whose it is; `users` and `agents` all that took part, as they came."""
+
     thread_id: ThreadId
     tenant_id: TenantId = DEFAULT_TENANT
     user_id: str | None = None
+    users: list[str] = []
+    agents: list[str] = []
+    forked_from: ForkedFrom | None = None
     title: str | None = None
     summary: str | None = None
-    status: Literal["active", "archived"] = "active"
+    status: ThreadStatus = "active"
     metadata: JsonObject = {}
     created_at: Timestamp
     updated_at: Timestamp
+
+
+MOST_POSITION = 2**53
+"""No offset of Kafka gets there, and beyond it a number is not the same to every reader of JSON."""
 
 
 class MessageView(Model):

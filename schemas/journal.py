@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Identifier, JsonObject, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, ThreadId, Timestamp, TokenCounts
 from schemas.parts import Part, TextPart
 
 Role = Literal["user", "assistant", "tool", "system"]
 MessageStatus = Literal["pending", "streaming", "success", "failed", "cancelled"]
+ThreadStatus = Literal["active", "archived"]
 TurnOutcome = Literal["completed", "failed", "cancelled"]
 
 
@@ -40,8 +41,16 @@ class MessageDeleted(ThreadEvent):
     deleted_at: Timestamp
 
 
+class ForkedFrom(Model):
+    """Where a thread is from: it began with the messages of that thread, up to that message or all there were."""
+
+    thread_id: ThreadId
+    message_id: Identifier | None = None
+
+
 class ThreadCreated(ThreadEvent):
     type: Literal["thread.created"] = "thread.created"
+    forked_from: ForkedFrom | None = None
     user_id: Identifier | None = None
     title: str | None = None
     summary: str | None = None
@@ -55,7 +64,7 @@ class ThreadUpdated(ThreadEvent):
     type: Literal["thread.updated"] = "thread.updated"
     title: str | None = None
     summary: str | None = None
-    status: Literal["active", "archived"] | None = None
+    status: ThreadStatus | None = None
     metadata: JsonObject | None = None
     updated_at: Timestamp
 

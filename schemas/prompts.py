@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.agents import ContextOptions, Limits, ModelRef
-from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent
+from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
+from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, TextPart
 
 
@@ -62,7 +63,10 @@ class HumanReply(ThreadEvent):
 
 
 class ThreadCreate(ThreadEvent):
+    """`forked_from` says where the thread is from; whoever creates it appends the messages."""
+
     type: Literal["thread.create"] = "thread.create"
+    forked_from: ForkedFrom | None = None
     user_id: Identifier | None = None
     title: str | None = None
     summary: str | None = None
@@ -75,7 +79,7 @@ class ThreadUpdate(ThreadEvent):
     type: Literal["thread.update"] = "thread.update"
     title: str | None = None
     summary: str | None = None
-    status: Literal["active", "archived"] | None = None
+    status: ThreadStatus | None = None
     metadata: JsonObject | None = None
 
 
@@ -84,13 +88,20 @@ class ThreadDelete(ThreadEvent):
 
 
 class NewMessage(Model):
-    """A message that is added without a turn, as imports and people do."""
+    """A message that is added without a turn, as imports, forks and people do; nothing is metered for it."""
 
     message_id: Identifier | None = None
-    role: Literal["user", "assistant", "system"]
+    role: Role
+    status: MessageStatus = "success"
     content: Content
     user_id: Identifier | None = None
     agent: Name | None = None
+    agent_version: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    usage: TokenCounts | None = None
+    latency_ms: int | None = None
+    finish_reason: str | None = None
     metadata: JsonObject = {}
 
 

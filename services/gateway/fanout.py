@@ -34,7 +34,10 @@ class BadPositionError(TurnlogError):
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
-    """A record as listeners get it; `data` is its JSON on one line, and but for line breaks as it is on the log."""
+    """A record as listeners get it; `data` is its JSON on one line, and but for line breaks as it is on the log.
+
+    `event_id` is empty where the record does not name it.
+    """
 
     topic: str
     offset: int
@@ -44,6 +47,7 @@ class LogEvent:
     thread_id: str
     body: Mapping[str, Any]
     data: str
+    event_id: str = ""
 
     @classmethod
     def read(
@@ -61,7 +65,7 @@ class LogEvent:
             return None
         if "\n" in data or "\r" in data:
             data = json.dumps(body, separators=(",", ":"))
-        return cls(topic.name, offset, timestamp_ms, kind, tenant_id, thread_id, body, data)
+        return cls(topic.name, offset, timestamp_ms, kind, tenant_id, thread_id, body, data, headers.get("ce_id", ""))
 
 
 class Position:

@@ -67,6 +67,11 @@ class ThreadLog:
     def health(self) -> ComponentHealth:
         return ComponentHealth(ready=self._trouble is None, detail=self._trouble or "")
 
+    @property
+    def prompts_topic(self) -> str:
+        """As Kafka knows it."""
+        return self._settings.topic(PROMPTS.name)
+
     def partition(self, thread_id: str) -> int:
         return partition_of(thread_id, self._partitions)
 
@@ -86,7 +91,7 @@ class ThreadLog:
             "messaging.system": "kafka",
             "messaging.operation.name": "send",
             "messaging.operation.type": "send",
-            "messaging.destination.name": self._settings.topic(PROMPTS.name),
+            "messaging.destination.name": self.prompts_topic,
             "messaging.destination.partition.id": str(self.partition(key)),
             "gen_ai.conversation.id": key,
             "turnlog.tenant_id": event.tenant_id,

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from schemas.base import DEFAULT_TENANT, TenantId, Timestamp
 from schemas.http import (
+    MOST_POSITION,
     ContextRequest,
     ContextResponse,
     MessageView,
@@ -15,15 +16,18 @@ from schemas.http import (
     SearchPage,
     SeenRequest,
     SeenResponse,
+    ThreadOrder,
     ThreadView,
 )
-from schemas.journal import Role
+from schemas.journal import MessageStatus, Role, ThreadStatus
 from services.memory.projector import CallView, TurnView
 from services.memory.reads import BadCursorError, NotFoundError, Reads
+from services.memory.store import Range
 from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem_response
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Position = Annotated[int, Query(ge=0, le=MOST_POSITION)]
 WAIT_SECONDS = 5.0
 
 
@@ -75,11 +79,15 @@ def build_api(
     async def threads(
         tenant_id: TenantId = DEFAULT_TENANT,
         user_id: str | None = None,
+        status: ThreadStatus | None = None,
         q: str | None = None,
+        order: ThreadOrder = "updated",
         cursor: str | None = None,
         limit: Limit = 50,
     ) -> Page[ThreadView]:
-        return await reads.threads(tenant_id, user_id=user_id, query=q, cursor=cursor, limit=limit)
+        return await reads.threads(
+            tenant_id, user_id=user_id, status=status, query=q, order=order, cursor=cursor, limit=limit
+        )
 
     @app.get("/threads/{thread_id}")
     async def thread(
@@ -96,8 +104,12 @@ def build_api(
         limit: Limit = 50,
         order: Literal["asc", "desc"] = "asc",
         role: Role | None = None,
+        status: MessageStatus | None = None,
+        agent: str | None = None,
         turn_id: str | None = None,
         exclude_tool: bool = False,
+        from_position: Position | None = None,
+        to_position: Position | None = None,
         partition: int | None = None,
         min_offset: int = 0,
     ) -> Page[MessageView]:
@@ -109,12 +121,29 @@ def build_api(
             limit=limit,
             descending=order == "desc",
             role=role,
+            status=status,
+            agent=agent,
             turn_id=turn_id,
             exclude_tool=exclude_tool,
+            positions=Range(
+                above=None if from_position is None else from_position - 1,
+                below=None if to_position is None else to_position + 1,
+            ),
         )
         if not page.items and cursor is None:
             await reads.thread(tenant_id, thread_id)
         return page
+
+    @app.get("/threads/{thread_id}/messages/{message_id:path}")
+    async def message(
+        thread_id: str,
+        message_id: str,
+        tenant_id: TenantId = DEFAULT_TENANT,
+        partition: int | None = None,
+        min_offset: int = 0,
+    ) -> MessageView:
+        await reflect(partition, min_offset)
+        return await reads.message(tenant_id, thread_id, message_id)
 
     @app.get("/search")
     async def search(

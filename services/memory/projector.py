@@ -136,13 +136,15 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             for message_id in event.message_ids:
                 batch.remove(message_point(event.tenant_id, message_id))
         case ThreadCreated():
-            _put_thread(batch, event, event.created_at, _given(event, "user_id", "title", "summary", "metadata"))
+            _put_thread(
+                batch, event, event.created_at, _given(event, "forked_from", "user_id", "title", "summary", "metadata")
+            )
         case ThreadUpdated():
             _put_thread(batch, event, event.updated_at, _given(event, "title", "summary", "status", "metadata"))
         case ThreadDeleted():
             _thread_deleted(batch, event)
         case TurnOpened():
-            _put_thread(batch, event, event.opened_at, {}, first_user=event.user_id)
+            _put_thread(batch, event, event.opened_at, {}, first_user=event.user_id, agent=event.agent)
             turn = TurnView.model_validate(event.model_dump(exclude={"type"}))
             _put_turn(batch, turn)
         case PromptDropped():
@@ -168,6 +170,7 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
         "thread_id": event.thread_id,
         "position": offset,
         "role": event.role,
+        "status": event.status,
         "created": microseconds(event.created_at),
     }
     if _only_about_tools(event):
@@ -186,7 +189,7 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
         )
     )
     title = text.strip().split("\n")[0][:TITLE_LENGTH] if event.role == "user" else None
-    _put_thread(batch, event, event.created_at, {}, first_user=event.user_id, first_title=title)
+    _put_thread(batch, event, event.created_at, {}, first_user=event.user_id, first_title=title, agent=event.agent)
     for part in event.parts:
         if isinstance(part, ToolCallPart) and event.turn_id is not None:
             call = CallView(
@@ -231,8 +234,9 @@ def _put_thread(
     *,
     first_user: str | None = None,
     first_title: str | None = None,
+    agent: str | None = None,
 ) -> None:
-    """Creates or changes the thread; `first_*` fill what nobody has said yet."""
+    """Creates or changes the thread; `first_*` fill what nobody has said yet, user and agent take part from now on."""
     point = thread_point(event.tenant_id, event.thread_id)
     thread = batch.thread(point) or ThreadView(
         tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at
@@ -242,17 +246,23 @@ def _put_thread(
         for name, value in (("user_id", first_user), ("title", first_title))
         if value and getattr(thread, name) is None
     }
-    changed = {**filled, **changes, "updated_at": max(at, thread.updated_at)}
+    took_part = {
+        "users": _with(thread.users, changes.get("user_id"), first_user),
+        "agents": _with(thread.agents, agent),
+    }
+    changed = {**filled, **took_part, **changes, "updated_at": max(at, thread.updated_at)}
     batch.put_thread(point, thread.model_copy(update=changed))
 
 
 def _thread_document(point: str, thread: ThreadView) -> Document:
-    fields: dict[str, str | int] = {
+    fields: dict[str, str | int | list[str]] = {
         "thread_id": thread.thread_id,
+        "created": microseconds(thread.created_at),
         "updated": microseconds(thread.updated_at),
+        "status": thread.status,
     }
-    if thread.user_id is not None:
-        fields["user_id"] = thread.user_id
+    if thread.users:
+        fields["user_id"] = thread.users
     text = " ".join(filter(None, (thread.title, thread.summary)))
     return Document(point, "thread", thread.tenant_id, fields, thread.model_dump_json(exclude_none=True), text)
 
@@ -267,6 +277,10 @@ def _put_turn(batch: _Batch, turn: TurnView) -> None:
             turn.model_dump_json(exclude_none=True),
         )
     )
+
+
+def _with(names: list[str], *others: str | None) -> list[str]:
+    return list(dict.fromkeys([*names, *filter(None, others)]))
 
 
 def _given(event: Model, *names: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from schemas.http import (
     SearchMode,
     SearchPage,
     SeenPrompt,
+    ThreadOrder,
     ThreadView,
 )
 from schemas.ids import turn_id_of
@@ -30,6 +31,7 @@ from services.memory.projector import (
     CallView,
     TurnView,
     call_point,
+    message_point,
     microseconds,
     thread_point,
     turn_point,
@@ -126,6 +128,14 @@ class Reads:
         """Raises NotFoundError."""
         return ThreadView.model_validate_json(await self._one(thread_point(tenant_id, thread_id), "thread", thread_id))
 
+    async def message(self, tenant_id: str, thread_id: str, message_id: str) -> MessageView:
+        """Raises NotFoundError, also when it is of another thread."""
+        body = await self._one(message_point(tenant_id, message_id), "message", message_id)
+        message = MessageView.model_validate_json(body)
+        if message.thread_id != thread_id:
+            raise NotFoundError(f"there is no message {message_id!r} in thread {thread_id!r}")
+        return message
+
     async def turn(self, tenant_id: str, turn_id: str) -> TurnView:
         """Raises NotFoundError."""
         return TurnView.model_validate_json(await self._one(turn_point(tenant_id, turn_id), "turn", turn_id))
@@ -135,15 +145,26 @@ class Reads:
         return CallView.model_validate_json(await self._one(call_point(tenant_id, call_id), "tool call", call_id))
 
     async def threads(
-        self, tenant_id: str, *, user_id: str | None, query: str | None, cursor: str | None, limit: int
+        self,
+        tenant_id: str,
+        *,
+        user_id: str | None = None,
+        status: str | None = None,
+        query: str | None = None,
+        order: ThreadOrder = "updated",
+        cursor: str | None = None,
+        limit: int = 50,
     ) -> Page[ThreadView]:
-        """Last changed first; with a query the best matches of title and summary, on one page."""
-        where: Fields = {"user_id": user_id} if user_id else {}
+        """Those in which `user_id` took part, last changed or created first.
+
+        With a query the best matches of title and summary, on one page.
+        """
+        where = _asked(user_id=user_id or None, status=status)
         find = Find("thread", tenant_id, where)
         if query:
             hits = await self._store.search(find, query, limit)
             return Page[ThreadView](items=[ThreadView.model_validate_json(hit.document.body) for hit in hits])
-        documents, following = await self._page(find, "updated", descending=True, cursor=cursor, limit=limit)
+        documents, following = await self._page(find, order, descending=True, cursor=cursor, limit=limit)
         items = [ThreadView.model_validate_json(document.body) for document in documents]
         return Page[ThreadView](items=items, next_cursor=following)
 
@@ -156,17 +177,18 @@ class Reads:
         limit: int = 50,
         descending: bool = False,
         role: str | None = None,
+        status: str | None = None,
+        agent: str | None = None,
         turn_id: str | None = None,
         exclude_tool: bool = False,
+        positions: Range = Range(),
     ) -> Page[MessageView]:
         """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools."""
-        where: dict[str, str | int] = {"thread_id": thread_id}
-        if role is not None:
-            where["role"] = role
-        if turn_id is not None:
-            where["turn_id"] = turn_id
+        where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
-        documents, following = await self._page(find, "position", descending=descending, cursor=cursor, limit=limit)
+        documents, following = await self._page(
+            find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
+        )
         return Page[MessageView](items=_messages(documents), next_cursor=following)
 
     async def search(
@@ -300,14 +322,21 @@ class Reads:
         return _messages([*before, *after])
 
     async def _page(
-        self, find: Find, order_by: str, *, descending: bool, cursor: str | None, limit: int
+        self,
+        find: Find,
+        order_by: str,
+        *,
+        descending: bool,
+        cursor: str | None,
+        limit: int,
+        bounds: Range = Range(),
     ) -> tuple[Sequence[Document], str | None]:
         """A page and the cursor of the next one. Documents of equal value are told apart by their ids."""
-        within, value, given = Range(), None, frozenset[str]()
+        within, value, given = bounds, None, frozenset[str]()
         if cursor is not None:
             start = decode_cursor(cursor)
             value, given = start.value, start.given
-            within = Range(below=value + 1) if descending else Range(above=value - 1)
+            within = bounds.within(Range(below=value + 1) if descending else Range(above=value - 1))
         scrolled = await self._store.scroll(
             find, order_by=order_by, descending=descending, limit=len(given) + limit + 1, within=within
         )
@@ -315,7 +344,8 @@ class Reads:
         page = found[:limit]
         if len(found) <= limit:
             return page, None
-        last = int(page[-1].fields[order_by])
+        last = page[-1].fields[order_by]
+        assert isinstance(last, int)
         equal = {_mark(each) for each in page if each.fields[order_by] == last}
         return page, Cursor(last, given | equal if last == value else frozenset(equal)).encode()
 
@@ -328,6 +358,10 @@ class Reads:
 
 def _messages(documents: Sequence[Document]) -> list[MessageView]:
     return [MessageView.model_validate_json(document.body) for document in documents]
+
+
+def _asked(**fields: str | None) -> Fields:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _without(request: ContextRequest) -> Fields:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
 
-KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "agent", "about")
+KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "status", "agent", "about")
 INTEGER_FIELDS = ("position", "updated", "created")
 
 PARTITION = "partition"
@@ -36,7 +36,7 @@ def _uuid_text(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`body` is JSON; `fields` are what it is found by; `text` is what it is searched by.
+    """`body` is JSON; `fields` are what it is found by, one of several words by each; `text` is what it is searched by.
 
     `partition` is told of what was read; what is written gets that of the call.
     """
@@ -44,7 +44,7 @@ class Document:
     point_id: str
     kind: Kind
     tenant_id: str
-    fields: Fields
+    fields: Mapping[str, str | int | Sequence[str]]
     body: str
     text: str = ""
     partition: int | None = None
@@ -108,6 +108,12 @@ class Range:
 
     above: int | None = None
     below: int | None = None
+
+    def within(self, other: "Range") -> "Range":
+        """What is in both."""
+        above = [each for each in (self.above, other.above) if each is not None]
+        below = [each for each in (self.below, other.below) if each is not None]
+        return Range(max(above, default=None), min(below, default=None))
 
 
 @dataclass(frozen=True, slots=True)

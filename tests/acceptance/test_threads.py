@@ -1,5 +1,6 @@
 """Threads, approvals, human agents, search and context, through the gateway."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -125,6 +126,80 @@ async def test_messages_are_appended_searched_and_deleted(turnlog: Installation,
         return not (await turnlog.get(f"/v1/search?q={word}"))["items"]
 
     await eventually(forgotten, "the message to be forgotten")
+
+
+async def test_who_waits_for_a_change_reads_it_at_once(turnlog: Installation, thread: str) -> None:
+    path = f"/v1/threads/{thread}"
+
+    async def change(method: str, path: str, body: Any = None) -> int:
+        async with turnlog.http.request(method, f"{turnlog.base_url}{path}?wait=30", json=body) as response:
+            return response.status
+
+    assert await change("POST", "/v1/threads", {"thread_id": thread, "title": "plans"}) == 200
+    assert (await turnlog.get(path))["title"] == "plans"
+    assert await change("PATCH", path, {"summary": "of Monday"}) == 200
+    assert (await turnlog.get(path))["summary"] == "of Monday"
+    messages = [{"message_id": f"{thread}-{number}", "role": "user", "content": "a word"} for number in range(3)]
+    assert await change("POST", f"{path}/messages", {"messages": messages}) == 200
+    assert len((await turnlog.get(f"{path}/messages"))["items"]) == 3
+    assert await change("DELETE", f"{path}/messages", {"message_ids": [f"{thread}-1"]}) == 200
+    listed = await turnlog.get(f"{path}/messages")
+    assert [each["message_id"] for each in listed["items"]] == [f"{thread}-0", f"{thread}-2"]
+    positions = {"from_position": listed["items"][1]["position"]}
+    assert await change("DELETE", f"{path}/messages", positions) == 200
+    assert [each["message_id"] for each in (await turnlog.get(f"{path}/messages"))["items"]] == [f"{thread}-0"]
+    assert await change("DELETE", f"{path}/messages", {**positions, "message_ids": ["both"]}) == 422
+    assert await change("DELETE", path) == 200
+    await turnlog.get(path, status=404)
+    await turnlog.get(f"{path}/messages", status=404)
+
+
+async def test_a_thread_is_forked_at_a_message_and_goes_on_by_itself(turnlog: Installation, thread: str) -> None:
+    for content in ("hello", "and again"):
+        await turnlog.post(f"/v1/threads/{thread}/prompts?wait=30", {"content": content}, status=200)
+    originals = await turnlog.messages(thread, count=4)
+    fork, path = f"{thread}-fork", f"/v1/threads/{thread}/fork?wait=30"
+    body = {"thread_id": fork, "message_id": originals[1]["message_id"], "title": "another way"}
+
+    for copied in (2, 0):
+        forked = await turnlog.post(path, body, status=200)
+        assert forked["messages"] == copied
+        view = await turnlog.get(f"/v1/threads/{fork}")
+        assert (view["title"], view["forked_from"]) == (
+            "another way",
+            {"thread_id": thread, "message_id": originals[1]["message_id"]},
+        )
+        copies = (await turnlog.get(f"/v1/threads/{fork}/messages"))["items"]
+        said = ("role", "parts", "status", "agent", "model", "usage", "finish_reason")
+        assert [[each.get(name) for name in said] for each in copies] == [
+            [each.get(name) for name in said] for each in originals[:2]
+        ]
+        assert not {each["message_id"] for each in copies} & {each["message_id"] for each in originals}
+
+    await turnlog.post(f"/v1/threads/{fork}/prompts?wait=30", {"content": "otherwise"}, status=200)
+    assert [each["text"] for each in await turnlog.messages(fork, count=4)][:3] == [
+        "hello",
+        "You said: hello",
+        "otherwise",
+    ]
+    assert [each["message_id"] for each in await turnlog.messages(thread, count=4)] == [
+        each["message_id"] for each in originals
+    ]
+
+
+async def test_a_fork_of_nothing_or_onto_another_thread_is_refused(turnlog: Installation, thread: str) -> None:
+    missing = await turnlog.post(f"/v1/threads/{thread}/fork", {}, status=404)
+    assert missing["type"] == "urn:turnlog:problem:not-found"
+    for each in (thread, f"{thread}-other"):
+        messages = [{"message_id": f"{each}-1", "role": "user", "content": "a word"}]
+        await turnlog.post(f"/v1/threads/{each}/messages?wait=30", {"messages": messages}, status=200)
+    path = f"/v1/threads/{thread}/fork"
+    for message_id in ("nowhere", f"{thread}-other-1", "a/b?c"):
+        await turnlog.post(path, {"message_id": message_id}, status=404)
+    taken = await turnlog.post(path, {"thread_id": f"{thread}-other"}, status=409)
+    assert taken["type"] == "urn:turnlog:problem:thread-exists"
+    copied = await turnlog.post(f"{path}?wait=30", {}, status=200)
+    assert copied["messages"] == 1
 
 
 async def test_messages_are_read_page_by_page(turnlog: Installation, thread: str) -> None:

@@ -90,6 +90,18 @@ async def test_what_is_written_can_be_read_at_once(store: MemoryStore) -> None:
     assert read.fields == {"thread_id": "t-1", "position": 7, "role": "user", "user_id": "u-1"}
 
 
+async def test_a_field_of_several_words_is_found_by_each_of_them(store: MemoryStore) -> None:
+    written = Document(
+        point_id("thread", "acme", "t-1"), "thread", "acme", {"user_id": ["u-1", "u-2"], "updated": 1}, "{}", "plans"
+    )
+    await store.write(0, Changes([written]), 1)
+    for user_id, count in (("u-1", 1), ("u-2", 1), ("u-3", 0)):
+        find = Find("thread", "acme", {"user_id": user_id})
+        found = await store.scroll(find, order_by="updated", descending=True, limit=9)
+        assert [each.fields for each in found] == [written.fields] * count
+        assert len(await store.search(find, "plans", 9)) == count
+
+
 async def test_nothing_asked_for_is_nothing_found(store: MemoryStore) -> None:
     assert await store.get([]) == []
     assert await store.positions() == {}

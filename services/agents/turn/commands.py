@@ -6,7 +6,7 @@ from typing import Any
 from schemas.ids import derived_id, time_of
 from schemas.journal import MessageAdded, MessageDeleted, ThreadCreated, ThreadDeleted, ThreadUpdated
 from schemas.parts import parts_of
-from schemas.prompts import MessagesAppend, MessagesDelete, ThreadCreate, ThreadDelete, ThreadUpdate
+from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from schemas.topics import MESSAGES
 from services.agents.turn.closing import cancel_turns
 from services.agents.turn.inputs import CommandArrived, Decision, Environment
@@ -22,6 +22,7 @@ def command_arrived(state: ThreadState | None, arrived: CommandArrived, env: Env
         case ThreadCreate():
             event = ThreadCreated(
                 **identity,
+                forked_from=command.forked_from,
                 user_id=command.user_id,
                 title=command.title,
                 summary=command.summary,
@@ -54,16 +55,14 @@ def _appended(command: MessagesAppend, record_id: str, env: Environment) -> list
     emits: list[Emit] = []
     for index, message in enumerate(command.messages):
         message_id = message.message_id or derived_id("append", record_id, index, at=time_of(record_id))
+        said = {name: getattr(message, name) for name in NewMessage.model_fields.keys() - {"message_id", "content"}}
         event = MessageAdded(
             tenant_id=command.tenant_id,
             thread_id=command.thread_id,
             message_id=message_id,
-            role=message.role,
             parts=parts_of(message.content),
-            user_id=message.user_id,
-            agent=message.agent,
-            metadata=message.metadata,
             created_at=env.at,
+            **said,
         )
         emits.append(Emit(MESSAGES.name, event, message_id))
     return emits

@@ -1,15 +1,16 @@
 """`/v1/threads`: threads, their messages, events, context and search."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.agents import ContextOptions
 from schemas.base import Identifier, JsonObject, ThreadId, Timestamp
 from schemas.http import (
+    MOST_POSITION,
     ContextRequest,
     ContextResponse,
     MessageView,
@@ -17,19 +18,24 @@ from schemas.http import (
     RequestBody,
     SearchMode,
     SearchPage,
+    ThreadOrder,
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import Role
+from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
+from services.gateway.forks import fork
 from services.gateway.ports import PortsDep, TenantDep
 from services.gateway.sse import thread_events
+from services.gateway.writes import carry_out, message_ids_between, write
 from services.runtime.web import problem
 
 router = APIRouter(tags=["threads"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+MessagePosition = Annotated[int, Field(ge=0, le=MOST_POSITION)]
+Wait = Annotated[float | None, Query(ge=0, le=300, description="seconds to wait until reads show it: then 200")]
 
 
 class ThreadBody(RequestBody):
@@ -40,10 +46,16 @@ class ThreadBody(RequestBody):
     metadata: JsonObject = {}
 
 
+class ForkBody(ThreadBody):
+    """What is left out is as in the original. Without `message_id` all of its messages are copied."""
+
+    message_id: Identifier | None = None
+
+
 class ThreadPatch(RequestBody):
     title: str | None = None
     summary: str | None = None
-    status: Literal["active", "archived"] | None = None
+    status: ThreadStatus | None = None
     metadata: JsonObject | None = None
 
 
@@ -52,7 +64,18 @@ class AppendBody(RequestBody):
 
 
 class DeleteBody(RequestBody):
-    message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)]
+    """Either ids, or positions of which one may be left out; both are inclusive."""
+
+    message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)] | None = None
+    from_position: MessagePosition | None = None
+    to_position: MessagePosition | None = None
+
+    @model_validator(mode="after")
+    def _ids_or_positions(self) -> Self:
+        by_position = self.from_position is not None or self.to_position is not None
+        if (self.message_ids is not None) == by_position:
+            raise ValueError("give message_ids, or from_position and to_position or one of them")
+        return self
 
 
 class ContextBody(RequestBody):
@@ -62,11 +85,14 @@ class ContextBody(RequestBody):
 
 
 @router.post("/v1/threads", status_code=202)
-async def create_thread(body: ThreadBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+async def create_thread(
+    body: ThreadBody, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
+) -> dict[str, Any]:
     """Creates a thread; one that is only prompted comes into being by itself."""
     thread_id = body.thread_id or new_id(datetime.now(UTC))
     fields = body.model_dump(exclude={"thread_id"})
-    await ports.log.submit(ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields))
+    change = ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields)
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
 
 
@@ -75,12 +101,23 @@ async def list_threads(
     ports: PortsDep,
     tenant_id: TenantDep,
     user_id: str | None = None,
+    status: ThreadStatus | None = None,
     q: str | None = None,
+    order: ThreadOrder = "updated",
     cursor: str | None = None,
     limit: Limit = 50,
 ) -> Any:
-    """Last changed first; `q` searches titles and summaries."""
-    return await ports.memory.get("threads", tenant_id=tenant_id, user_id=user_id, q=q, cursor=cursor, limit=limit)
+    """Last changed first, or last created; `q` searches titles and summaries, the best match first, on one page."""
+    return await ports.memory.get(
+        "threads",
+        tenant_id=tenant_id,
+        user_id=user_id,
+        status=status,
+        q=q,
+        order=order,
+        cursor=cursor,
+        limit=limit,
+    )
 
 
 @router.get("/v1/threads/{thread_id}", response_model=ThreadView)
@@ -90,17 +127,52 @@ async def get_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep)
 
 
 @router.patch("/v1/threads/{thread_id}", status_code=202)
-async def patch_thread(thread_id: ThreadId, body: ThreadPatch, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
+async def patch_thread(
+    thread_id: ThreadId,
+    body: ThreadPatch,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    wait: Wait = None,
+) -> dict[str, Any]:
     """Changes what is given."""
-    await ports.log.submit(ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump()))
+    change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump())
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
 
 
 @router.delete("/v1/threads/{thread_id}", status_code=202)
-async def delete_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
-    """Ends the turns of the thread and removes it."""
-    await ports.log.submit(ThreadDelete(tenant_id=tenant_id, thread_id=thread_id))
+async def delete_thread(
+    thread_id: ThreadId, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
+) -> dict[str, Any]:
+    """Ends the turns of the thread, then removes it with its messages. It is there until then, and 404 afterwards."""
+    response.status_code = await write(ports, ThreadDelete(tenant_id=tenant_id, thread_id=thread_id), wait)
     return {"thread_id": thread_id}
+
+
+@router.post("/v1/threads/{thread_id}/fork", status_code=202)
+async def fork_thread(
+    thread_id: ThreadId,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    body: ForkBody | None = None,
+    wait: Wait = None,
+) -> dict[str, Any]:
+    """A new thread with the messages of this one, up to and with `message_id`. A prompt to it comes behind them all.
+
+    With a `thread_id` of the client's own the same request again finishes what was cut short, and copies nothing twice.
+    """
+    asked = body or ForkBody()
+    source = ForkedFrom(thread_id=thread_id, message_id=asked.message_id)
+    create = ThreadCreate(
+        tenant_id=tenant_id,
+        thread_id=asked.thread_id or new_id(datetime.now(UTC)),
+        forked_from=source,
+        **asked.model_dump(exclude={"thread_id", "message_id"}),
+    )
+    response.status_code, copied = await carry_out(ports, fork(ports, tenant_id, source, create), wait)
+    return {"thread_id": create.thread_id, "forked_from": source.model_dump(), "messages": copied}
 
 
 @router.get("/v1/threads/{thread_id}/messages", response_model=Page[MessageView])
@@ -111,9 +183,13 @@ async def list_messages(
     cursor: str | None = None,
     limit: Limit = 50,
     order: Literal["asc", "desc"] = "asc",
-    role: str | None = None,
+    role: Role | None = None,
+    status: MessageStatus | None = None,
+    agent: str | None = None,
     turn_id: str | None = None,
     exclude_tool: bool = False,
+    from_position: MessagePosition | None = None,
+    to_position: MessagePosition | None = None,
 ) -> Any:
     """The conversation in order. Shows everything whose completion this gateway has given out."""
     partition, offset = ports.log.journal_position(thread_id)
@@ -124,8 +200,12 @@ async def list_messages(
         limit=limit,
         order=order,
         role=role,
+        status=status,
+        agent=agent,
         turn_id=turn_id,
         exclude_tool=exclude_tool,
+        from_position=from_position,
+        to_position=to_position,
         partition=partition,
         min_offset=offset,
     )
@@ -133,21 +213,46 @@ async def list_messages(
 
 @router.post("/v1/threads/{thread_id}/messages", status_code=202)
 async def append_messages(
-    thread_id: ThreadId, body: AppendBody, ports: PortsDep, tenant_id: TenantDep
+    thread_id: ThreadId,
+    body: AppendBody,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    wait: Wait = None,
 ) -> dict[str, Any]:
     """Adds messages without asking an agent."""
     at = datetime.now(UTC)
     messages = [each.model_copy(update={"message_id": each.message_id or new_id(at)}) for each in body.messages]
-    await ports.log.submit(MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=messages))
+    change = MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=messages)
+    response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id, "message_ids": [each.message_id for each in messages]}
 
 
 @router.delete("/v1/threads/{thread_id}/messages", status_code=202)
 async def delete_messages(
-    thread_id: ThreadId, body: DeleteBody, ports: PortsDep, tenant_id: TenantDep
+    thread_id: ThreadId,
+    body: DeleteBody,
+    response: Response,
+    ports: PortsDep,
+    tenant_id: TenantDep,
+    wait: Wait = None,
 ) -> dict[str, Any]:
-    await ports.log.submit(MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=body.message_ids))
-    return {"thread_id": thread_id, "message_ids": body.message_ids}
+    """Removes messages, and says which. Ids that are not there are no error.
+
+    By position those that are there now: 1000 messages a record, so that a failure in the middle leaves some removed;
+    the same request again removes the rest.
+    """
+    if body.message_ids is not None:
+        batches = [body.message_ids]
+    else:
+        between = (body.from_position, body.to_position)
+        batches = await message_ids_between(ports, tenant_id, thread_id, *between)
+    if not batches:
+        response.status_code = 200
+    for batch in batches:
+        change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=batch)
+        response.status_code = await write(ports, change, wait if batch is batches[-1] else None)
+    return {"thread_id": thread_id, "message_ids": [each for batch in batches for each in batch]}
 
 
 @router.get("/v1/threads/{thread_id}/events")

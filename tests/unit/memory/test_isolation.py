@@ -20,7 +20,7 @@ from services.memory.search import Search
 from services.memory.store import Find, Range, VectorSpace
 from services.runtime.failpoints import Failpoints
 from tests.support.embedder import ScriptedEmbedder, UsageKept, meaning_of
-from tests.unit.memory.journal import Told, added, answers, asks, created, opened
+from tests.unit.memory.journal import Told, added, answers, asks, created, deleted, opened, removed
 
 TENANTS = ("acme", "other")
 NAMES = st.sampled_from(
@@ -96,12 +96,21 @@ def test_no_list_search_or_single_read_reaches_another_tenant(shared: Shared, te
     draw, reads = data.draw, shared.reads
     cursor, limit = draw(st.sampled_from(shared.cursors)), draw(st.integers(1, 50))
     own(shared, tenant, reads.thread(tenant, draw(NAMES)))
+    own(shared, tenant, reads.message(tenant, draw(NAMES), draw(NAMES)))
     own(shared, tenant, reads.turn(tenant, draw(NAMES)))
     own(shared, tenant, reads.tool_call(tenant, draw(NAMES)))
     own(
         shared,
         tenant,
-        reads.threads(tenant, user_id=draw(MAYBE), query=draw(st.none() | QUERIES), cursor=cursor, limit=limit),
+        reads.threads(
+            tenant,
+            user_id=draw(MAYBE),
+            status=draw(MAYBE),
+            query=draw(st.none() | QUERIES),
+            order=draw(st.sampled_from(["updated", "created"])),
+            cursor=cursor,
+            limit=limit,
+        ),
     )
     own(
         shared,
@@ -113,8 +122,11 @@ def test_no_list_search_or_single_read_reaches_another_tenant(shared: Shared, te
             limit=limit,
             descending=draw(st.booleans()),
             role=draw(MAYBE),
+            status=draw(MAYBE | st.just("success")),
+            agent=draw(MAYBE),
             turn_id=draw(MAYBE),
             exclude_tool=draw(st.booleans()),
+            positions=draw(st.builds(Range, above=st.none() | st.integers(-1, 9), below=st.none() | st.integers(0, 9))),
         ),
     )
     own(
@@ -163,6 +175,25 @@ def test_no_option_of_a_context_reaches_another_tenant(shared: Shared, tenant: s
         options=options,
     )
     own(shared, tenant, shared.reads.context(request))
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+async def test_a_deletion_that_names_what_another_tenant_has_too_leaves_the_others(tmp_path: Path, tenant: str) -> None:
+    store = EdgeMemoryStore(tmp_path / "memory")
+    await store.open()
+    told = {each: Told(store, each) for each in TENANTS}
+    for each in told.values():
+        await each.tell(created("t-1"), added("m-1", "a car"), added("m-2", "a car", thread_id="t-2"))
+
+    await told[tenant].tell(deleted("t-1"), removed("m-2", thread_id="t-2"))
+
+    for each in told.values():
+        gone = each.tenant == tenant
+        texts = [page.items for page in [await each.reads.messages(each.tenant, name) for name in ("t-1", "t-2")]]
+        assert [len(items) for items in texts] == ([0, 0] if gone else [1, 1])
+        assert len((await each.reads.search(each.tenant, "car")).items) == (0 if gone else 2)
+        assert len((await each.reads.threads(each.tenant, query=None)).items) == (1 if gone else 2)
+    await store.close()
 
 
 FIELDS = st.dictionaries(

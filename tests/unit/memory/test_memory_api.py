@@ -96,6 +96,10 @@ async def test_messages_are_filtered(http: httpx.AsyncClient, told: Told) -> Non
         ({"turn_id": "turn-1"}, ["m-2", "m-3"]),
         ({"exclude_tool": "true"}, ["m-1"]),
         ({"turn_id": "nobody's"}, []),
+        ({"agent": "assistant"}, ["m-2"]),
+        ({"status": "failed"}, []),
+        ({"from_position": 1}, ["m-2", "m-3"]),
+        ({"from_position": 1, "to_position": 1}, ["m-2"]),
     ):
         response = await http.get("/threads/t-1/messages", params={"tenant_id": told.tenant, **parameters})
         assert [each["message_id"] for each in response.json()["items"]] == found
@@ -118,7 +122,12 @@ async def test_a_thread_whose_name_needs_escaping_is_read(http: httpx.AsyncClien
 
 async def test_threads_are_listed_and_searched(http: httpx.AsyncClient, told: Told) -> None:
     await told.tell(created("t-1", title="Lisbon", user_id="u-1"), created("t-2", title="Porto", seconds=1))
-    for parameters, found in (({}, ["t-2", "t-1"]), ({"q": "lisbon"}, ["t-1"]), ({"user_id": "u-1"}, ["t-1"])):
+    for parameters, found in (
+        ({}, ["t-2", "t-1"]),
+        ({"q": "lisbon"}, ["t-1"]),
+        ({"user_id": "u-1"}, ["t-1"]),
+        ({"status": "archived"}, []),
+    ):
         response = await http.get("/threads", params={"tenant_id": told.tenant, **parameters})
         page = Page[ThreadView].model_validate_json(response.content)
         assert [each.thread_id for each in page.items] == found

@@ -6,7 +6,8 @@ from schemas.http import SeenPrompt
 from schemas.ids import turn_id_of
 from schemas.journal import PromptDropped
 from services.memory.reads import BadCursorError, NotFoundError
-from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed
+from services.memory.store import Range
+from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed, updated
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,6 +48,58 @@ async def test_a_page_goes_on_though_messages_come_and_go_meanwhile(told: Told) 
     second = await told.reads.messages(told.tenant, "t-1", limit=9, cursor=first.next_cursor)
     assert [each.message_id for each in second.items] == ["m-3", "m-4"]
     assert second.next_cursor is None
+
+
+async def test_messages_are_chosen_by_position_page_by_page(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}") for number in range(6)))
+    assert await pages_of_messages(told, 2, positions=Range(above=0, below=4)) == [["m-1", "m-2"], ["m-3"]]
+    assert await pages_of_messages(told, 2, positions=Range(above=2), descending=True) == [["m-5", "m-4"], ["m-3"]]
+    assert await pages_of_messages(told, 2, positions=Range(above=9)) == [[]]
+
+
+async def test_a_message_is_read_in_its_own_thread_alone(told: Told) -> None:
+    await told.tell(added("m-1", "hi"))
+    assert (await told.reads.message(told.tenant, "t-1", "m-1")).text == "hi"
+    for thread_id, message_id in (("t-2", "m-1"), ("t-1", "m-2")):
+        with pytest.raises(NotFoundError):
+            await told.reads.message(told.tenant, thread_id, message_id)
+
+
+async def test_messages_are_chosen_by_status_and_agent(told: Told) -> None:
+    await told.tell(
+        added("m-1", "hi"),
+        added("m-2", "Hello", role="assistant", agent="helper"),
+        added("m-3", "He", role="assistant", agent="other", status="failed"),
+    )
+    assert await pages_of_messages(told, 9, status="success") == [["m-1", "m-2"]]
+    assert await pages_of_messages(told, 9, agent="other") == [["m-3"]]
+    assert await pages_of_messages(told, 9, agent="helper", status="failed") == [[]]
+
+
+async def test_threads_are_chosen_by_status_also_where_they_are_searched(told: Told) -> None:
+    await told.tell(created("t-1", title="Lisbon"), created("t-2", title="Lisbon again"))
+    await told.tell(updated("t-2", status="archived"))
+    for query in (None, "lisbon"):
+        for status, found in (("active", ["t-1"]), ("archived", ["t-2"])):
+            page = await told.reads.threads(told.tenant, status=status, query=query)
+            assert [each.thread_id for each in page.items] == found
+
+
+async def test_a_thread_is_listed_for_everybody_who_took_part(told: Told) -> None:
+    await told.tell(created("t-1", user_id="u-1"), created("t-2", user_id="u-2"), added("m-1", "hi", user_id="u-2"))
+    for user_id, found in (("u-1", ["t-1"]), ("u-2", ["t-1", "t-2"]), ("u-3", [])):
+        for query in (None, "hi"):
+            page = await told.reads.threads(told.tenant, user_id=user_id, query=query)
+            assert sorted(each.thread_id for each in page.items) == [
+                each for each in found if query is None or each == "t-1"
+            ]
+
+
+async def test_threads_come_by_their_last_change_or_their_creation(told: Told) -> None:
+    await told.tell(created("t-1"), created("t-2", seconds=1), updated("t-1", seconds=2, title="changed"))
+    for order, found in (("updated", ["t-1", "t-2"]), ("created", ["t-2", "t-1"])):
+        page = await told.reads.threads(told.tenant, query=None, order=order)
+        assert [each.thread_id for each in page.items] == found
 
 
 async def test_messages_are_chosen_by_role_and_turn(told: Told) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.http import MessageView, ThreadView
-from schemas.journal import EXAMPLES, JournalEvent, MessageAdded
+from schemas.journal import EXAMPLES, ForkedFrom, JournalEvent, MessageAdded
 from schemas.parts import ImagePart, ReasoningPart, TextPart
 from services.memory.projector import (
     CallView,
@@ -78,6 +78,25 @@ class Documents:
         return sorted(document.kind for document in self.all.values())
 
 
+def test_a_fork_says_where_it_is_from() -> None:
+    source = ForkedFrom(thread_id="t-0", message_id="m-7")
+    documents = Documents().tell(created(forked_from=source), updated(title="another way"))
+    assert documents.thread().forked_from == source
+
+
+def test_a_thread_names_everybody_who_took_part_once() -> None:
+    documents = Documents().tell(
+        created(user_id="u-1"),
+        added("m-1", user_id="u-2"),
+        opened(user_id="u-1", agent="helper"),
+        added("m-2", role="assistant", agent="helper"),
+        added("m-3", role="assistant", agent="other"),
+        added("m-4", user_id="u-2"),
+    )
+    thread = documents.thread()
+    assert (thread.user_id, thread.users, thread.agents) == ("u-1", ["u-1", "u-2"], ["helper", "other"])
+
+
 def test_times_are_kept_to_the_microsecond() -> None:
     assert microseconds(datetime(2026, 1, 1, 12, 0, 0, 7, tzinfo=UTC)) == 1_767_268_800_000_007
     assert microseconds(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) == 253_402_300_799_999_999
@@ -91,6 +110,7 @@ def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says
     assert document.fields == {
         "thread_id": "t-1",
         "position": 41,
+        "status": "success",
         "role": "assistant",
         "created": microseconds(event.created_at),
         "turn_id": event.turn_id,
@@ -166,7 +186,14 @@ def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
     assert (thread.title, thread.summary, thread.user_id, thread.metadata) == ("Plans", "What comes", "u-1", {"a": [1]})
     document = documents.all[thread_point("default", "t-1")]
     assert document.text == "Plans What comes"
-    assert document.fields == {"thread_id": "t-1", "user_id": "u-1", "updated": int(at(0).timestamp() * 1e6)}
+    then = int(at(0).timestamp() * 1e6)
+    assert document.fields == {
+        "thread_id": "t-1",
+        "user_id": ["u-1"],
+        "status": "active",
+        "created": then,
+        "updated": then,
+    }
 
 
 def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:

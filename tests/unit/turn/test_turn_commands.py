@@ -3,6 +3,7 @@
 import pytest
 
 from schemas.agents import AgentSpec
+from schemas.journal import ForkedFrom
 from schemas.prompts import (
     MessagesAppend,
     MessagesDelete,
@@ -237,6 +238,20 @@ def test_the_same_record_appends_the_same_messages_when_it_is_decided_again() ->
         story.waits(seconds)
         ids.append([each.message_id for each in story.command(command)])
     assert ids[0] == ids[1]
+
+
+def test_an_appended_message_keeps_what_was_said_of_it() -> None:
+    said = {"status": "failed", "agent": "helper", "provider": "p", "model": "m", "finish_reason": "length"}
+    message = NewMessage.model_validate({"role": "assistant", "content": "He", "usage": {"input_tokens": 3}, **said})
+    (added,) = Story().command(MessagesAppend(thread_id="t-1", messages=[message]))
+    assert {name: getattr(added, name) for name in said} == said
+    assert (added.usage.input_tokens, added.turn_id, added.step) == (3, None, 0)
+
+
+def test_a_thread_is_created_with_where_it_is_from() -> None:
+    source = ForkedFrom(thread_id="t-0", message_id="m-7")
+    (created,) = Story().command(ThreadCreate(thread_id="t-1", forked_from=source))
+    assert created.forked_from == source
 
 
 def test_messages_are_deleted_by_id() -> None:

@@ -1,0 +1,112 @@
+"""A fork: a new thread that begins with the messages of another one, up to some message.
+
+Commands on the log carry it out, one after the other in the new thread's partition: `thread.create`, which says where
+it is from, then `messages.append`. A copy has an id derived from the original's, so that a fork that was cut short is
+finished by the same request: what is there already is left out, the rest is appended.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from schemas.http import MessageView, Page, ThreadView
+from schemas.ids import derived_id
+from schemas.journal import ForkedFrom
+from schemas.prompts import MessagesAppend, NewMessage, ThreadCreate
+from schemas.topics import MAX_EVENT_BYTES
+from services.gateway.ports import Ports
+from services.gateway.writes import ThreadChange
+from services.runtime.web import ProblemError, problem
+
+PAGE = 1000
+BATCH_MESSAGES, BATCH_BYTES = 200, MAX_EVENT_BYTES // 2
+"""Of one command, which an agents worker carries out in one transaction. A larger message is a command of its own."""
+
+
+async def fork(
+    ports: Ports, tenant_id: str, source: ForkedFrom, create: ThreadCreate
+) -> AsyncIterator[tuple[ThreadChange, int]]:
+    """The commands, each with how many messages it copies.
+
+    Raises ProblemError: 404 where the source or its message is not there, 409 where the new thread is another one.
+    """
+    original = ThreadView.model_validate(await _get(ports, source.thread_id, "", tenant_id))
+    last = await _position_of(ports, tenant_id, source)
+    there = await _ids_there(ports, create, source)
+    if there is None:
+        inherited = {"title": original.title, "summary": original.summary, "user_id": original.user_id}
+        filled = {name: value for name, value in inherited.items() if getattr(create, name) is None}
+        yield create.model_copy(update={**filled, "metadata": original.metadata | create.metadata}), 0
+    async for page in _pages(ports, tenant_id, source.thread_id, to_position=last):
+        copies = [_copy(create, each) for each in page]
+        for batch in batches([each for each in copies if each.message_id not in (there or ())]):
+            append = MessagesAppend(tenant_id=tenant_id, thread_id=create.thread_id, messages=batch)
+            yield append, len(batch)
+
+
+def _copy(create: ThreadCreate, message: MessageView) -> NewMessage:
+    """It belongs to no turn of the new thread: turns, and what they cost, stay with the original."""
+    message_id = derived_id(
+        "fork", create.tenant_id, create.thread_id, message.thread_id, message.message_id, at=message.created_at
+    )
+    kept = {name: getattr(message, name) for name in NewMessage.model_fields.keys() & MessageView.model_fields.keys()}
+    return NewMessage.model_validate({**kept, "message_id": message_id, "content": message.parts})
+
+
+def batches(messages: Sequence[NewMessage]) -> Iterator[list[NewMessage]]:
+    """Cuts them, in order, into what one command carries."""
+    batch: list[NewMessage] = []
+    size = 0
+    for message in messages:
+        added = len(message.model_dump_json())
+        if batch and (len(batch) == BATCH_MESSAGES or size + added > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += added
+    if batch:
+        yield batch
+
+
+async def _position_of(ports: Ports, tenant_id: str, source: ForkedFrom) -> int | None:
+    if source.message_id is None:
+        return None
+    message = await _get(ports, source.thread_id, f"/messages/{quote(source.message_id, safe='')}", tenant_id)
+    return MessageView.model_validate(message).position
+
+
+async def _ids_there(ports: Ports, create: ThreadCreate, source: ForkedFrom) -> set[str] | None:
+    """Of the messages that the new thread has already; None where there is no such thread."""
+    try:
+        thread = ThreadView.model_validate(await _get(ports, create.thread_id, "", create.tenant_id))
+    except ProblemError as error:
+        if error.problem.status != 404:
+            raise
+        return None
+    if thread.forked_from != source:
+        detail = f"thread {create.thread_id!r} is there and no fork of this: name another one, or none"
+        raise problem(409, "thread-exists", "Thread exists", detail)
+    pages = _pages(ports, create.tenant_id, create.thread_id)
+    return {each.message_id async for page in pages for each in page}
+
+
+async def _pages(
+    ports: Ports, tenant_id: str, thread_id: str, *, to_position: int | None = None
+) -> AsyncIterator[list[MessageView]]:
+    cursor: str | None = None
+    while True:
+        answer = await _get(
+            ports, thread_id, "/messages", tenant_id, cursor=cursor, limit=PAGE, to_position=to_position
+        )
+        page = Page[MessageView].model_validate(answer)
+        yield page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+async def _get(ports: Ports, thread_id: str, path: str, tenant_id: str, **options: object) -> Any:
+    partition, offset = ports.log.journal_position(thread_id)
+    return await ports.memory.get(
+        f"threads/{thread_id}{path}", tenant_id=tenant_id, partition=partition, min_offset=offset, **options
+    )

@@ -1,0 +1,115 @@
+"""Changes of a thread: written to the log, and where a client waits until every read shows them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from schemas.ids import record_id
+from schemas.prompts import MessagesAppend, MessagesDelete, ThreadCreate, ThreadDelete, ThreadUpdate
+from schemas.topics import MESSAGES
+from services.gateway.fanout import Listener, SlowListenerError
+from services.gateway.ports import Ports
+from services.runtime.errors import UnavailableError
+from services.runtime.web import ProblemError
+
+ThreadChange = ThreadCreate | ThreadUpdate | ThreadDelete | MessagesAppend | MessagesDelete
+
+BATCH = 1000
+"""Messages that one command deletes."""
+
+BEHIND = "urn:turnlog:problem:behind"
+
+
+async def write(ports: Ports, change: ThreadChange, seconds: float | None) -> Literal[200, 202]:
+    """The status to answer with: 200 when memory shows the change, 202 when it is on the log and no more is known.
+
+    An agents worker carries the change out; without `seconds` nobody waits for it. A change that was not shown in time
+    is carried out all the same. Raises UnavailableError when the log does not take it.
+    """
+    if not seconds:
+        await ports.log.submit(change)
+        return 202
+    with ports.log.listening(change.tenant_id, change.thread_id) as listener:
+        partition, offset = await ports.log.submit(change)
+        last = _last_event_id(change, record_id(ports.log.prompts_topic, partition, offset))
+        try:
+            async with asyncio.timeout(seconds):
+                return await _shown(ports, change, partition, await _written(listener, last) + 1)
+        except (TimeoutError, SlowListenerError):
+            return 202
+
+
+async def carry_out(
+    ports: Ports, changes: AsyncIterator[tuple[ThreadChange, int]], seconds: float | None
+) -> tuple[Literal[200, 202], int]:
+    """Writes changes of one thread in order, and waits for the last one, which memory shows after all the others.
+
+    The status as `write` gives it, 200 where nothing was to be done, and the sum of what the changes count.
+    """
+    status: Literal[200, 202] = 200
+    total, held = 0, None
+    async for change, count in changes:
+        if held is not None:
+            await write(ports, held, None)
+        held, total = change, total + count
+    if held is not None:
+        status = await write(ports, held, seconds)
+    return status, total
+
+
+async def message_ids_between(
+    ports: Ports, tenant_id: str, thread_id: str, first: int | None, last: int | None
+) -> list[list[str]]:
+    """Of the messages at these positions, both inclusive, in batches that a command may carry; empty for none.
+
+    Raises ProblemError where there is no such thread.
+    """
+    partition, offset = ports.log.journal_position(thread_id)
+    batches: list[list[str]] = []
+    cursor: str | None = None
+    while True:
+        page: Any = await ports.memory.get(
+            f"threads/{thread_id}/messages",
+            tenant_id=tenant_id,
+            from_position=first,
+            to_position=last,
+            cursor=cursor,
+            limit=BATCH,
+            partition=partition,
+            min_offset=offset,
+        )
+        if page["items"]:
+            batches.append([each["message_id"] for each in page["items"]])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return batches
+
+
+def _last_event_id(change: ThreadChange, record: str) -> str:
+    """Of the journal: the worker names an event after the record that asked for it, and a message after itself."""
+    named = change.messages[-1].message_id if isinstance(change, MessagesAppend) else None
+    return named or record
+
+
+async def _written(listener: Listener, event_id: str) -> int:
+    while True:
+        event = await listener.next()
+        if event.topic == MESSAGES.name and event.event_id == event_id:
+            return event.offset
+
+
+async def _shown(ports: Ports, change: ThreadChange, partition: int, min_offset: int) -> Literal[200, 202]:
+    while True:
+        try:
+            await ports.memory.get(
+                f"threads/{change.thread_id}", tenant_id=change.tenant_id, partition=partition, min_offset=min_offset
+            )
+        except ProblemError as error:
+            if error.problem.status == 404:
+                return 200  # a thread that was deleted: its absence is what there is to show
+            if error.problem.type != BEHIND:
+                return 202
+        except UnavailableError:
+            return 202
+        else:
+            return 200
