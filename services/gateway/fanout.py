@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,7 +127,10 @@ class Fanout:
     """Listeners by thread, and how far the tail is in every partition."""
 
     def __init__(self) -> None:
+        self.somebody = asyncio.Event()
+        """Whether anybody listens."""
         self._listeners: dict[tuple[str, str], set[Listener]] = {}
+        self._heard: Counter[int] = Counter()
         self._positions: dict[int, Position] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -135,13 +138,24 @@ class Fanout:
         """Hears everything that the tail reads from now on. Close it with `leave`."""
         listener = Listener((tenant_id, thread_id), partition, self.position(partition).copy())
         self._listeners.setdefault(listener.key, set()).add(listener)
+        self._heard[partition] += 1
+        self.somebody.set()
         return listener
 
     def leave(self, listener: Listener) -> None:
         others = self._listeners.get(listener.key, set())
-        others.discard(listener)
+        if listener not in others:
+            return
+        others.remove(listener)
+        self._heard[listener.partition] -= 1
         if not others:
-            self._listeners.pop(listener.key, None)
+            del self._listeners[listener.key]
+        if not self._listeners:
+            self.somebody.clear()
+
+    def hears(self, partition: int) -> bool:
+        """Whether anybody listens to a thread of the partition."""
+        return self._heard[partition] > 0
 
     def position(self, partition: int) -> Position:
         return self._positions.setdefault(partition, Position({}))

@@ -35,6 +35,10 @@ TAILED: tuple[Topic, ...] = (PROMPTS, MESSAGES, DELTAS, TOOL_CALLS, TOOL_RESULTS
 PRODUCE_SECONDS = 10
 RETRY_SECONDS = 1.0
 
+LULL_SECONDS = 0.25
+"""How late the tail may be while nobody listens: it takes what has come at once, instead of waking the broker for every
+record."""
+
 
 class ThreadLog:
     """Reads and writes threads on Kafka. One tail serves every client of the process."""
@@ -119,7 +123,7 @@ class ThreadLog:
 
     @contextlib.contextmanager
     def listening(self, tenant_id: str, thread_id: str) -> Generator[Listener]:
-        """A listener on the thread, from now on."""
+        """A listener on the thread, from now on, or from up to LULL_SECONDS ago."""
         listener = self._fanout.listen(tenant_id, thread_id, self.partition(thread_id))
         try:
             yield listener
@@ -188,6 +192,9 @@ class ThreadLog:
                         for record in records:
                             self._publish(record)
                         positions[partition] = records[-1].offset + 1
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LULL_SECONDS):
+                            await self._fanout.somebody.wait()
             except (KafkaError, OSError) as error:
                 self._trouble = f"Kafka: {error!r}"
                 log.warning("tail_waits", reason=repr(error))
@@ -196,8 +203,10 @@ class ThreadLog:
                 await consumer.stop()
 
     def _publish(self, record: Record) -> None:
-        event = self._event(record)
-        if event is not None:
+        topic = self._topics[record.topic]
+        if topic is not COMPLETIONS and not self._fanout.hears(record.partition):
+            self._fanout.position(record.partition).passed(topic.name, record.offset)
+        elif (event := self._event(record)) is not None:
             self._fanout.publish(record.partition, event)
 
     def _event(self, record: Record) -> LogEvent | None:

@@ -55,6 +55,22 @@ async def test_who_left_hears_nothing_and_costs_nothing() -> None:
     assert listener._queue.empty()
 
 
+async def test_it_knows_where_somebody_listens() -> None:
+    fanout = Fanout()
+    first, second = (fanout.listen("default", thread, partition=3) for thread in ("t-1", "t-2"))
+    assert fanout.somebody.is_set()
+    assert fanout.hears(3)
+    assert not fanout.hears(0)
+
+    fanout.leave(first)
+    fanout.leave(first)
+    assert fanout.hears(3)
+
+    fanout.leave(second)
+    assert not fanout.hears(3)
+    assert not fanout.somebody.is_set()
+
+
 async def test_a_listener_begins_where_the_tail_is() -> None:
     fanout = Fanout()
     fanout.publish(0, event(7))
