@@ -135,6 +135,12 @@ class ContextResponse(Model):
     without_vector: str | None = None
 
 
+class ThreadContext(ContextResponse):
+    """What a model would see: the agent's instructions, if an agent was named, then the messages."""
+
+    instructions: str | None = None
+
+
 class SeenPrompt(Model):
     tenant_id: TenantId = DEFAULT_TENANT
     thread_id: ThreadId

@@ -225,6 +225,24 @@ async def test_the_context_is_what_a_model_would_see(turnlog: Installation, thre
     assert [each["message"]["text"] for each in context["messages"]] == ["hello", "You said: hello"]
 
 
+async def test_the_context_of_an_agent_has_its_instructions_and_goes_by_its_options(
+    turnlog: Installation, thread: str
+) -> None:
+    name = await applied(turnlog, instructions="Be brief.", context={"recent_messages": 1})
+    await turnlog.post(f"/v1/threads/{thread}/prompts?wait=30", {"content": "hello"}, status=200)
+
+    context = await turnlog.post(f"/v1/threads/{thread}/context", {"agent": name}, status=200)
+    assert context["instructions"] == "Be brief."
+    assert [each["message"]["text"] for each in context["messages"]] == ["You said: hello"]
+
+    body = {"agent": name, "options": {"recent_messages": 2}}
+    context = await turnlog.post(f"/v1/threads/{thread}/context", body, status=200)
+    assert [each["message"]["text"] for each in context["messages"]] == ["hello", "You said: hello"]
+
+    problem = await turnlog.post(f"/v1/threads/{thread}/context", {"agent": "nobody"}, status=404)
+    assert problem["type"] == "urn:turnlog:problem:unknown-agent"
+
+
 async def test_a_prompt_may_bring_its_own_instructions_and_tools(turnlog: Installation, thread: str) -> None:
     options = {"instructions": "Be brief.", "tools": []}
     body = {"content": '[[tool calculate {"expression": "1"}]] go', "options": options}

@@ -8,16 +8,16 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
 from schemas.agents import ContextOptions
-from schemas.base import Identifier, JsonObject, ThreadId, Timestamp
+from schemas.base import Identifier, JsonObject, Name, ThreadId, Timestamp
 from schemas.http import (
     MOST_POSITION,
     ContextRequest,
-    ContextResponse,
     MessageView,
     Page,
     RequestBody,
     SearchMode,
     SearchPage,
+    ThreadContext,
     ThreadOrder,
     ThreadView,
 )
@@ -79,9 +79,12 @@ class DeleteBody(RequestBody):
 
 
 class ContextBody(RequestBody):
+    """`agent`: whose instructions and context options hold; `options` win over its own, as those of a prompt do."""
+
+    agent: Name | None = None
     user_id: Identifier | None = None
     query: str | None = None
-    options: ContextOptions = ContextOptions()
+    options: ContextOptions | None = None
 
 
 @router.post("/v1/threads", status_code=202)
@@ -273,20 +276,24 @@ async def stream_thread(
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-@router.post("/v1/threads/{thread_id}/context", response_model=ContextResponse)
-async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenant_id: TenantDep) -> Any:
-    """What a model would see of the thread."""
+@router.post("/v1/threads/{thread_id}/context")
+async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenant_id: TenantDep) -> ThreadContext:
+    """What a model would see of the thread, found as for a turn of the agent, and why each message is there."""
+    agent = ports.agents.get(body.agent, tenant_id=tenant_id) if body.agent else None
+    if body.agent and agent is None:
+        raise problem(404, "unknown-agent", "Unknown agent", f"there is no agent {body.agent!r}")
     partition, offset = ports.log.journal_position(thread_id)
     request = ContextRequest(
         tenant_id=tenant_id,
         thread_id=thread_id,
         user_id=body.user_id,
         query=body.query,
-        options=body.options,
+        options=body.options or (agent.context if agent else ContextOptions()),
         partition=partition,
         min_offset=offset,
     )
-    return await ports.memory.post("context", request.model_dump_json())
+    found = await ports.memory.post("context", request.model_dump_json())
+    return ThreadContext.model_validate({**found, "instructions": agent.instructions if agent else None})
 
 
 @router.get("/v1/search", response_model=SearchPage)
