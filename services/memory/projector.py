@@ -62,8 +62,9 @@ def thread_point(tenant_id: str, thread_id: str) -> str:
     return point_id("thread", tenant_id, thread_id)
 
 
-def message_point(tenant_id: str, message_id: str) -> str:
-    return point_id("message", tenant_id, message_id)
+def message_point(tenant_id: str, thread_id: str, message_id: str) -> str:
+    """Of a thread: whoever appends or deletes by an id reaches no other, whose partition has an order of its own."""
+    return point_id("message", tenant_id, thread_id, message_id)
 
 
 def turn_point(tenant_id: str, turn_id: str) -> str:
@@ -134,7 +135,7 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             _message_added(batch, offset, event)
         case MessageDeleted():
             for message_id in event.message_ids:
-                batch.remove(message_point(event.tenant_id, message_id))
+                batch.remove(message_point(event.tenant_id, event.thread_id, message_id))
         case ThreadCreated():
             _put_thread(
                 batch, event, event.created_at, _given(event, "forked_from", "user_id", "title", "summary", "metadata")
@@ -180,7 +181,7 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
             fields[name] = value
     batch.put(
         Document(
-            message_point(event.tenant_id, event.message_id),
+            message_point(event.tenant_id, event.thread_id, event.message_id),
             "message",
             event.tenant_id,
             fields,

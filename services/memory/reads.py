@@ -130,11 +130,8 @@ class Reads:
 
     async def message(self, tenant_id: str, thread_id: str, message_id: str) -> MessageView:
         """Raises NotFoundError, also when it is of another thread."""
-        body = await self._one(message_point(tenant_id, message_id), "message", message_id)
-        message = MessageView.model_validate_json(body)
-        if message.thread_id != thread_id:
-            raise NotFoundError(f"there is no message {message_id!r} in thread {thread_id!r}")
-        return message
+        body = await self._one(message_point(tenant_id, thread_id, message_id), "message", message_id)
+        return MessageView.model_validate_json(body)
 
     async def turn(self, tenant_id: str, turn_id: str) -> TurnView:
         """Raises NotFoundError."""

@@ -113,7 +113,8 @@ async def _embed(store: EdgeMemoryStore, embeddings: Embeddings, begin: int, end
     numbers = [each for each in range(begin, end) if each // MESSAGES_OF_A_THREAD % WITH_VECTORS == 0]
     began = time.monotonic()
     for first in range(0, len(numbers), batch):
-        points = [message_point(DEFAULT_TENANT, f"m-{number}") for number in numbers[first : first + batch]]
+        asked = map(_message, numbers[first : first + batch])
+        points = [message_point(DEFAULT_TENANT, each.thread_id, each.message_id) for each in asked]
         documents = await store.get(points)
         texts = [_text(int(each.fields["position"])) for each in documents]
         made = await embeddings.embedder.embed(texts)

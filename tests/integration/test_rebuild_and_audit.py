@@ -285,7 +285,9 @@ async def test_a_memory_that_was_tampered_with_is_found_out_and_mended(projected
     store = EdgeMemoryStore(projected.folder / "memory")
     await store.open()
     (thread,) = await store.get([thread_point("tenant-0", "t-4")])
-    (message, role) = await store.get([message_point("tenant-1", "m-7-1"), message_point("tenant-1", "m-9-1")])
+    (message, role) = await store.get(
+        [message_point("tenant-1", "t-7", "m-7-1"), message_point("tenant-1", "t-9", "m-9-1")]
+    )
     positions = await store.positions()
     for document, changes in (
         (thread, Changes([replace(thread, body=json.dumps(json.loads(thread.body) | {"title": "another"}))])),

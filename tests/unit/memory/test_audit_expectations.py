@@ -125,4 +125,4 @@ def test_every_state_of_a_watched_document_is_remembered() -> None:
 
 
 def point(message_id: str) -> str:
-    return message_point("default", message_id)
+    return message_point("default", "t-1", message_id)

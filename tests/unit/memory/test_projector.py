@@ -72,7 +72,7 @@ class Documents:
         return TurnView.model_validate_json(self.all[turn_point("default", turn_id)].body)
 
     def message(self, message_id: str) -> MessageView:
-        return MessageView.model_validate_json(self.all[message_point("default", message_id)].body)
+        return MessageView.model_validate_json(self.all[message_point("default", "t-1", message_id)].body)
 
     def kinds(self) -> list[str]:
         return sorted(document.kind for document in self.all.values())
@@ -106,7 +106,7 @@ def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says
     event = next(each for each in EXAMPLES if isinstance(each, MessageAdded))
     documents = Documents()
     documents.batch(41, [event])
-    document = documents.all[message_point("default", event.message_id)]
+    document = documents.all[message_point("default", "t-1", event.message_id)]
     assert document.fields == {
         "thread_id": "t-1",
         "position": 41,
@@ -123,13 +123,22 @@ def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says
     assert json.loads(document.body).items() >= said.items()
 
 
+def test_an_id_names_a_message_of_its_thread_alone() -> None:
+    """Threads are on partitions that are read in no common order: one must not depend on the other."""
+    documents = Documents().tell(added("m-1", "mine"), added("m-1", "theirs", thread_id="t-2"))
+    assert documents.message("m-1").text == "mine"
+    documents.tell(removed("m-1", thread_id="t-2"))
+    assert documents.message("m-1").text == "mine"
+    assert documents.kinds().count("message") == 1
+
+
 def test_only_what_was_said_is_searched() -> None:
     documents = Documents().tell(
         added(
             "m-1", [TextPart(text="one"), ReasoningPart(text="hidden"), ImagePart(url="data:,"), TextPart(text="two")]
         )
     )
-    assert documents.all[message_point("default", "m-1")].text == "one\ntwo"
+    assert documents.all[message_point("default", "t-1", "m-1")].text == "one\ntwo"
 
 
 def test_tools_answers_and_messages_that_only_call_tools_are_marked() -> None:
@@ -144,7 +153,7 @@ def test_tools_answers_and_messages_that_only_call_tools_are_marked() -> None:
 
 
 def _about(documents: Documents, message_id: str) -> Any:
-    return documents.all[message_point("default", message_id)].fields.get("about")
+    return documents.all[message_point("default", "t-1", message_id)].fields.get("about")
 
 
 def test_a_tool_call_is_known_with_its_thread_and_turn() -> None:
