@@ -1,6 +1,6 @@
 """Documents of the HTTP interfaces: what the gateway answers, and what services ask of memory and usage."""
 
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -42,6 +42,10 @@ class Problem(Model):
     errors: list[JsonObject] | None = None
 
 
+BEHIND = "urn:turnlog:problem:behind"
+"""Type of the problem that what a read must reflect has not been read from the log yet: ask again."""
+
+
 ThreadOrder = Literal["updated", "created"]
 """Which threads of a list come first: those that changed last, or those that were created last."""
 
@@ -63,8 +67,10 @@ class ThreadView(Model):
     updated_at: Timestamp
 
 
-MOST_POSITION = 2**53
-"""No offset of Kafka gets there, and beyond it a number is not the same to every reader of JSON."""
+PageLimit = Annotated[int, Field(ge=1, le=1000)]
+
+MessagePosition = Annotated[int, Field(ge=0, le=2**53)]
+"""No offset of Kafka gets beyond, where a number is not the same to every reader of JSON."""
 
 
 class MessageView(Model):
@@ -188,6 +194,48 @@ class SearchPage(Page[SearchHit]):
     """`without_vector`: why a hybrid search went by words alone."""
 
     without_vector: str | None = None
+
+
+class ThreadListQuery(Model):
+    """Which threads, by their fields; with `q` those whose title or summary match, the best first, on one page."""
+
+    user_id: str | None = None
+    status: ThreadStatus | None = None
+    q: str | None = None
+    order: ThreadOrder = "updated"
+    cursor: str | None = None
+    limit: PageLimit = 50
+
+
+class MessageListQuery(Model):
+    """Which messages of a thread, in which direction. Both positions are inclusive."""
+
+    cursor: str | None = None
+    limit: PageLimit = 50
+    order: Literal["asc", "desc"] = "asc"
+    role: Role | None = None
+    status: MessageStatus | None = None
+    agent: str | None = None
+    turn_id: str | None = None
+    exclude_tool: bool = False
+    from_position: MessagePosition | None = None
+    to_position: MessagePosition | None = None
+
+
+class SearchQuery(Model):
+    """Which messages are looked for, and how. `since` is inclusive, `until` is not."""
+
+    q: str = Field(min_length=1)
+    mode: SearchMode = "text"
+    user_id: str | None = None
+    thread_id: str | None = None
+    agent: str | None = None
+    role: Role | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+    score_threshold: float | None = None
+    cursor: str | None = None
+    limit: PageLimit = 20
 
 
 class RequestBody(Model):

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import aiohttp
 
+from schemas.http import BEHIND
 from services.runtime.errors import BehindError, UnavailableError
 from services.runtime.settings import RuntimeSettings
-
-BEHIND = "urn:turnlog:problem:behind"
 
 Answering = Literal["gateway", "memory", "usage"]
 

@@ -6,19 +6,18 @@ finished by the same request: what is there already is left out, the rest is app
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
 from urllib.parse import quote
 
-from schemas.http import MessageView, Page, ThreadView
+from schemas.http import MessageView, ThreadView
 from schemas.ids import derived_id
 from schemas.journal import ForkedFrom
 from schemas.prompts import MessagesAppend, NewMessage, ThreadCreate
 from schemas.topics import MAX_EVENT_BYTES
 from services.gateway.ports import Ports
+from services.gateway.reads import message_pages, read_thread
 from services.gateway.writes import ThreadChange
 from services.runtime.web import ProblemError, problem
 
-PAGE = 1000
 BATCH_MESSAGES, BATCH_BYTES = 200, MAX_EVENT_BYTES // 2
 """Of one command, which an agents worker carries out in one transaction. A larger message is a command of its own."""
 
@@ -30,14 +29,14 @@ async def fork(
 
     Raises ProblemError: 404 where the source or its message is not there, 409 where the new thread is another one.
     """
-    original = ThreadView.model_validate(await _get(ports, source.thread_id, "", tenant_id))
+    original = ThreadView.model_validate(await read_thread(ports, tenant_id, source.thread_id))
     last = await _position_of(ports, tenant_id, source)
     there = await _ids_there(ports, create, source)
     if there is None:
         inherited = {"title": original.title, "summary": original.summary, "user_id": original.user_id}
         filled = {name: value for name, value in inherited.items() if getattr(create, name) is None}
         yield create.model_copy(update={**filled, "metadata": original.metadata | create.metadata}), 0
-    async for page in _pages(ports, tenant_id, source.thread_id, to_position=last):
+    async for page in message_pages(ports, tenant_id, source.thread_id, to_position=last):
         copies = [_copy(create, each) for each in page]
         for batch in batches([each for each in copies if each.message_id not in (there or ())]):
             append = MessagesAppend(tenant_id=tenant_id, thread_id=create.thread_id, messages=batch)
@@ -71,14 +70,14 @@ def batches(messages: Sequence[NewMessage]) -> Iterator[list[NewMessage]]:
 async def _position_of(ports: Ports, tenant_id: str, source: ForkedFrom) -> int | None:
     if source.message_id is None:
         return None
-    message = await _get(ports, source.thread_id, f"/messages/{quote(source.message_id, safe='')}", tenant_id)
+    message = await read_thread(ports, tenant_id, source.thread_id, f"/messages/{quote(source.message_id, safe='')}")
     return MessageView.model_validate(message).position
 
 
 async def _ids_there(ports: Ports, create: ThreadCreate, source: ForkedFrom) -> set[str] | None:
     """Of the messages that the new thread has already; None where there is no such thread."""
     try:
-        thread = ThreadView.model_validate(await _get(ports, create.thread_id, "", create.tenant_id))
+        thread = ThreadView.model_validate(await read_thread(ports, create.tenant_id, create.thread_id))
     except ProblemError as error:
         if error.problem.status != 404:
             raise
@@ -86,27 +85,5 @@ async def _ids_there(ports: Ports, create: ThreadCreate, source: ForkedFrom) -> 
     if thread.forked_from != source:
         detail = f"thread {create.thread_id!r} is there and no fork of this: name another one, or none"
         raise problem(409, "thread-exists", "Thread exists", detail)
-    pages = _pages(ports, create.tenant_id, create.thread_id)
+    pages = message_pages(ports, create.tenant_id, create.thread_id)
     return {each.message_id async for page in pages for each in page}
-
-
-async def _pages(
-    ports: Ports, tenant_id: str, thread_id: str, *, to_position: int | None = None
-) -> AsyncIterator[list[MessageView]]:
-    cursor: str | None = None
-    while True:
-        answer = await _get(
-            ports, thread_id, "/messages", tenant_id, cursor=cursor, limit=PAGE, to_position=to_position
-        )
-        page = Page[MessageView].model_validate(answer)
-        yield page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
-async def _get(ports: Ports, thread_id: str, path: str, tenant_id: str, **options: object) -> Any:
-    partition, offset = ports.log.journal_position(thread_id)
-    return await ports.memory.get(
-        f"threads/{thread_id}{path}", tenant_id=tenant_id, partition=partition, min_offset=offset, **options
-    )

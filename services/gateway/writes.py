@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Literal
 
+from schemas.http import BEHIND
 from schemas.ids import record_id
 from schemas.prompts import MessagesAppend, MessagesDelete, ThreadCreate, ThreadDelete, ThreadUpdate
 from schemas.topics import MESSAGES
@@ -13,11 +14,6 @@ from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
 ThreadChange = ThreadCreate | ThreadUpdate | ThreadDelete | MessagesAppend | MessagesDelete
-
-BATCH = 1000
-"""Messages that one command deletes."""
-
-BEHIND = "urn:turnlog:problem:behind"
 
 
 async def write(ports: Ports, change: ThreadChange, seconds: float | None) -> Literal[200, 202]:
@@ -55,34 +51,6 @@ async def carry_out(
     if held is not None:
         status = await write(ports, held, seconds)
     return status, total
-
-
-async def message_ids_between(
-    ports: Ports, tenant_id: str, thread_id: str, first: int | None, last: int | None
-) -> list[list[str]]:
-    """Of the messages at these positions, both inclusive, in batches that a command may carry; empty for none.
-
-    Raises ProblemError where there is no such thread.
-    """
-    partition, offset = ports.log.journal_position(thread_id)
-    batches: list[list[str]] = []
-    cursor: str | None = None
-    while True:
-        page: Any = await ports.memory.get(
-            f"threads/{thread_id}/messages",
-            tenant_id=tenant_id,
-            from_position=first,
-            to_position=last,
-            cursor=cursor,
-            limit=BATCH,
-            partition=partition,
-            min_offset=offset,
-        )
-        if page["items"]:
-            batches.append([each["message_id"] for each in page["items"]])
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return batches
 
 
 def _last_event_id(change: ThreadChange, record: str) -> str:

@@ -1,34 +1,45 @@
 """The HTTP interface of memory: inside the platform only; the gateway is the door."""
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import FastAPI, Query, Request, Response
 
-from schemas.base import DEFAULT_TENANT, TenantId, Timestamp
+from schemas.base import DEFAULT_TENANT, TenantId
 from schemas.http import (
-    MOST_POSITION,
     ContextRequest,
     ContextResponse,
+    MessageListQuery,
     MessageView,
     Page,
     Problem,
-    SearchMode,
     SearchPage,
+    SearchQuery,
     SeenRequest,
     SeenResponse,
-    ThreadOrder,
+    ThreadListQuery,
     ThreadView,
 )
-from schemas.journal import MessageStatus, Role, ThreadStatus
 from services.memory.projector import CallView, TurnView
 from services.memory.reads import BadCursorError, NotFoundError, Reads
 from services.memory.store import Range
 from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem_response
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Position = Annotated[int, Query(ge=0, le=MOST_POSITION)]
 WAIT_SECONDS = 5.0
+
+
+class ThreadListParameters(ThreadListQuery):
+    tenant_id: TenantId = DEFAULT_TENANT
+
+
+class MessageListParameters(MessageListQuery):
+    tenant_id: TenantId = DEFAULT_TENANT
+    partition: int | None = None
+    min_offset: int = 0
+
+
+class SearchParameters(SearchQuery):
+    tenant_id: TenantId = DEFAULT_TENANT
 
 
 class Progress(Protocol):
@@ -76,17 +87,15 @@ def build_api(
         return SeenResponse(seen=await reads.seen(request.prompts))
 
     @app.get("/threads")
-    async def threads(
-        tenant_id: TenantId = DEFAULT_TENANT,
-        user_id: str | None = None,
-        status: ThreadStatus | None = None,
-        q: str | None = None,
-        order: ThreadOrder = "updated",
-        cursor: str | None = None,
-        limit: Limit = 50,
-    ) -> Page[ThreadView]:
+    async def threads(asked: Annotated[ThreadListParameters, Query()]) -> Page[ThreadView]:
         return await reads.threads(
-            tenant_id, user_id=user_id, status=status, query=q, order=order, cursor=cursor, limit=limit
+            asked.tenant_id,
+            user_id=asked.user_id,
+            status=asked.status,
+            query=asked.q,
+            order=asked.order,
+            cursor=asked.cursor,
+            limit=asked.limit,
         )
 
     @app.get("/threads/{thread_id}")
@@ -97,41 +106,26 @@ def build_api(
         return await reads.thread(tenant_id, thread_id)
 
     @app.get("/threads/{thread_id}/messages")
-    async def messages(
-        thread_id: str,
-        tenant_id: TenantId = DEFAULT_TENANT,
-        cursor: str | None = None,
-        limit: Limit = 50,
-        order: Literal["asc", "desc"] = "asc",
-        role: Role | None = None,
-        status: MessageStatus | None = None,
-        agent: str | None = None,
-        turn_id: str | None = None,
-        exclude_tool: bool = False,
-        from_position: Position | None = None,
-        to_position: Position | None = None,
-        partition: int | None = None,
-        min_offset: int = 0,
-    ) -> Page[MessageView]:
-        await reflect(partition, min_offset)
+    async def messages(thread_id: str, asked: Annotated[MessageListParameters, Query()]) -> Page[MessageView]:
+        await reflect(asked.partition, asked.min_offset)
         page = await reads.messages(
-            tenant_id,
+            asked.tenant_id,
             thread_id,
-            cursor=cursor,
-            limit=limit,
-            descending=order == "desc",
-            role=role,
-            status=status,
-            agent=agent,
-            turn_id=turn_id,
-            exclude_tool=exclude_tool,
+            cursor=asked.cursor,
+            limit=asked.limit,
+            descending=asked.order == "desc",
+            role=asked.role,
+            status=asked.status,
+            agent=asked.agent,
+            turn_id=asked.turn_id,
+            exclude_tool=asked.exclude_tool,
             positions=Range(
-                above=None if from_position is None else from_position - 1,
-                below=None if to_position is None else to_position + 1,
+                above=None if asked.from_position is None else asked.from_position - 1,
+                below=None if asked.to_position is None else asked.to_position + 1,
             ),
         )
-        if not page.items and cursor is None:
-            await reads.thread(tenant_id, thread_id)
+        if not page.items and asked.cursor is None:
+            await reads.thread(asked.tenant_id, thread_id)
         return page
 
     @app.get("/threads/{thread_id}/messages/{message_id:path}")
@@ -146,33 +140,20 @@ def build_api(
         return await reads.message(tenant_id, thread_id, message_id)
 
     @app.get("/search")
-    async def search(
-        q: Annotated[str, Query(min_length=1)],
-        tenant_id: TenantId = DEFAULT_TENANT,
-        mode: SearchMode = "text",
-        user_id: str | None = None,
-        thread_id: str | None = None,
-        agent: str | None = None,
-        role: Role | None = None,
-        since: Timestamp | None = None,
-        until: Timestamp | None = None,
-        score_threshold: float | None = None,
-        cursor: str | None = None,
-        limit: Limit = 20,
-    ) -> SearchPage:
+    async def search(asked: Annotated[SearchParameters, Query()]) -> SearchPage:
         return await reads.search(
-            tenant_id,
-            q,
-            mode=mode,
-            user_id=user_id,
-            thread_id=thread_id,
-            agent=agent,
-            role=role,
-            since=since,
-            until=until,
-            least=score_threshold,
-            cursor=cursor,
-            limit=limit,
+            asked.tenant_id,
+            asked.q,
+            mode=asked.mode,
+            user_id=asked.user_id,
+            thread_id=asked.thread_id,
+            agent=asked.agent,
+            role=asked.role,
+            since=asked.since,
+            until=asked.until,
+            least=asked.score_threshold,
+            cursor=asked.cursor,
+            limit=asked.limit,
         )
 
     @app.get("/turns/{turn_id}")

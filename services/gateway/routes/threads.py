@@ -1,40 +1,41 @@
 """`/v1/threads`: threads, their messages, events, context and search."""
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
 from schemas.agents import ContextOptions
-from schemas.base import Identifier, JsonObject, Name, ThreadId, Timestamp
+from schemas.base import Identifier, JsonObject, Name, ThreadId
 from schemas.http import (
-    MOST_POSITION,
     ContextRequest,
+    MessageListQuery,
+    MessagePosition,
     MessageView,
     Page,
     RequestBody,
-    SearchMode,
     SearchPage,
+    SearchQuery,
     ThreadContext,
-    ThreadOrder,
+    ThreadListQuery,
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
+from schemas.journal import ForkedFrom, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
 from services.gateway.ports import PortsDep, TenantDep
+from services.gateway.reads import message_pages, read_thread
 from services.gateway.sse import thread_events
-from services.gateway.writes import carry_out, message_ids_between, write
+from services.gateway.writes import carry_out, write
 from services.runtime.web import problem
 
 router = APIRouter(tags=["threads"])
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
-MessagePosition = Annotated[int, Field(ge=0, le=MOST_POSITION)]
 Wait = Annotated[float | None, Query(ge=0, le=300, description="seconds to wait until reads show it: then 200")]
 
 
@@ -100,33 +101,14 @@ async def create_thread(
 
 
 @router.get("/v1/threads", response_model=Page[ThreadView])
-async def list_threads(
-    ports: PortsDep,
-    tenant_id: TenantDep,
-    user_id: str | None = None,
-    status: ThreadStatus | None = None,
-    q: str | None = None,
-    order: ThreadOrder = "updated",
-    cursor: str | None = None,
-    limit: Limit = 50,
-) -> Any:
+async def list_threads(asked: Annotated[ThreadListQuery, Query()], ports: PortsDep, tenant_id: TenantDep) -> Any:
     """Last changed first, or last created; `q` searches titles and summaries, the best match first, on one page."""
-    return await ports.memory.get(
-        "threads",
-        tenant_id=tenant_id,
-        user_id=user_id,
-        status=status,
-        q=q,
-        order=order,
-        cursor=cursor,
-        limit=limit,
-    )
+    return await ports.memory.get("threads", tenant_id=tenant_id, **asked.model_dump(mode="json"))
 
 
 @router.get("/v1/threads/{thread_id}", response_model=ThreadView)
 async def get_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep) -> Any:
-    partition, offset = ports.log.journal_position(thread_id)
-    return await ports.memory.get(f"threads/{thread_id}", tenant_id=tenant_id, partition=partition, min_offset=offset)
+    return await read_thread(ports, tenant_id, thread_id)
 
 
 @router.patch("/v1/threads/{thread_id}", status_code=202)
@@ -180,38 +162,10 @@ async def fork_thread(
 
 @router.get("/v1/threads/{thread_id}/messages", response_model=Page[MessageView])
 async def list_messages(
-    thread_id: ThreadId,
-    ports: PortsDep,
-    tenant_id: TenantDep,
-    cursor: str | None = None,
-    limit: Limit = 50,
-    order: Literal["asc", "desc"] = "asc",
-    role: Role | None = None,
-    status: MessageStatus | None = None,
-    agent: str | None = None,
-    turn_id: str | None = None,
-    exclude_tool: bool = False,
-    from_position: MessagePosition | None = None,
-    to_position: MessagePosition | None = None,
+    thread_id: ThreadId, asked: Annotated[MessageListQuery, Query()], ports: PortsDep, tenant_id: TenantDep
 ) -> Any:
     """The conversation in order. Shows everything whose completion this gateway has given out."""
-    partition, offset = ports.log.journal_position(thread_id)
-    return await ports.memory.get(
-        f"threads/{thread_id}/messages",
-        tenant_id=tenant_id,
-        cursor=cursor,
-        limit=limit,
-        order=order,
-        role=role,
-        status=status,
-        agent=agent,
-        turn_id=turn_id,
-        exclude_tool=exclude_tool,
-        from_position=from_position,
-        to_position=to_position,
-        partition=partition,
-        min_offset=offset,
-    )
+    return await read_thread(ports, tenant_id, thread_id, "/messages", **asked.model_dump(mode="json"))
 
 
 @router.post("/v1/threads/{thread_id}/messages", status_code=202)
@@ -248,13 +202,16 @@ async def delete_messages(
     if body.message_ids is not None:
         batches = [body.message_ids]
     else:
-        between = (body.from_position, body.to_position)
-        batches = await message_ids_between(ports, tenant_id, thread_id, *between)
-    if not batches:
-        response.status_code = 200
-    for batch in batches:
-        change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=batch)
-        response.status_code = await write(ports, change, wait if batch is batches[-1] else None)
+        pages = message_pages(
+            ports, tenant_id, thread_id, from_position=body.from_position, to_position=body.to_position
+        )
+        batches = [[each.message_id for each in page] async for page in pages]
+
+    async def deletions() -> AsyncIterator[tuple[MessagesDelete, int]]:
+        for batch in batches:
+            yield MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=batch), len(batch)
+
+    response.status_code, _ = await carry_out(ports, deletions(), wait)
     return {"thread_id": thread_id, "message_ids": [each for batch in batches for each in batch]}
 
 
@@ -297,34 +254,6 @@ async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenan
 
 
 @router.get("/v1/search", response_model=SearchPage)
-async def search(
-    q: Annotated[str, Query(min_length=1)],
-    ports: PortsDep,
-    tenant_id: TenantDep,
-    mode: SearchMode = "text",
-    user_id: str | None = None,
-    thread_id: str | None = None,
-    agent: str | None = None,
-    role: Role | None = None,
-    since: Timestamp | None = None,
-    until: Timestamp | None = None,
-    score_threshold: float | None = None,
-    cursor: str | None = None,
-    limit: Limit = 20,
-) -> Any:
+async def search(asked: Annotated[SearchQuery, Query()], ports: PortsDep, tenant_id: TenantDep) -> Any:
     """Messages that match, best first. `since` is inclusive, `until` is not."""
-    return await ports.memory.get(
-        "search",
-        tenant_id=tenant_id,
-        q=q,
-        mode=mode,
-        user_id=user_id,
-        thread_id=thread_id,
-        agent=agent,
-        role=role,
-        since=since and since.isoformat(),
-        until=until and until.isoformat(),
-        score_threshold=score_threshold,
-        cursor=cursor,
-        limit=limit,
-    )
+    return await ports.memory.get("search", tenant_id=tenant_id, **asked.model_dump(mode="json"))
