@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from schemas.http import MessageView
@@ -138,12 +139,8 @@ class Embeddings:
 
 def apportioned(total: int, weights: Sequence[int]) -> list[int]:
     """`total` in whole parts as the weights are to each other; their sum is the total. Every weight is above 0."""
-    whole, parts, before = sum(weights), [], 0
-    for number in range(1, len(weights) + 1):
-        reached = total * sum(weights[:number]) // whole
-        parts.append(reached - before)
-        before = reached
-    return parts
+    reached = [total * weight // sum(weights) for weight in accumulate(weights, initial=0)]
+    return [after - before for before, after in pairwise(reached)]
 
 
 def message_usage(

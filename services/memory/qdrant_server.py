@@ -14,11 +14,12 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
-from services.memory.qdrant_text import TextVectors
+from services.memory.qdrant_text import TextVectors, matched
 from services.memory.store import (
     EMBEDDING,
     INTEGER_FIELDS,
     KEYWORD_FIELDS,
+    MOST_STATES,
     PARTITION,
     PENDING,
     Changes,
@@ -29,6 +30,7 @@ from services.memory.store import (
     Range,
     VectorCounts,
     VectorSpace,
+    unchanged,
     wants_vector,
 )
 from services.runtime.errors import ConfigurationError, UnavailableError
@@ -36,9 +38,6 @@ from services.runtime.errors import ConfigurationError, UnavailableError
 BATCH = 256
 TEXT = "text"
 OFFSET_KIND = "offset"
-
-MOST_STATES = 1000
-"""Of the vectors of messages: two for each model that there ever was."""
 
 
 class MemoryCollection:
@@ -144,12 +143,10 @@ class MemoryCollection:
                 with_vectors=[TEXT],
                 limit=limit,
             )
-        words = set(vector.indices)
         hits: list[Hit] = []
         for point in answer.points:
             stored: Any = point.vector
-            matched = len(words.intersection(stored[TEXT].indices)) / len(words)
-            hits.append(Hit(_document(point), point.score, matched))
+            hits.append(Hit(_document(point), point.score, matched(vector, stored[TEXT])))
         return hits
 
     def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
@@ -183,9 +180,7 @@ class MemoryCollection:
             self._collection, [each.message.point_id for each in vectors], with_payload=["body"]
         )
         bodies = {str(record.id): (record.payload or {}).get("body") for record in read}
-        same = [each for each in vectors if bodies.get(each.message.point_id) == each.message.body]
-        stored = {each.message.point_id: list(each.vector) for each in same if each.vector is not None}
-        refused = [each.message.point_id for each in same if each.vector is None]
+        stored, refused = unchanged(vectors, bodies)
         if stored:
             points = [models.PointVectors(id=id_, vector={space.name: vector}) for id_, vector in stored.items()]
             await self._client.update_vectors(self._collection, points, wait=True)
@@ -204,8 +199,8 @@ class MemoryCollection:
 
     async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
         with self._calling():
-            waiting = ((await self._states()).keys() | {PENDING}) - {space.stored, space.refused}
-            condition = models.FieldCondition(key=EMBEDDING, match=models.MatchAny(any=sorted(waiting)))
+            waiting = space.waiting(await self._states())
+            condition = models.FieldCondition(key=EMBEDDING, match=models.MatchAny(any=waiting))
             records, _ = await self._client.scroll(
                 self._collection,
                 scroll_filter=models.Filter(must=[condition]),

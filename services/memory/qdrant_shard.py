@@ -14,11 +14,12 @@ from typing import Any
 
 import qdrant_edge as qdrant
 
-from services.memory.qdrant_text import TextVectors
+from services.memory.qdrant_text import TextVectors, matched
 from services.memory.store import (
     EMBEDDING,
     INTEGER_FIELDS,
     KEYWORD_FIELDS,
+    MOST_STATES,
     PARTITION,
     PENDING,
     Changes,
@@ -29,6 +30,7 @@ from services.memory.store import (
     Range,
     VectorCounts,
     VectorSpace,
+    unchanged,
     wants_vector,
 )
 from services.runtime.disk import require_room
@@ -39,9 +41,6 @@ BATCH = 256
 
 VECTOR_BATCH = 64
 """Vectors of one call: 256 of 256 dimensions hold the GIL for 30 ms."""
-
-MOST_STATES = 1000
-"""Of the vectors of messages: two for each model that there ever was."""
 
 FLUSH_SECONDS, FLUSH_PAUSES = 1.0, 20
 """Between two flushes at least; and so many times what the last one took, so that at most a twentieth of the time, in
@@ -208,11 +207,7 @@ class MemoryShard:
             with_vector=[TEXT],
         )
         points = await self._run(lambda shard: shard.query(request))
-        words = set(vector.indices)
-        return [
-            Hit(_document(point), point.score, len(words.intersection(point.vector[TEXT].indices)) / len(words))
-            for point in points
-        ]
+        return [Hit(_document(point), point.score, matched(vector, point.vector[TEXT])) for point in points]
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
@@ -240,11 +235,9 @@ class MemoryShard:
         self._prepare(shard, space)
         read = shard.retrieve([each.message.point_id for each in vectors], with_payload=["body"], with_vector=False)
         bodies = {str(record.id): record.payload["body"] for record in read}
-        same = [each for each in vectors if bodies.get(each.message.point_id) == each.message.body]
-        stored = {each.message.point_id: each.vector for each in same if each.vector is not None}
-        refused = [each.message.point_id for each in same if each.vector is None]
+        stored, refused = unchanged(vectors, bodies)
         if stored:
-            points = [qdrant.PointVectors(id=id_, vector={space.name: list(v)}) for id_, v in stored.items()]
+            points = [qdrant.PointVectors(id=id_, vector={space.name: vector}) for id_, vector in stored.items()]
             shard.update(qdrant.UpdateOperation.update_vectors(points))
             shard.update(qdrant.UpdateOperation.set_payload([*stored], {EMBEDDING: space.stored}))
         if refused:
@@ -257,8 +250,7 @@ class MemoryShard:
             self._spaces.add(space.name)
 
     async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
-        states = (await self._states()).keys() | {PENDING}
-        waiting: Any = sorted(states - {space.stored, space.refused})
+        waiting: Any = space.waiting(await self._states())
         request = qdrant.ScrollRequest(
             limit=limit,
             filter=qdrant.Filter(must=[qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting))]),

@@ -2,11 +2,25 @@
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 from qdrant_edge import Bm25, Bm25Config, SparseVector
 
 MARKED_CHARACTERS = 20_000
 """Of a text, so far words are marked: what a person reads of a hit."""
+
+
+class Words(Protocol):
+    """A sparse vector, of whichever client."""
+
+    @property
+    def indices(self) -> Sequence[int]: ...
+
+
+def matched(query: Words, document: Words) -> float:
+    """How many of the words of a query a document has, from 0 to 1."""
+    words = set(query.indices)
+    return len(words.intersection(document.indices)) / len(words)
 
 
 class TextVectors:

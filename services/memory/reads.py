@@ -75,8 +75,7 @@ class Cursor:
     given: frozenset[str]
 
     def encode(self) -> str:
-        text = ".".join((str(self.value), *sorted(self.given)))
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return _encoded(".".join((str(self.value), *sorted(self.given))))
 
 
 def decode_cursor(cursor: str) -> Cursor:
@@ -90,7 +89,7 @@ def decode_cursor(cursor: str) -> Cursor:
 
 def encode_place(place: int) -> str:
     """The cursor of a page of a search: how many hits come before it."""
-    return base64.urlsafe_b64encode(f"@{place}".encode()).decode().rstrip("=")
+    return _encoded(f"@{place}")
 
 
 def decode_place(cursor: str) -> int:
@@ -99,6 +98,10 @@ def decode_place(cursor: str) -> int:
     if not re.fullmatch(r"@[0-9]{1,4}", text):
         raise BadCursorError(FOREIGN_CURSOR)
     return int(text[1:])
+
+
+def _encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _decoded(cursor: str) -> str:
@@ -208,9 +211,8 @@ class Reads:
 
         Raises BadCursorError, and UnavailableError when only meaning is asked and there is no vector of the query.
         """
-        given = {"user_id": user_id, "thread_id": thread_id, "agent": agent, "role": role}
         created = Range(microseconds(since) - 1 if since else None, microseconds(until) if until else None)
-        where: Fields = {name: value for name, value in given.items() if value is not None}
+        where = _asked(user_id=user_id, thread_id=thread_id, agent=agent, role=role)
         find = Find("message", tenant_id, where, between={"created": created})
         skipped = decode_place(cursor) if cursor is not None else 0
         result = await self._search.messages(

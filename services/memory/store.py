@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -20,6 +20,9 @@ EMBEDDING = "embedding"
 """Name under which an engine keeps what has become of the vector of a message: `PENDING`, or a state of a space."""
 
 PENDING = "pending"
+
+MOST_STATES = 1000
+"""Of the vectors of messages: two for each model that there ever was."""
 
 
 def point_id(kind: str, tenant_id: str, *identity: str) -> str:
@@ -78,6 +81,10 @@ class VectorSpace:
         """State of a message that gets none in this space."""
         return f"refused:{self.name}"
 
+    def waiting(self, states: Iterable[str]) -> list[str]:
+        """Of the states that there are, those of messages that wait for a vector of this space."""
+        return sorted({*states, PENDING} - {self.stored, self.refused})
+
 
 @dataclass(frozen=True, slots=True)
 class MessageVector:
@@ -85,6 +92,15 @@ class MessageVector:
 
     message: Document
     vector: Sequence[float] | None
+
+
+def unchanged(
+    vectors: Sequence[MessageVector], bodies: Mapping[str, str | None]
+) -> tuple[dict[str, list[float]], list[str]]:
+    """By point, the vectors of messages whose bodies are still those that were read; and the points that get none."""
+    same = [each for each in vectors if bodies.get(each.message.point_id) == each.message.body]
+    stored = {each.message.point_id: list(each.vector) for each in same if each.vector is not None}
+    return stored, [each.message.point_id for each in same if each.vector is None]
 
 
 @dataclass(frozen=True, slots=True)
