@@ -3,13 +3,14 @@
 import asyncio
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import CACHE, ROOT
 from tests.support.installation import Running, free_ports
 
 
@@ -71,6 +72,16 @@ def bench_in(folder: Path, *, model_url: str, cache: Path) -> Bench:
         "COLUMNS": "200",
     }
     return Bench(folder, environment)
+
+
+@asynccontextmanager
+async def turnlog_up(*arguments: str) -> AsyncIterator[tuple[Bench, int, str]]:
+    """`turnlog up` in a folder of its own beside the scripted model: its process, and the URL of the model."""
+    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
+        async with scripted_model() as url:
+            bench = bench_in(Path(name), model_url=url, cache=CACHE)
+            async with bench.up(*arguments) as (running, _):
+                yield bench, running.process.pid, url
 
 
 @asynccontextmanager

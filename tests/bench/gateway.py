@@ -1,19 +1,16 @@
 """The door: prompts a second that are accepted over HTTP, and the first token of an answer over SSE."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
 
-from tests.bench.bench_installation import Bench, bench_in, scripted_model
+from tests.bench.bench_installation import Bench, turnlog_up
 from tests.bench.report import Figure
 from tests.bench.turns import percentile
-from tests.conftest import CACHE
 
 PROMPTS, CLIENTS = 3000, 64
 
@@ -84,8 +81,5 @@ def _prompts(bench: Bench) -> str:
 @asynccontextmanager
 async def _up(*arguments: str) -> AsyncIterator[tuple[Bench, str, aiohttp.ClientSession]]:
     """`turnlog up`, the model's URL, a client."""
-    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
-        async with scripted_model() as url, aiohttp.ClientSession() as http:
-            bench = bench_in(Path(name), model_url=url, cache=CACHE)
-            async with bench.up(*arguments):
-                yield bench, url, http
+    async with turnlog_up(*arguments) as (bench, _, url), aiohttp.ClientSession() as http:
+        yield bench, url, http

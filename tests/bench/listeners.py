@@ -2,19 +2,16 @@
 
 import asyncio
 import json
-import tempfile
 import time
 from datetime import datetime
-from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
 
-from tests.bench.bench_installation import Bench, bench_in, resident_megabytes, scripted_model
+from tests.bench.bench_installation import Bench, resident_megabytes, turnlog_up
 from tests.bench.processor_time import own_cpu_seconds
 from tests.bench.report import Figure
 from tests.bench.turns import Client, percentile
-from tests.conftest import CACHE
 
 THREADS, CLIENTS, TURNS = 100, 10, 5
 """Clients of each thread, and turns of each, one after the other."""
@@ -22,11 +19,11 @@ THREADS, CLIENTS, TURNS = 100, 10, 5
 
 async def measure() -> list[Figure]:
     """From the completion's time on the log to the client that has read it, all on one machine and one clock."""
-    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
-        async with scripted_model() as url, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-            bench = bench_in(Path(name), model_url=url, cache=CACHE)
-            async with bench.up("--workers", "1") as (running, _):
-                return await _watched(bench, running.process.pid, http)
+    async with (
+        turnlog_up("--workers", "1") as (bench, up, _),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+    ):
+        return await _watched(bench, up, http)
 
 
 async def _watched(bench: Bench, gateway: int, http: aiohttp.ClientSession) -> list[Figure]:

@@ -1,14 +1,12 @@
 """Bytes on the log that a one-tool turn leaves, by topic: the segments on disk, with batches and markers."""
 
 import asyncio
-import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.bench.bench_installation import bench_in, scripted_model
+from tests.bench.bench_installation import turnlog_up
 from tests.bench.report import Figure
 from tests.bench.turns import WARM_UP, Client
-from tests.conftest import CACHE
 from tests.support.waiting import eventually
 
 TURNS = {1: 100, 64: 1000}
@@ -17,25 +15,22 @@ TURNS = {1: 100, 64: 1000}
 
 async def measure() -> list[Figure]:
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
-        async with scripted_model() as url:
-            bench = bench_in(Path(name), model_url=url, cache=CACHE)
-            async with bench.up():
-                client = Client(bench.bootstrap)
-                await client.start()
-                await client.turns(WARM_UP, in_flight=8)
-                for in_flight, count in TURNS.items():
-                    before = await _at_rest(bench.folder)
-                    await client.turns(count, in_flight=in_flight)
-                    grown = await _at_rest(bench.folder)
-                    grown.subtract(before)
-                    figures.append(Figure(f"{in_flight} in flight: all", grown.total() / count, "bytes a turn"))
-                    figures += [
-                        Figure(f"{in_flight} in flight: {topic}", size / count, "bytes a turn")
-                        for topic, size in grown.most_common()
-                        if size >= count
-                    ]
-                await client.stop()
+    async with turnlog_up() as (bench, _, _):
+        client = Client(bench.bootstrap)
+        await client.start()
+        await client.turns(WARM_UP, in_flight=8)
+        for in_flight, count in TURNS.items():
+            before = await _at_rest(bench.folder)
+            await client.turns(count, in_flight=in_flight)
+            grown = await _at_rest(bench.folder)
+            grown.subtract(before)
+            figures.append(Figure(f"{in_flight} in flight: all", grown.total() / count, "bytes a turn"))
+            figures += [
+                Figure(f"{in_flight} in flight: {topic}", size / count, "bytes a turn")
+                for topic, size in grown.most_common()
+                if size >= count
+            ]
+        await client.stop()
     return figures
 
 

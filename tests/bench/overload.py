@@ -6,10 +6,11 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -124,12 +125,8 @@ async def responsiveness(health: str) -> AsyncIterator[list[float]]:
                 delays.append(time.monotonic() - began)
                 await asyncio.sleep(0.1)
 
-    asking = asyncio.create_task(ask())
-    try:
+    async with _meanwhile(ask()):
         yield delays
-    finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -146,12 +143,18 @@ async def most_in_flight(health: str) -> AsyncIterator[list[float]]:
                     seen.append(float(found[1]))
                 await asyncio.sleep(1)
 
-    asking = asyncio.create_task(ask())
-    try:
+    async with _meanwhile(ask()):
         yield seen
+
+
+@asynccontextmanager
+async def _meanwhile(asking: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(asking)
+    try:
+        yield
     finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _delays(delays: Sequence[float]) -> list[Figure]:

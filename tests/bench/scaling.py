@@ -1,13 +1,10 @@
 """More workers, more turns: each brings its share of turns in flight, whose model takes a fifth of a second a call."""
 
-import tempfile
 import time
-from pathlib import Path
 
-from tests.bench.bench_installation import bench_in, scripted_model
+from tests.bench.bench_installation import turnlog_up
 from tests.bench.report import Figure
 from tests.bench.turns import CONTENT, Client
-from tests.conftest import CACHE
 
 WORKERS = (1, 2, 4)
 
@@ -33,15 +30,12 @@ async def measure() -> list[Figure]:
 async def _rate(workers: int) -> float:
     think = f"[[think {THINK_SECONDS}]]"
     content = think + CONTENT.replace("[[then]]", f"[[then]]{think}")
-    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
-        async with scripted_model() as url:
-            bench = bench_in(Path(name), model_url=url, cache=CACHE)
-            async with bench.up("--workers", str(workers)):
-                client = Client(bench.bootstrap, content=content)
-                await client.start()
-                await client.turns(IN_FLIGHT * workers, in_flight=IN_FLIGHT * workers)
-                began = time.monotonic()
-                await client.turns(TURNS * workers, in_flight=IN_FLIGHT * workers)
-                seconds = time.monotonic() - began
-                await client.stop()
+    async with turnlog_up("--workers", str(workers)) as (bench, _, _):
+        client = Client(bench.bootstrap, content=content)
+        await client.start()
+        await client.turns(IN_FLIGHT * workers, in_flight=IN_FLIGHT * workers)
+        began = time.monotonic()
+        await client.turns(TURNS * workers, in_flight=IN_FLIGHT * workers)
+        seconds = time.monotonic() - began
+        await client.stop()
     return TURNS * workers / seconds

@@ -7,19 +7,16 @@ The model answers at once: 200 characters after the tool's result. What remains 
 
 import asyncio
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from tests.bench.bench_installation import bench_in, scripted_model
+from tests.bench.bench_installation import turnlog_up
 from tests.bench.processor_time import cpu_seconds
 from tests.bench.report import Figure
-from tests.conftest import CACHE
 
 ANSWER = "word " * 40
 CONTENT = f'[[tool calculate {{"expression": "6 * 7"}}]][[then]][[say {ANSWER.strip()}]]'
@@ -36,30 +33,27 @@ WARM_UP = 100
 async def measure(*arguments: str) -> list[Figure]:
     """`arguments` of `turnlog up`, such as `--workers 1`."""
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
-        async with scripted_model() as url:
-            bench = bench_in(Path(name), model_url=url, cache=CACHE)
-            async with bench.up(*arguments) as (running, _):
-                client = Client(bench.bootstrap)
-                await client.start()
-                await client.turns(WARM_UP, in_flight=8)
-                for in_flight, count in RUNS.items():
-                    began, spent = time.monotonic(), cpu_seconds(running.process.pid)
-                    took = sorted(await client.turns(count, in_flight=in_flight))
-                    seconds = time.monotonic() - began
-                    worked = cpu_seconds(running.process.pid)
-                    worked.subtract(spent)
-                    figures += [
-                        Figure(f"{in_flight} in flight: turns a second", count / seconds, "/s"),
-                        Figure(f"{in_flight} in flight: p50", percentile(took, 50) * 1000, "ms"),
-                        Figure(f"{in_flight} in flight: p99", percentile(took, 99) * 1000, "ms"),
-                        *(
-                            Figure(f"{in_flight} in flight: CPU of {who} a turn", cpu / count * 1000, "ms")
-                            for who, cpu in sorted(worked.items())
-                        ),
-                    ]
-                figures += await _growing(client)
-                await client.stop()
+    async with turnlog_up(*arguments) as (bench, up, _):
+        client = Client(bench.bootstrap)
+        await client.start()
+        await client.turns(WARM_UP, in_flight=8)
+        for in_flight, count in RUNS.items():
+            began, spent = time.monotonic(), cpu_seconds(up)
+            took = sorted(await client.turns(count, in_flight=in_flight))
+            seconds = time.monotonic() - began
+            worked = cpu_seconds(up)
+            worked.subtract(spent)
+            figures += [
+                Figure(f"{in_flight} in flight: turns a second", count / seconds, "/s"),
+                Figure(f"{in_flight} in flight: p50", percentile(took, 50) * 1000, "ms"),
+                Figure(f"{in_flight} in flight: p99", percentile(took, 99) * 1000, "ms"),
+                *(
+                    Figure(f"{in_flight} in flight: CPU of {who} a turn", cpu / count * 1000, "ms")
+                    for who, cpu in sorted(worked.items())
+                ),
+            ]
+        figures += await _growing(client)
+        await client.stop()
     return figures
 
 
