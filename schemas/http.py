@@ -325,6 +325,44 @@ class AuditedRows(Model):
     items: list[list[str | None]]
 
 
+class UsageConflict(Model):
+    """Usage whose `usage_id` came again with other values, at `refused_at`; those from `kept_at` count.
+
+    Places are partition and offset of `usage`. Of `fields`, which differ, `kept` and `refused` are the values as text.
+    """
+
+    tenant_id: str
+    usage_id: str
+    kept_at: tuple[int, int]
+    refused_at: tuple[int, int]
+    fields: list[str]
+    kept: list[str | None]
+    refused: list[str | None]
+
+
+class UsageConflicts(Model):
+    items: list[UsageConflict]
+
+
+class UsageImbalance(Model):
+    """Sums of usage that are not those of its rows: by how much, more of it above zero. `group` says which sums."""
+
+    table: str
+    tenant_id: str
+    starts: str
+    group: str
+    events: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    latency_ms: int
+
+
+class UsageImbalances(Model):
+    items: list[UsageImbalance]
+
+
 class ComponentHealth(Model):
     ready: bool
     detail: str = ""

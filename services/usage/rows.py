@@ -1,11 +1,12 @@
 """Rows of `usage_events`: which columns an event has there, and what they hold. Pure."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from schemas.envelope import RecordRejectedError
 from schemas.usage import UsageRecorded
 from services.usage.queries import EARLIEST, LATEST
-from services.usage.store import Block
+from services.usage.store import Bounds
 
 EVENT_COLUMNS = (
     "usage_id",
@@ -33,7 +34,7 @@ EVENT_COLUMNS = (
     "billable",
     "occurred_at",
 )
-BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last")
+BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last", "block_number")
 
 _MOST = {
     "step": 2**32 - 1,
@@ -65,9 +66,9 @@ def check_event(event: UsageRecorded) -> None:
         )
 
 
-def rows_of(block: Block) -> list[list[Any]]:
+def rows_of(bounds: Bounds, number: int, events: Iterable[tuple[int, UsageRecorded]]) -> list[list[Any]]:
     """Values in the order of EVENT_COLUMNS and BLOCK_COLUMNS."""
     return [
-        [*(getattr(event, name) for name in EVENT_COLUMNS), block.partition, offset, block.first, block.last]
-        for offset, event in block.events
+        [*(getattr(event, name) for name in EVENT_COLUMNS), bounds.partition, offset, bounds.first, bounds.last, number]
+        for offset, event in events
     ]
