@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.usage.facts import Conflict, Stored, fact_of, sort_out
+from services.usage.facts import Conflict, Stored, sort_out
 from services.usage.fingerprint import COLUMNS, values_sql
 from services.usage.rollups import Slot
 from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
@@ -81,7 +81,7 @@ class BlockWriter:
     def _stored(self, client: Any, block: Block) -> Mapping[Fact, Stored]:
         """The rows of the block's facts that are there, by the primary key."""
         client.command(f"TRUNCATE TABLE {ARRIVALS}")
-        facts = [list(fact_of(event)) for _, event in block.events]
+        facts = [(event.tenant_id, event.usage_id) for _, event in block.events]
         client.insert(ARRIVALS, facts, column_names=["tenant_id", "usage_id"])
         rows = client.query(
             f"SELECT {', '.join(values_sql())}, block_number FROM usage_events_{self.slot} "  # noqa: S608 - our own

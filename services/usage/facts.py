@@ -41,10 +41,6 @@ class Sorted:
     repeated: int = 0
 
 
-def fact_of(event: UsageRecorded) -> Fact:
-    return event.tenant_id, event.usage_id
-
-
 def sort_out(block: Block, number: int, stored: Mapping[Fact, Stored]) -> Sorted:
     """Decides by what is stored of the block's facts. The same block decides the same however much of it is there.
 
@@ -52,21 +48,22 @@ def sort_out(block: Block, number: int, stored: Mapping[Fact, Stored]) -> Sorted
         number: of the block: rows that carry it are the block's own, from a try before.
     """
     result = Sorted()
-    first_here: dict[Fact, Values] = {}
+    first_here: dict[Fact, tuple[int, UsageRecorded]] = {}
     for offset, event in block.events:
-        fact, place = fact_of(event), (block.partition, offset)
+        fact, place = (event.tenant_id, event.usage_id), (block.partition, offset)
         row = stored.get(fact)
-        own = row is not None and (row.block_number, row.place) == (number, place)
-        if (row is None or own) and fact not in first_here:
-            first_here[fact] = values_of(block.partition, offset, event)
-            result.kept.append((offset, event))
+        own = row is None or (row.block_number, row.place) == (number, place)
+        if own and fact not in first_here:
+            first_here[fact] = (offset, event)
             continue
         if row is not None and row.place == place:
             continue  # it was read on from before what is stored
         values = values_of(block.partition, offset, event)
-        kept = first_here.get(fact) or (row.values if row is not None else values)
+        here = first_here.get(fact)
+        kept = values_of(block.partition, *here) if here is not None else row.values if row is not None else values
         if kept[:-2] == values[:-2]:
             result.repeated += 1
         else:
             result.conflicts.append(Conflict(kept, values))
+    result.kept.extend(first_here.values())
     return result

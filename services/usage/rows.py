@@ -1,6 +1,7 @@
 """Rows of `usage_events`: which columns an event has there, and what they hold. Pure."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from schemas.envelope import RecordRejectedError
@@ -34,6 +35,8 @@ EVENT_COLUMNS = (
     "billable",
     "occurred_at",
 )
+_event_values = attrgetter(*EVENT_COLUMNS)
+
 BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last", "block_number")
 
 _MOST = {
@@ -66,9 +69,8 @@ def check_event(event: UsageRecorded) -> None:
         )
 
 
-def rows_of(bounds: Bounds, number: int, events: Iterable[tuple[int, UsageRecorded]]) -> list[list[Any]]:
+def rows_of(bounds: Bounds, number: int, events: Iterable[tuple[int, UsageRecorded]]) -> list[tuple[Any, ...]]:
     """Values in the order of EVENT_COLUMNS and BLOCK_COLUMNS."""
     return [
-        [*(getattr(event, name) for name in EVENT_COLUMNS), bounds.partition, offset, bounds.first, bounds.last, number]
-        for offset, event in events
+        (*_event_values(event), bounds.partition, offset, bounds.first, bounds.last, number) for offset, event in events
     ]

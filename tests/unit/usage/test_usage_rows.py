@@ -27,8 +27,8 @@ def test_a_row_has_the_event_its_offset_and_its_block() -> None:
     (event,) = EXAMPLES
     first, second = rows_of(Bounds(3, 70, 75), 8, [(70, event), (75, event)])
     assert dict(zip(EVENT_COLUMNS, first, strict=False)) == {name: getattr(event, name) for name in EVENT_COLUMNS}
-    assert first[-5:] == [3, 70, 70, 75, 8]
-    assert second[-5:] == [3, 75, 70, 75, 8]
+    assert first[-5:] == (3, 70, 70, 75, 8)
+    assert second[-5:] == (3, 75, 70, 75, 8)
 
 
 @pytest.mark.parametrize(
