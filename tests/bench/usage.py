@@ -92,7 +92,7 @@ async def _project(folder: Path) -> list[Figure]:
         records: list[ProjectedRecord] = []
         for offset, value in enumerate(values[first : first + BLOCK_RECORDS], first):
             event = decode_event(USAGE, value, {}, max_bytes=len(value))
-            check_event(event)
+            check_event(event, 0)
             records.append(ProjectedRecord(offset, 0, None, event, {}))
         await projection.apply(0, records, first + len(records))
     seconds, processor = time.perf_counter() - began, _processor_seconds() - processor

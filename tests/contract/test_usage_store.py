@@ -481,7 +481,7 @@ async def test_the_largest_events_that_pass_the_check_are_stored_and_add_up(stor
         spent(1, occurred_at=late, **numbers),
     ]
     for event in events:
-        check_event(event)
+        check_event(event, 0)
     await store.insert(block(*events))
     row = await total(store)
     assert (row.input_tokens, row.output_tokens, row.latency_ms_avg) == (2 * most, 2 * most, most)
