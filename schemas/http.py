@@ -236,6 +236,10 @@ class UsageSums(Model):
     group: dict[str, str | None]
     events: int
     billable_events: int
+    error_events: int = 0
+    """Attempts that failed."""
+    lost_events: int = 0
+    """Attempts whose result was never committed, since their worker died; their counts are estimated."""
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int

@@ -27,7 +27,7 @@ from services.usage.prices import Prices
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
 from services.usage.settle import settle
-from services.usage.store import Block, UsageBuild, UsageStore
+from services.usage.store import Block, ReadBounds, UsageBuild, UsageStore
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +77,11 @@ class UsageService:
 
     def __init__(self, settings: UsageSettings) -> None:
         url = settings.clickhouse_url.get_secret_value() if settings.clickhouse_url else None
-        self._store: UsageStore = ClickHouseUsageStore(url=url, folder=settings.data_dir / "usage")
+        self._store: UsageStore = ClickHouseUsageStore(
+            url=url,
+            folder=settings.data_dir / "usage",
+            bounds=ReadBounds(settings.usage_read_seconds, settings.usage_read_rows),
+        )
         self._broker = build_broker(settings, client_id="turnlog-usage")
         self._traces = traces_of(settings, self.name)
         clients, failpoints = KafkaClients(settings, client_id="turnlog-usage"), Failpoints(settings.failpoints)

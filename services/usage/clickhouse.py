@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from services.usage.migrate import migrate
 from services.usage.queries import COLUMNS, UsageGroup, UsageQuery, cell_from, parameters_of, usage_sql
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.rollups import RAW, Slot
-from services.usage.store import Block, Bounds
+from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
 
 R = TypeVar("R")
 
@@ -31,17 +32,22 @@ CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
 """Most that a server may take; a server that hangs would hold up every query behind it."""
 
+TOO_MUCH = {158, 159, 160, 241, 307}
+"""ClickHouse's numbers of too many rows, too long, too slow, too much memory, too many bytes."""
+
 
 class ClickHouseUsageStore:
     """Two clients, one for writes and one for reads, each on a thread of its own: a client serialises its queries.
 
     Args:
         url: of a server; None opens the engine in process on `folder`, which one process has open at a time.
+        bounds: of a question of usage; an audit reads all that there is.
     """
 
-    def __init__(self, *, url: str | None, folder: Path) -> None:
+    def __init__(self, *, url: str | None, folder: Path, bounds: ReadBounds | None = None) -> None:
         self._url = url
         self._folder = folder
+        self._bounds = bounds or ReadBounds()
         self._name = _without_password(url) if url else str(folder)
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
@@ -136,7 +142,21 @@ class ClickHouseUsageStore:
         return await self._run(self._writing, lambda: imbalances(_opened(self._writer), self._live.slot, limit))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
-        result = await self._read(lambda slot: usage_sql(query, slot), parameters_of(query))
+        bounds = {
+            "max_execution_time": self._bounds.seconds,
+            "timeout_overflow_mode": "throw",
+            "max_rows_to_read": self._bounds.rows,
+            "read_overflow_mode": "throw",
+        }
+        try:
+            result = await self._read(lambda slot: usage_sql(query, slot), parameters_of(query), bounds)
+        except ClickHouseError as error:
+            if _code(error) not in TOO_MUCH:
+                raise
+            raise TooMuchAskedError(
+                f"it would read more than {self._bounds.rows:,} rows or take more than {self._bounds.seconds} s: ask "
+                "for a shorter time, for whole days, or without the thread and the turn"
+            ) from error
         return [_usage_group(query, row) for row in result.named_results()]
 
     async def _texts(self, condition: str, parameters: dict[str, Any]) -> Sequence[list[str | None]]:
@@ -146,11 +166,18 @@ class ClickHouseUsageStore:
         )
         return [list(row) for row in result.result_rows]
 
-    async def _read(self, statement_of: Callable[[Slot], str], parameters: dict[str, Any] | None = None) -> Any:
+    async def _read(
+        self,
+        statement_of: Callable[[Slot], str],
+        parameters: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> Any:
         """Asks the tables that are live when its turn comes."""
         return await self._run(
             self._reading,
-            lambda: _opened(self._reader).query(statement_of(self._live.slot), parameters=parameters or {}),
+            lambda: _opened(self._reader).query(
+                statement_of(self._live.slot), parameters=parameters or {}, settings=settings
+            ),
         )
 
     def _connect(self) -> Any:
@@ -230,6 +257,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
+def _code(error: ClickHouseError) -> int | None:
+    """ClickHouse's own number of an error, which only the text has."""
+    found = re.search(r"\b[Cc]ode: (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
 def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
     group: dict[str, str | None] = {name: row[COLUMNS[name]] for name in query.group_by}
     if query.bucket is not None:
@@ -239,6 +272,8 @@ def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
         group=group,
         events=row["events_sum"],
         billable_events=row["billable_events"],
+        error_events=row["error_events"],
+        lost_events=row["lost_events"],
         input_tokens=row["input_tokens_sum"],
         cached_input_tokens=row["cached_sum"],
         output_tokens=row["output_tokens_sum"],

@@ -12,6 +12,8 @@ from services.usage.rollups import DAYS, Slot, source_of
 Bucket = Literal["minute", "hour", "day", "month"]
 FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
 
+Order = Literal["tokens", "events"]
+
 FILTERS: tuple[FilterField, ...] = get_args(FilterField)
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,6 +52,8 @@ _CELL_SUMS = {
 }
 _LATENCY = {"latency": "sum(source.latency_ms)"}
 
+_ORDERS: dict[Order, str] = {"tokens": "total", "events": "events_sum"}
+
 
 @dataclass(frozen=True)
 class UsageQuery:
@@ -61,6 +65,7 @@ class UsageQuery:
     since: datetime | None = None
     until: datetime | None = None
     filters: dict[FilterField, str] = field(default_factory=dict[FilterField, str])
+    order_by: Order = "tokens"
     limit: int = 100
     offset: int = 0
     boundaries: Boundaries = field(default_factory=Boundaries)
@@ -104,10 +109,11 @@ def usage_sql(query: UsageQuery, slot: Slot) -> str:
     bucket = ["bucket"] if query.bucket is not None else []
     group = [*bucket, *columns]
     grouping = f"GROUP BY {', '.join(group)} " if group else ""
-    ordering = ", ".join([*bucket, "total DESC", *columns])
+    ordering = ", ".join([*bucket, f"{_ORDERS[query.order_by]} DESC", *columns])
     return (
         f"SELECT {''.join(f'{name}, ' for name in group)}sum(events) AS events_sum, "  # noqa: S608 - closed vocabularies
-        "sumIf(events, billable) AS billable_events, sum(input) AS input_tokens_sum, sum(cached) AS cached_sum, "
+        "sumIf(events, billable) AS billable_events, sum(errors) AS error_events, sum(lost) AS lost_events, "
+        "sum(input) AS input_tokens_sum, sum(cached) AS cached_sum, "
         "sum(output) AS output_tokens_sum, sum(reasoning) AS reasoning_sum, "
         "sum(latency) / sum(events) AS latency_avg, sum(input + output) AS total, "
         f"groupArray(({', '.join((*CELL_COLUMNS, *CELL_SQL, 'events', *_CELL_SUMS))})) AS cells "
@@ -151,7 +157,11 @@ def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
     if query.until is not None:
         where.append(f"{source.time} < {{until:DateTime64(6, 'UTC')}}")
     where += [f"{name} = {{{name}:String}}" for name in filtered]
-    added_up = {"events": source.events, **_CELL_SUMS, **_LATENCY}
+    outcomes = {
+        name: f"sumIf({source.weight}, outcome = '{outcome}')"
+        for name, outcome in (("errors", "error"), ("lost", "lost"))
+    }
+    added_up = {"events": f"sum({source.weight})", **outcomes, **_CELL_SUMS, **_LATENCY}
     sums = ", ".join(f"{expression} AS {name}" for name, expression in added_up.items())
     return (
         f"SELECT {', '.join(named)}, "  # noqa: S608 - closed vocabularies

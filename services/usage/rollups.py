@@ -40,7 +40,8 @@ class Source:
 
     table: TableName
     time: str
-    events: str
+    weight: str
+    """How many events a row stands for."""
     cells: Mapping[str, str]
     final: bool = False
 
@@ -68,7 +69,7 @@ class Rollup:
         )
 
 
-RAW = Source("usage_events", "occurred_at", "count()", CELL_SQL, final=True)
+RAW = Source("usage_events", "occurred_at", "1", CELL_SQL, final=True)
 
 _ROLLUP_CELLS = {
     "begins": "roundDown(toInt64(toUnixTimestamp(starts)) * 1000000, {times:Array(Int64)})",
@@ -77,13 +78,13 @@ _ROLLUP_CELLS = {
 }
 
 MINUTES = Rollup(
-    Source("usage_minutes", "starts", "sum(source.events)", _ROLLUP_CELLS),
+    Source("usage_minutes", "starts", "source.events", _ROLLUP_CELLS),
     (*_DAY_COLUMNS, "thread_id"),
     timedelta(minutes=1),
     "toStartOfMinute",
 )
 DAYS = Rollup(
-    Source("usage_days", "starts", "sum(source.events)", _ROLLUP_CELLS), _DAY_COLUMNS, timedelta(days=1), "toStartOfDay"
+    Source("usage_days", "starts", "source.events", _ROLLUP_CELLS), _DAY_COLUMNS, timedelta(days=1), "toStartOfDay"
 )
 ROLLUPS = (DAYS, MINUTES)
 """The coarsest first."""

@@ -6,10 +6,26 @@ from typing import Protocol
 
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from schemas.usage import UsageRecorded
+from services.runtime.errors import TurnlogError
 from services.usage.queries import UsageGroup, UsageQuery
+
+
+class TooMuchAskedError(TurnlogError):
+    """A question would read more rows, or take longer, than one may: ask for less time, or for fewer groups."""
+
+    code = "too_much_asked"
+
 
 Fact = tuple[str, str]
 """Tenant and `usage_id`: what counts once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBounds:
+    """What one question may cost."""
+
+    seconds: int = 20
+    rows: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +129,8 @@ class UsageStore(UsageBuild, Protocol):
         ...
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
-        """One row a group, those of most tokens first; in the order of time where a bucket is asked for."""
+        """One row a group, as it is to be ordered; in the order of time first where a bucket is asked for.
+
+        Raises TooMuchAskedError.
+        """
         ...

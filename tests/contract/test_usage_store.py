@@ -33,7 +33,7 @@ from services.usage.migrate import migrations, statements
 from services.usage.pricing.cells import Boundaries, Cell, cell_of
 from services.usage.queries import COLUMNS, EARLIEST, FILTERS, UsageGroup, UsageQuery
 from services.usage.rows import EVENT_COLUMNS, check_event
-from services.usage.store import Block
+from services.usage.store import Block, ReadBounds, TooMuchAskedError
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.installation import free_ports
 
@@ -53,7 +53,7 @@ from schemas.usage import UsageRecorded
 from services.runtime.errors import ConfigurationError
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.queries import UsageQuery
-from services.usage.store import Block
+from services.usage.store import Block, ReadBounds, TooMuchAskedError
 
 url, folder, what = sys.argv[1:]
 
@@ -487,6 +487,36 @@ async def test_the_largest_events_that_pass_the_check_are_stored_and_add_up(stor
     assert (row.input_tokens, row.output_tokens, row.latency_ms_avg) == (2 * most, 2 * most, most)
     rows = await store.query(UsageQuery("default", bucket="hour"))
     assert [row.group["bucket"] for row in rows] == ["1970-01-01T00:00:00Z", "2105-12-31T23:00:00Z"]
+
+
+async def test_groups_come_in_the_order_that_is_asked_for(store: ClickHouseUsageStore) -> None:
+    many = [spent(number, user_id="often") for number in range(5)]
+    await store.insert(block(*many, spent(9, user_id="much", input_tokens=99)))
+    for order, users in (("tokens", ["much", "often"]), ("events", ["often", "much"])):
+        rows = await store.query(UsageQuery("default", ["user"], order_by=order))  # pyright: ignore
+        assert [row.group["user"] for row in rows] == users
+
+
+async def test_outcomes_are_counted_by_rows_and_sums_alike(store: ClickHouseUsageStore) -> None:
+    outcomes = ["ok", "error", "lost", "error", "ok", "ok"]
+    await store.insert(block(*(spent(number, outcome=each) for number, each in enumerate(outcomes))))
+    for each in EXACT_AND_SUMMED:
+        row = await total(store, **each)
+        assert (row.events, row.error_events, row.lost_events) == (6, 2, 1)
+
+
+async def test_a_question_may_read_so_many_rows_and_no_more(place: Place) -> None:
+    store = ClickHouseUsageStore(url=place.url, folder=place.folder, bounds=ReadBounds(rows=9))
+    await store.open()
+    try:
+        await store.insert(block(*(spent(number) for number in range(9))))
+        assert (await total(store, **EXACT_AND_SUMMED[0])).events == 9
+        await store.insert(block(*(spent(number) for number in range(9, 12)), first=9))
+        with pytest.raises(TooMuchAskedError, match="more than 9 rows or take more than 20 s: ask for a shorter time"):
+            await total(store, **EXACT_AND_SUMMED[0])
+        assert (await total(store)).events == 12
+    finally:
+        await store.close()
 
 
 async def test_pages_hold_every_group_once(store: ClickHouseUsageStore) -> None:

@@ -274,6 +274,8 @@ async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: I
     try:
         row = await installation.until_counted(port, 90)
         assert row["input_tokens"] == sum(range(90))
+        async with installation.http.get(f"http://127.0.0.1:{port}/audit/imbalances") as response:
+            assert await response.json() == {"items": []}
     finally:
         again.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(again.wait(), 30) == 0
