@@ -284,6 +284,10 @@ class UsageSums(Model):
     group: dict[str, str | None]
     events: int
     billable_events: int
+    error_events: int = 0
+    """Attempts that failed."""
+    lost_events: int = 0
+    """Attempts whose result was never committed, since their worker died; their counts are estimated."""
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
@@ -371,6 +375,44 @@ class AuditedRows(Model):
     """Rows of usage, every value as text, in the order of the table's columns; partition and offset are the last."""
 
     items: list[list[str | None]]
+
+
+class UsageConflict(Model):
+    """Usage whose `usage_id` came again with other values, at `refused_at`; those from `kept_at` count.
+
+    Places are partition and offset of `usage`. Of `fields`, which differ, `kept` and `refused` are the values as text.
+    """
+
+    tenant_id: str
+    usage_id: str
+    kept_at: tuple[int, int]
+    refused_at: tuple[int, int]
+    fields: list[str]
+    kept: list[str | None]
+    refused: list[str | None]
+
+
+class UsageConflicts(Model):
+    items: list[UsageConflict]
+
+
+class UsageImbalance(Model):
+    """Sums of usage that are not those of its rows: by how much, more of it above zero. `group` says which sums."""
+
+    table: str
+    tenant_id: str
+    starts: str
+    group: str
+    events: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    latency_ms: int
+
+
+class UsageImbalances(Model):
+    items: list[UsageImbalance]
 
 
 class ComponentHealth(Model):

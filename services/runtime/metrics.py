@@ -27,3 +27,4 @@ MODEL_SECONDS = Histogram(
     buckets=(0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300),
 )
 RECORDS_REJECTED = Counter("turnlog_records_rejected_total", "Records sent to dead-letters", ["source", "reason"])
+USAGE_CONFLICTS = Counter("turnlog_usage_conflicts_total", "Usage refused since its id came again with other values")

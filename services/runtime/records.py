@@ -8,8 +8,11 @@ from schemas.envelope import decode_event, header_map
 from schemas.topics import MAX_RECORD_BYTES, Topic
 from services.runtime.kafka import Record
 
-EventCheck = Callable[[Any], None]
-"""Raises RecordRejectedError for an event that a store could never hold."""
+EventCheck = Callable[[Any, int], None]
+"""Raises RecordRejectedError for an event that a store could never hold, given the time of its record in milliseconds.
+
+The record's time is on the log: whoever reads it later decides the same.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,6 @@ def decode_record(topic: Topic, record: Record, check: EventCheck | None = None)
     headers = header_map(record.headers)
     event = decode_event(topic, record.value, headers, max_bytes=MAX_RECORD_BYTES)
     if check is not None:
-        check(event)
+        check(event, record.timestamp)
     key = record.key.decode(errors="replace") if record.key else None
     return ProjectedRecord(record.offset, record.timestamp, key, event, headers)

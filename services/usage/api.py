@@ -15,8 +15,8 @@ from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem
 from services.usage.pricing.book import PriceBook
 from services.usage.pricing.sums import amounts_of
-from services.usage.queries import FILTERS, Bucket, UsageGroup, UsageQuery, parse_dimensions, parse_time
-from services.usage.store import UsageStore
+from services.usage.queries import FILTERS, Bucket, Order, UsageGroup, UsageQuery, parse_dimensions, parse_time
+from services.usage.store import TooMuchAskedError, UsageStore
 
 LAST_OFFSET = 10**9
 
@@ -42,6 +42,7 @@ class UsageParameters(BaseModel):
     kind: str | None = None
     outcome: str | None = None
     tool: str | None = None
+    order_by: Order = "tokens"
     limit: int = Field(default=100, ge=1, le=1000)
     cursor: str | None = None
 
@@ -73,11 +74,15 @@ def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: Readine
             since=asked.since,
             until=asked.until,
             filters={name: value for name in FILTERS if (value := getattr(asked, name)) is not None},
+            order_by=asked.order_by,
             limit=asked.limit + 1,
             offset=offset,
             boundaries=book.boundaries(asked.tenant_id),
         )
-        groups = await store.query(query)
+        try:
+            groups = await store.query(query)
+        except TooMuchAskedError as error:
+            raise problem(422, "too-much-asked", "Too much asked", str(error)) from error
         following = _cursor(offset + asked.limit) if len(groups) > asked.limit else None
         return Page[UsageRow](
             items=[_priced(group, asked.tenant_id, book) for group in groups[: asked.limit]], next_cursor=following

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 
@@ -25,7 +26,8 @@ from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.prices import Prices
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
-from services.usage.store import Block, UsageBuild, UsageStore
+from services.usage.settle import settle
+from services.usage.store import Block, ReadBounds, UsageBuild, UsageStore
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ class UsageProjection:
 
 
 class UsageBuilds:
-    """A usage store, and a table beside the live one while the log is projected anew."""
+    """A usage store, and the tables beside the live ones while the log is projected anew."""
 
     def __init__(self, store: UsageStore) -> None:
         self._store = store
@@ -75,7 +77,11 @@ class UsageService:
 
     def __init__(self, settings: UsageSettings) -> None:
         url = settings.clickhouse_url.get_secret_value() if settings.clickhouse_url else None
-        self._store: UsageStore = ClickHouseUsageStore(url=url, folder=settings.data_dir / "usage")
+        self._store: UsageStore = ClickHouseUsageStore(
+            url=url,
+            folder=settings.data_dir / "usage",
+            bounds=ReadBounds(settings.usage_read_seconds, settings.usage_read_rows),
+        )
         self._broker = build_broker(settings, client_id="turnlog-usage")
         self._traces = traces_of(settings, self.name)
         clients, failpoints = KafkaClients(settings, client_id="turnlog-usage"), Failpoints(settings.failpoints)
@@ -107,7 +113,14 @@ class UsageService:
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
-        self._to_start = deque([self._store.open, self._projection.start, self._broker.start])
+        self._to_start = deque(
+            [
+                self._store.open,
+                partial(settle, self._store, clients, settings),
+                self._projection.start,
+                self._broker.start,
+            ]
+        )
         self._connecting: asyncio.Task[None] | None = None
         self._trouble = "not connected yet"
 

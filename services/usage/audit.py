@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
-from schemas.http import AuditedFacts, AuditedRows, UsageDigests, UsageEnds
+from schemas.http import AuditedFacts, AuditedRows, UsageConflicts, UsageDigests, UsageEnds, UsageImbalances
 from services.runtime.projection import Projection
 from services.usage.store import UsageStore
 
@@ -13,9 +13,11 @@ WAIT_SECONDS = 5.0
 MOST_ROWS = 20_000
 """Of one answer: twice what a bucket has unless somebody has written into the table."""
 
+MOST_IMBALANCES = 1000
+
 
 def install_audit(app: FastAPI, store: UsageStore, projection: Projection) -> None:
-    """Adds `POST /audit/digests`, `GET /audit/rows` and `POST /audit/facts`."""
+    """Adds `/audit/digests`, `/audit/rows`, `/audit/facts`, `/audit/conflicts` and `/audit/imbalances`."""
 
     @app.post("/audit/digests")
     async def digests(asked: UsageEnds) -> UsageDigests:
@@ -32,3 +34,11 @@ def install_audit(app: FastAPI, store: UsageStore, projection: Projection) -> No
     @app.post("/audit/facts")
     async def facts(asked: AuditedFacts) -> AuditedRows:
         return AuditedRows(items=list(await store.facts(asked.facts)))
+
+    @app.get("/audit/conflicts")
+    async def conflicts() -> UsageConflicts:
+        return UsageConflicts(items=list(await store.conflicts(limit=MOST_ROWS)))
+
+    @app.get("/audit/imbalances")
+    async def imbalances() -> UsageImbalances:
+        return UsageImbalances(items=list(await store.imbalances(limit=MOST_IMBALANCES)))

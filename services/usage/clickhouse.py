@@ -2,9 +2,9 @@
 
 import asyncio
 import fcntl
-import importlib.resources
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,13 +14,17 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
-from schemas.http import UsageDigest
+from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
-from services.usage.fingerprint import BUCKET, hash_sql, values_sql
-from services.usage.queries import COLUMNS, UsageGroup, UsageQuery, cell_from, usage_sql
-from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
-from services.usage.store import Block
+from services.runtime.metrics import USAGE_CONFLICTS
+from services.usage.blocks import BlockWriter, empty, go_live, live_writer, positions_sql
+from services.usage.fingerprint import BUCKET, values_sql
+from services.usage.migrate import migrate
+from services.usage.queries import COLUMNS, UsageGroup, UsageQuery, cell_from, parameters_of, usage_sql
+from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
+from services.usage.rollups import RAW, Slot
+from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
 
 R = TypeVar("R")
 
@@ -28,23 +32,8 @@ CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
 """Most that a server may take; a server that hangs would hold up every query behind it."""
 
-INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
-"""A block read again after years spans more months than the 100 that ClickHouse allows by itself."""
-
-
-LIVE = "usage_events"
-BUILD = "usage_events_build"
-"""The table that is filled while usage is rebuilt, and after the switch the old one until it is dropped."""
-
-DROP_BUILD = f"DROP TABLE IF EXISTS {BUILD} SYNC"
-
-DIGESTS = (
-    f"SELECT source_partition, intDiv(source_offset, {BUCKET}) AS bucket, "  # noqa: S608 - our own
-    "source_offset >= {ends:Array(UInt64)}[source_partition + 1] AS beyond, "
-    f"count(), groupBitXor({hash_sql()}) FROM {LIVE} FINAL "
-    "GROUP BY source_partition, bucket, beyond ORDER BY source_partition, bucket, beyond"
-)
-"""A partition that the log does not have ends at 0: an array answers so beyond its end."""
+TOO_MUCH = {158, 159, 160, 241, 307}
+"""ClickHouse's numbers of too many rows, too long, too slow, too much memory, too many bytes."""
 
 
 class ClickHouseUsageStore:
@@ -52,14 +41,18 @@ class ClickHouseUsageStore:
 
     Args:
         url: of a server; None opens the engine in process on `folder`, which one process has open at a time.
+        bounds: of a question of usage; an audit reads all that there is.
     """
 
-    def __init__(self, *, url: str | None, folder: Path) -> None:
+    def __init__(self, *, url: str | None, folder: Path, bounds: ReadBounds | None = None) -> None:
         self._url = url
         self._folder = folder
+        self._bounds = bounds or ReadBounds()
         self._name = _without_password(url) if url else str(folder)
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
+        self._live = BlockWriter("a", 1)
+        self._built: BlockWriter | None = None
         self._writer: Any = None
         self._reader: Any = None
         self._lock: IO[str] | None = None
@@ -69,7 +62,7 @@ class ClickHouseUsageStore:
             self._lock = _locked(self._folder)
         try:
             self._writer = self._writer or await self._run(self._writing, self._connect)
-            await self._run(self._writing, self._migrate)
+            self._live = await self._run(self._writing, self._prepare)
             self._reader = self._reader or await self._run(self._reading, self._connect)
         except ClickHouseError as error:
             raise ConfigurationError(f"ClickHouse at {self._name} cannot be used: {_first_line(error)}") from error
@@ -85,26 +78,42 @@ class ClickHouseUsageStore:
             self._lock = None
 
     async def positions(self) -> Mapping[int, int]:
-        statement = "SELECT source_partition, max(block_first) FROM usage_events GROUP BY source_partition"
-        result = await self._run(self._reading, self._query, statement, {})
+        result = await self._read(positions_sql)
         return dict(result.result_rows)
 
-    async def insert(self, block: Block) -> None:
-        await self.insert_into(LIVE, block)
+    async def unsettled(self) -> Bounds | None:
+        last = self._live.last
+        return last.bounds if last is not None else None
 
-    async def begin_build(self) -> "UsageTable":
+    async def insert(self, block: Block) -> None:
+        await self.insert_with(self._live, block)
+
+    async def insert_with(self, writer: BlockWriter, block: Block) -> None:
+        """Inserts a block into the live tables or the others. Raises UnavailableError while the disk is full."""
+        if self._url is None:
+            require_room(self._folder)
+        conflicts = await self._run(self._writing, lambda: writer.insert(_opened(self._writer), block))
+        USAGE_CONFLICTS.inc(conflicts)
+
+    async def begin_build(self) -> "UsageSlot":
         await self.clean()
-        await self._command(f"CREATE TABLE {BUILD} AS {LIVE}")
-        return UsageTable(self, BUILD)
+        self._built = self._live.following()
+        return UsageSlot(self, self._built)
 
     async def switch(self) -> None:
-        await self._command(f"EXCHANGE TABLES {LIVE} AND {BUILD}")
+        """Reads that began before have ended when it returns, so that their tables may go."""
+        built = self._built
+        if built is None:
+            raise ConfigurationError("there is nothing to switch to: begin a build first")
+        await self._run(self._writing, lambda: go_live(_opened(self._writer), built))
+        self._live, self._built = built, None
+        await self._run(self._reading, lambda: None)
 
     async def clean(self) -> None:
-        await self._command(DROP_BUILD)
+        await self._run(self._writing, lambda: empty(_opened(self._writer), self._live.following().slot))
 
     async def digests(self, ends: Sequence[int]) -> Sequence[UsageDigest]:
-        result = await self._run(self._reading, self._query, DIGESTS, {"ends": list(ends)})
+        result = await self._read(digests_sql, {"ends": list(ends)})
         return [
             UsageDigest(partition=partition, first=bucket * BUCKET, beyond=bool(beyond), rows=rows, hash=xor)
             for partition, bucket, beyond, rows, xor in result.result_rows
@@ -125,31 +134,51 @@ class ClickHouseUsageStore:
             parameters,
         )
 
-    async def _texts(self, condition: str, parameters: dict[str, Any]) -> Sequence[list[str | None]]:
-        statement = f"SELECT {', '.join(values_sql())} FROM {LIVE} FINAL WHERE {condition}"  # noqa: S608 - our own
-        result = await self._run(self._reading, self._query, statement, parameters)
-        return [list(row) for row in result.result_rows]
+    async def conflicts(self, *, limit: int) -> Sequence[UsageConflict]:
+        result = await self._read(conflicts_sql, {"limit": limit})
+        return [conflict_from(row) for row in result.result_rows]
 
-    async def insert_into(self, table: str, block: Block) -> None:
-        """Inserts a block into the live table or another one. Raises UnavailableError while the disk is full."""
-        if self._url is None:
-            require_room(self._folder)
-        await self._run(self._writing, self._insert, table, block)
-
-    async def _command(self, statement: str) -> None:
-        await self._run(self._writing, lambda: _opened(self._writer).command(statement))
+    async def imbalances(self, *, limit: int) -> Sequence[UsageImbalance]:
+        return await self._run(self._writing, lambda: imbalances(_opened(self._writer), self._live.slot, limit))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
-        statement, parameters = usage_sql(query)
-        result = await self._run(self._reading, self._query, statement, parameters)
+        bounds = {
+            "max_execution_time": self._bounds.seconds,
+            "timeout_overflow_mode": "throw",
+            "max_rows_to_read": self._bounds.rows,
+            "read_overflow_mode": "throw",
+        }
+        try:
+            result = await self._read(lambda slot: usage_sql(query, slot), parameters_of(query), bounds)
+        except ClickHouseError as error:
+            if _code(error) not in TOO_MUCH:
+                raise
+            raise TooMuchAskedError(
+                f"it would read more than {self._bounds.rows:,} rows or take more than {self._bounds.seconds} s: ask "
+                "for a shorter time, for whole days, or without the thread and the turn"
+            ) from error
         return [_usage_group(query, row) for row in result.named_results()]
 
-    def _insert(self, table: str, block: Block) -> None:
-        columns = [*EVENT_COLUMNS, *BLOCK_COLUMNS]
-        _opened(self._writer).insert(table, rows_of(block), column_names=columns, settings=INSERT_SETTINGS)
+    async def _texts(self, condition: str, parameters: dict[str, Any]) -> Sequence[list[str | None]]:
+        result = await self._read(
+            lambda slot: f"SELECT {', '.join(values_sql())} FROM {RAW.text(slot)} WHERE {condition}",  # noqa: S608 - our own
+            parameters,
+        )
+        return [list(row) for row in result.result_rows]
 
-    def _query(self, statement: str, parameters: dict[str, Any]) -> Any:
-        return _opened(self._reader).query(statement, parameters=parameters)
+    async def _read(
+        self,
+        statement_of: Callable[[Slot], str],
+        parameters: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> Any:
+        """Asks the tables that are live when its turn comes."""
+        return await self._run(
+            self._reading,
+            lambda: _opened(self._reader).query(
+                statement_of(self._live.slot), parameters=parameters or {}, settings=settings
+            ),
+        )
 
     def _connect(self) -> Any:
         if self._url is None:
@@ -161,28 +190,12 @@ class ClickHouseUsageStore:
             autogenerate_session_id=False,  # a session stays locked by a query whose client has given up
         )
 
-    def _migrate(self) -> None:
-        """Applies the numbered files that are not on record, each statement by itself, then records the file."""
-        client = self._writer
-        client.command(DROP_BUILD)
-        client.command(
-            "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
-            "ENGINE = MergeTree ORDER BY version"
-        )
-        applied = {row[0] for row in client.query("SELECT version FROM schema_version").result_rows}
-        known = migrations()
-        newest = max(version for version, _ in known)
-        if max(applied, default=0) > newest:
-            raise ConfigurationError(
-                f"the usage tables at {self._name} have version {max(applied)}, this release of Turnlog knows "
-                f"{newest}: run the release that made them, or a later one"
-            )
-        for version, text in known:
-            if version in applied:
-                continue
-            for statement in filter(None, (part.strip() for part in text.split(";"))):
-                client.command(statement)
-            client.insert("schema_version", [[version]], column_names=["version"])
+    def _prepare(self) -> BlockWriter:
+        """Migrates, and finds the live tables; what a rebuild has left in the others goes."""
+        migrate(self._writer, self._name)
+        live = live_writer(self._writer)
+        empty(self._writer, live.following().slot)
+        return live
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
         """Runs a call of the client on its thread. Raises UnavailableError when ClickHouse does not answer it."""
@@ -192,26 +205,19 @@ class ClickHouseUsageStore:
             raise UnavailableError(f"ClickHouse at {self._name} does not answer: {_first_line(error)}") from error
 
 
-class UsageTable:
-    """A table that is filled beside the live one."""
+class UsageSlot:
+    """The tables that are filled beside the live ones."""
 
-    def __init__(self, store: ClickHouseUsageStore, table: str) -> None:
+    def __init__(self, store: ClickHouseUsageStore, writer: BlockWriter) -> None:
         self._store = store
-        self._table = table
+        self._writer = writer
 
     async def positions(self) -> Mapping[int, int]:
         """Nothing is read on into a build: one that was not finished is begun anew."""
         return {}
 
     async def insert(self, block: Block) -> None:
-        await self._store.insert_into(self._table, block)
-
-
-def migrations() -> list[tuple[int, str]]:
-    """Number and text of every migration, in order."""
-    folder = importlib.resources.files("services.usage.migrations")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return [(int(file.name.split("_")[0]), file.read_text()) for file in files]
+        await self._store.insert_with(self._writer, block)
 
 
 def _locked(folder: Path) -> IO[str]:
@@ -251,6 +257,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
+def _code(error: ClickHouseError) -> int | None:
+    """ClickHouse's own number of an error, which only the text has."""
+    found = re.search(r"\b[Cc]ode: (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
 def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
     group: dict[str, str | None] = {name: row[COLUMNS[name]] for name in query.group_by}
     if query.bucket is not None:
@@ -260,6 +272,8 @@ def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
         group=group,
         events=row["events_sum"],
         billable_events=row["billable_events"],
+        error_events=row["error_events"],
+        lost_events=row["lost_events"],
         input_tokens=row["input_tokens_sum"],
         cached_input_tokens=row["cached_sum"],
         output_tokens=row["output_tokens_sum"],

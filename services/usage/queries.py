@@ -7,9 +7,12 @@ from typing import Any, Literal, cast, get_args
 
 from schemas.http import UsageDimension, UsageSums
 from services.usage.pricing.cells import CELL_SQL, Boundaries, Cell, microseconds
+from services.usage.rollups import DAYS, Slot, source_of
 
-Bucket = Literal["hour", "day", "month"]
+Bucket = Literal["minute", "hour", "day", "month"]
 FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
+
+Order = Literal["tokens", "events"]
 
 FILTERS: tuple[FilterField, ...] = get_args(FilterField)
 
@@ -31,23 +34,25 @@ COLUMNS: dict[UsageDimension, str] = {
     "outcome": "outcome",
 }
 
-_BUCKETS: dict[Bucket, str] = {
-    "hour": "formatDateTime(occurred_at, '%Y-%m-%dT%H:00:00Z', 'UTC')",
-    "day": "formatDateTime(occurred_at, '%Y-%m-%dT00:00:00Z', 'UTC')",
-    "month": "formatDateTime(occurred_at, '%Y-%m-01T00:00:00Z', 'UTC')",
+_BUCKETS: dict[Bucket, tuple[timedelta, str]] = {
+    "minute": (timedelta(minutes=1), "%Y-%m-%dT%H:%i:00Z"),
+    "hour": (timedelta(hours=1), "%Y-%m-%dT%H:00:00Z"),
+    "day": (timedelta(days=1), "%Y-%m-%dT00:00:00Z"),
+    "month": (timedelta(days=28), "%Y-%m-01T00:00:00Z"),
 }
-"""The start of a bucket as text: the engine in process drops the zone of a time that it answers with."""
+"""How short a bucket is, and its start as text: the engine in process drops the zone of a time that it answers with."""
 
 CELL_COLUMNS = ("kind", "provider", "model", "tool", "billable")
 
 _CELL_SUMS = {
-    "events": "count()",
-    "input": "sum(input_tokens)",
-    "cached": "sum(cached_input_tokens)",
-    "output": "sum(output_tokens)",
-    "reasoning": "sum(reasoning_tokens)",
+    "input": "sum(source.input_tokens)",
+    "cached": "sum(source.cached_input_tokens)",
+    "output": "sum(source.output_tokens)",
+    "reasoning": "sum(source.reasoning_tokens)",
 }
-_LATENCY = {"latency": "sum(latency_ms)"}
+_LATENCY = {"latency": "sum(source.latency_ms)"}
+
+_ORDERS: dict[Order, str] = {"tokens": "total", "events": "events_sum"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class UsageQuery:
     since: datetime | None = None
     until: datetime | None = None
     filters: dict[FilterField, str] = field(default_factory=dict[FilterField, str])
+    order_by: Order = "tokens"
     limit: int = 100
     offset: int = 0
     boundaries: Boundaries = field(default_factory=Boundaries)
@@ -94,8 +100,8 @@ def parse_time(text: str) -> datetime:
     return time.astimezone(UTC)
 
 
-def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
-    """Statement and parameters. Reads the raw rows with FINAL, so that a row written twice counts once.
+def usage_sql(query: UsageQuery, slot: Slot) -> str:
+    """Reads the smallest table that answers to the digit.
 
     Rows are added up by cell first, then cells by group.
     """
@@ -103,17 +109,17 @@ def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
     bucket = ["bucket"] if query.bucket is not None else []
     group = [*bucket, *columns]
     grouping = f"GROUP BY {', '.join(group)} " if group else ""
-    ordering = ", ".join([*bucket, "total DESC", *columns])
-    statement = (
+    ordering = ", ".join([*bucket, f"{_ORDERS[query.order_by]} DESC", *columns])
+    return (
         f"SELECT {''.join(f'{name}, ' for name in group)}sum(events) AS events_sum, "  # noqa: S608 - closed vocabularies
-        "sumIf(events, billable) AS billable_events, sum(input) AS input_tokens_sum, sum(cached) AS cached_sum, "
+        "sumIf(events, billable) AS billable_events, sum(errors) AS error_events, sum(lost) AS lost_events, "
+        "sum(input) AS input_tokens_sum, sum(cached) AS cached_sum, "
         "sum(output) AS output_tokens_sum, sum(reasoning) AS reasoning_sum, "
         "sum(latency) / sum(events) AS latency_avg, sum(input + output) AS total, "
-        f"groupArray(({', '.join((*CELL_COLUMNS, *CELL_SQL, *_CELL_SUMS))})) AS cells "
-        f"FROM ({_cells_sql(query, columns)}) {grouping}"
+        f"groupArray(({', '.join((*CELL_COLUMNS, *CELL_SQL, 'events', *_CELL_SUMS))})) AS cells "
+        f"FROM ({_cells_sql(query, columns, slot)}) {grouping}"
         f"ORDER BY {ordering} LIMIT {{limit:UInt32}} OFFSET {{offset:UInt32}}"
     )
-    return statement, _parameters(query)
 
 
 def cell_from(row: Sequence[Any]) -> Cell:
@@ -137,24 +143,35 @@ def cell_from(row: Sequence[Any]) -> Cell:
     )
 
 
-def _cells_sql(query: UsageQuery, columns: Sequence[str]) -> str:
+def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
     named = dict.fromkeys((*columns, *CELL_COLUMNS))
-    told_apart = dict(CELL_SQL) if query.bucket is None else {"bucket": _BUCKETS[query.bucket], **CELL_SQL}
+    filtered = [name for name in FILTERS if name in query.filters]
+    times = [time for time in (query.since, query.until) if time is not None]
+    shortest, form = _BUCKETS[query.bucket] if query.bucket is not None else (DAYS.step, "")
+    source = source_of([*named, *filtered, "tenant_id"], times, shortest, query.boundaries)
+    bucket = {"bucket": f"formatDateTime({source.time}, '{form}', 'UTC')"} if form else {}
+    told_apart = {**bucket, **source.cells}
     where = ["tenant_id = {tenant_id:String}"]
     if query.since is not None:
-        where.append("occurred_at >= {since:DateTime64(6, 'UTC')}")
+        where.append(f"{source.time} >= {{since:DateTime64(6, 'UTC')}}")
     if query.until is not None:
-        where.append("occurred_at < {until:DateTime64(6, 'UTC')}")
-    where += [f"{name} = {{{name}:String}}" for name in FILTERS if name in query.filters]
-    sums = ", ".join(f"{expression} AS {name}" for name, expression in (_CELL_SUMS | _LATENCY).items())
+        where.append(f"{source.time} < {{until:DateTime64(6, 'UTC')}}")
+    where += [f"{name} = {{{name}:String}}" for name in filtered]
+    outcomes = {
+        name: f"sumIf({source.weight}, outcome = '{outcome}')"
+        for name, outcome in (("errors", "error"), ("lost", "lost"))
+    }
+    added_up = {"events": f"sum({source.weight})", **outcomes, **_CELL_SUMS, **_LATENCY}
+    sums = ", ".join(f"{expression} AS {name}" for name, expression in added_up.items())
     return (
         f"SELECT {', '.join(named)}, "  # noqa: S608 - closed vocabularies
         f"{', '.join(f'{expression} AS {name}' for name, expression in told_apart.items())}, {sums} "
-        f"FROM usage_events FINAL WHERE {' AND '.join(where)} GROUP BY {', '.join((*named, *told_apart))}"
+        f"FROM {source.text(slot)} WHERE {' AND '.join(where)} GROUP BY {', '.join((*named, *told_apart))}"
     )
 
 
-def _parameters(query: UsageQuery) -> dict[str, Any]:
+def parameters_of(query: UsageQuery) -> dict[str, Any]:
+    """Everything in a statement that is from outside."""
     times = {name: time for name, time in (("since", query.since), ("until", query.until)) if time is not None}
     return {
         "tenant_id": query.tenant_id,

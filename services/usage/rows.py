@@ -1,11 +1,14 @@
 """Rows of `usage_events`: which columns an event has there, and what they hold. Pure."""
 
+from collections.abc import Iterable
+from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 from schemas.envelope import RecordRejectedError
 from schemas.usage import UsageRecorded
 from services.usage.queries import EARLIEST, LATEST
-from services.usage.store import Block
+from services.usage.store import Bounds
 
 EVENT_COLUMNS = (
     "usage_id",
@@ -33,7 +36,9 @@ EVENT_COLUMNS = (
     "billable",
     "occurred_at",
 )
-BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last")
+_event_values = attrgetter(*EVENT_COLUMNS)
+
+BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last", "block_number")
 
 _MOST = {
     "step": 2**32 - 1,
@@ -53,8 +58,17 @@ _MOST = {
 """Largest value of each number: 18 million of the largest add up within 64 bits."""
 
 
-def check_event(event: UsageRecorded) -> None:
-    """Raises RecordRejectedError for an event that no row can hold: no second try would change that."""
+AHEAD = timedelta(hours=1)
+"""How far the clock of who was working may be ahead of that of who wrote it down."""
+
+
+def check_event(event: UsageRecorded, timestamp_ms: int) -> None:
+    """Raises RecordRejectedError for an event that no row can hold, or that is of the future.
+
+    Args:
+        timestamp_ms: of the record, which is its now; of a record that has none, as it is with old clients, any time is
+            taken.
+    """
     for name, most in _MOST.items():
         value: int | None = getattr(event, name)
         if value is not None and not 0 <= value <= most:
@@ -63,11 +77,17 @@ def check_event(event: UsageRecorded) -> None:
         raise RecordRejectedError(
             "not_an_event", f"occurred_at: expected a time from 1970 to 2105, got {event.occurred_at.isoformat()}"
         )
+    written_at = EARLIEST + timedelta(milliseconds=timestamp_ms)
+    if timestamp_ms > 0 and event.occurred_at > written_at + AHEAD:
+        raise RecordRejectedError(
+            "not_an_event",
+            f"occurred_at: expected at most an hour after its record of {written_at.isoformat()}, "
+            f"got {event.occurred_at.isoformat()}",
+        )
 
 
-def rows_of(block: Block) -> list[list[Any]]:
+def rows_of(bounds: Bounds, number: int, events: Iterable[tuple[int, UsageRecorded]]) -> list[tuple[Any, ...]]:
     """Values in the order of EVENT_COLUMNS and BLOCK_COLUMNS."""
     return [
-        [*(getattr(event, name) for name in EVENT_COLUMNS), block.partition, offset, block.first, block.last]
-        for offset, event in block.events
+        (*_event_values(event), bounds.partition, offset, bounds.first, bounds.last, number) for offset, event in events
     ]

@@ -28,4 +28,10 @@ class UsageSettings(RuntimeSettings):
     clickhouse_url: Annotated[SecretStr, AfterValidator(_http_url)] | None = Field(
         default=None, description="http[s]://user:password@host:port/database of ClickHouse; unset: chDB in process"
     )
+    usage_read_seconds: int = Field(
+        default=20, ge=1, le=50, description="seconds that one question of usage may take; then it is refused"
+    )
+    usage_read_rows: int = Field(
+        default=1_000_000_000, ge=1, description="rows that one question of usage may read; then it is refused"
+    )
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")

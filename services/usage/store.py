@@ -4,9 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from schemas.http import UsageDigest
+from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from schemas.usage import UsageRecorded
+from services.runtime.errors import TurnlogError
 from services.usage.queries import UsageGroup, UsageQuery
+
+
+class TooMuchAskedError(TurnlogError):
+    """A question would read more rows, or take longer, than one may: ask for less time, or for fewer groups."""
+
+    code = "too_much_asked"
+
+
+Fact = tuple[str, str]
+"""Tenant and `usage_id`: what counts once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBounds:
+    """What one question may cost."""
+
+    seconds: int = 20
+    rows: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +37,38 @@ class Block:
     last: int
     events: Sequence[tuple[int, UsageRecorded]]
 
+    @property
+    def bounds(self) -> "Bounds":
+        return Bounds(self.partition, self.first, self.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Which records a block was made of: its name, by which the engine knows it again."""
+
+    partition: int
+    first: int
+    last: int
+
 
 class UsageBuild(Protocol):
     """What a projection of usage writes into. Every method raises UnavailableError while ClickHouse is down."""
 
     async def positions(self) -> Mapping[int, int]:
-        """Where each partition is read on: at the first offset of its last block.
+        """Where each partition is read on: behind its last block.
 
-        A process that died may have left that block half inserted; sent again, its rows replace their copies by
-        `usage_id`.
+        Holds once the last block of all is settled. Of tables that an earlier release has filled it is at the first
+        offset of that block.
         """
         ...
 
     async def insert(self, block: Block) -> None:
-        """Returns when the rows survive the end of this process. Sent again, a block changes nothing."""
+        """Returns when the rows survive the end of this process, and so do the sums that they are part of.
+
+        A fact that is stored from elsewhere is left out, and kept as a conflict where its values differ. A block that
+        is sent again with the same bounds adds what is missing of it, and nothing twice: of the last blocks that is,
+        the engine remembers a thousand. One block is sent at a time, and the next one when it was acknowledged.
+        """
         ...
 
 
@@ -52,8 +89,12 @@ class UsageStore(UsageBuild, Protocol):
         """Waits for the queries in hand."""
         ...
 
+    async def unsettled(self) -> Bounds | None:
+        """The last block of all: a process that died may have left it in one table and not in the others."""
+        ...
+
     async def begin_build(self) -> UsageBuild:
-        """An empty table beside the live one, which goes on. A build before it that was not finished is removed."""
+        """Empty tables beside the live ones, which go on. A build before it that was not finished is removed."""
         ...
 
     async def switch(self) -> None:
@@ -61,13 +102,13 @@ class UsageStore(UsageBuild, Protocol):
         ...
 
     async def clean(self) -> None:
-        """Removes what is not live: a build that is not to be, or after a switch the old table. `open` does so too."""
+        """Removes what is not live: a build that is not to be, or after a switch the old tables. `open` does so too."""
         ...
 
     async def digests(self, ends: Sequence[int]) -> Sequence[UsageDigest]:
         """Counts and hashes of the rows from each bucket of each partition, those from its end on apart.
 
-        A fact that was written twice counts once, where it was written last.
+        A fact that was written twice counts once, where it was read first.
         """
         ...
 
@@ -79,6 +120,17 @@ class UsageStore(UsageBuild, Protocol):
         """The rows of tenants and usage ids as text."""
         ...
 
+    async def conflicts(self, *, limit: int) -> Sequence[UsageConflict]:
+        """Facts that came again with other values, by tenant and `usage_id`. The values that came first count."""
+        ...
+
+    async def imbalances(self, *, limit: int) -> Sequence[UsageImbalance]:
+        """Where a table of sums is not what the rows add up to; no block is inserted meanwhile. Empty is right."""
+        ...
+
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
-        """One row a group, those of most tokens first; in the order of time where a bucket is asked for."""
+        """One row a group, as it is to be ordered; in the order of time first where a bucket is asked for.
+
+        Raises TooMuchAskedError.
+        """
         ...

@@ -23,6 +23,7 @@ from tests.bench import (
     scaling,
     startup,
     turns,
+    usage,
 )
 from tests.bench.report import Figure, machine, show
 from tests.conftest import ROOT
@@ -45,6 +46,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
     "memory": ("Memory's engine in process, without Kafka and HTTP", memory.measure),
+    "usage": ("Usage's engine in process, without Kafka and HTTP", usage.measure),
     "overload": ("One worker with too much to do", overload.measure),
     "recovery": ("Partitions without an owner: a long past, a death, a rolling restart", recovery.measure),
 }

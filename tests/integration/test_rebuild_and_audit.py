@@ -15,7 +15,6 @@ import pytest
 
 from schemas.envelope import encode_event
 from schemas.journal import JournalEvent
-from schemas.usage import UsageRecorded
 from services.memory.app import MemoryService
 from services.memory.projector import message_point, thread_point
 from services.memory.qdrant_edge import EdgeMemoryStore
@@ -24,7 +23,6 @@ from services.memory.settings import MemorySettings
 from services.memory.store import Changes
 from services.runtime.settings import load_settings
 from services.usage.clickhouse import ClickHouseUsageStore
-from services.usage.store import Block
 from tests.support.installation import Finished, Installation, Running, installation
 from tests.support.log import Log
 from tests.support.waiting import eventually
@@ -339,13 +337,18 @@ async def test_a_usage_that_was_tampered_with_is_found_out_and_mended(projected:
     await store.open()
     (row,) = await store.facts([("tenant-0", "u-8")])
     partition, offset = int(row[-2] or 0), int(row[-1] or 0)
-    altered = UsageRecorded.model_validate(spent(8, input_tokens=80_000))
-    fake = UsageRecorded.model_validate(spent(900))
-    beyond = fake.model_copy(update={"usage_id": "x"})
-    await store.insert(Block(partition, 0, 0, [(offset, altered), (2, fake), (10**6, beyond)]))
     await store.close()
     with clickhouse_connect.get_client(interface="chdb", path=str(projected.folder / "usage" / "chdb")) as client:
-        client.command("DELETE FROM usage_events WHERE usage_id = 'u-9'")
+        for fake, where in (("u-900", 2), ("x", 10**6)):
+            client.command(
+                "INSERT INTO usage_events_a "
+                f"SELECT * REPLACE('{fake}' AS usage_id, toUInt64({where}) AS source_offset) "
+                "FROM (SELECT * FROM usage_events_a WHERE usage_id = 'u-8')"
+            )
+        client.command(
+            "ALTER TABLE usage_events_a UPDATE input_tokens = 80000 WHERE usage_id = 'u-8' SETTINGS mutations_sync = 1"
+        )
+        client.command("DELETE FROM usage_events_a WHERE usage_id = 'u-9'")
 
     await projected.start("usage")
     found = await projected.audit()
@@ -355,6 +358,11 @@ async def test_a_usage_that_was_tampered_with_is_found_out_and_mended(projected:
         ("missing", "usage u-9"),
         ("unexpected", "usage u-900"),
         ("unexpected", "usage x"),
+        *(
+            ("unbalanced", f"{table} 2026-01-{day} 00:00:00")
+            for table in ("usage_minutes", "usage_days")
+            for day in ("09", "10")
+        ),
     }
     by_what = {each["what"]: each for each in found["usage"]["differences"]}
     assert by_what["usage u-8"]["detail"] == "input_tokens: the log has '8', usage '80000'"
@@ -366,6 +374,24 @@ async def test_a_usage_that_was_tampered_with_is_found_out_and_mended(projected:
     assert "`turnlog rebuild usage` makes it equal" in told.output
     await projected.rebuild("usage")
     await projected.equal()
+
+
+async def test_a_usage_that_came_again_with_other_numbers_is_told_and_is_no_difference(projected: Projected) -> None:
+    await projected.start("memory")
+    await projected.start("usage")
+    await projected.log.publish("usage", spent(1), key="one partition")
+    await projected.log.publish("usage", spent(1), key="one partition")
+    await projected.log.publish("usage", spent(1, input_tokens=7, model="m"), key="one partition")
+    await projected.equal()
+    (conflict,) = (await projected.audit())["usage"]["conflicts"]
+    assert (conflict["usage_id"], conflict["recorded"]) == ("u-1", True)
+    assert conflict["detail"] == "model None, not 'm', input_tokens '1', not '7'"
+    told = await projected.made.run("audit")
+    assert told.code == 0
+    assert "usage: conflict of usage u-1 (tenant tenant-1): " in told.output
+    await projected.rebuild("usage")
+    await projected.equal()
+    assert (await projected.audit())["usage"]["conflicts"] == [conflict]
 
 
 async def test_what_does_not_answer_is_one_line_and_exit_code_2(projected: Projected) -> None:

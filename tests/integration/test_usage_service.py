@@ -166,6 +166,7 @@ async def test_what_is_no_usage_is_a_dead_letter_and_the_rest_is_counted(install
         spent(901, input_tokens=10**30),
         spent(902, step=-1),
         spent(903, occurred_at="9999-01-01T00:00:00Z"),
+        spent(904, occurred_at=(datetime.now(UTC) + timedelta(hours=2)).isoformat()),
     ]
     async with installation.service() as service:
         for number, value in enumerate(bad):
@@ -173,12 +174,13 @@ async def test_what_is_no_usage_is_a_dead_letter_and_the_rest_is_counted(install
             await installation.log.publish("usage", spent(number), key="t-1")
         await installation.until_counted(service.port, len(bad))
         letters = await installation.log.wait_for("dead-letters", lambda _: True, count=len(bad))
-        assert [letter["reason"] for letter in letters] == ["not_json"] + ["not_an_event"] * 5
+        assert [letter["reason"] for letter in letters] == ["not_json"] + ["not_an_event"] * 6
         assert {letter["source"] for letter in letters} == {"turnlog-usage"}
         assert [letter["message"].partition(":")[0] for letter in letters[2:]] == [
             "input_tokens",
             "input_tokens",
             "step",
+            "occurred_at",
             "occurred_at",
         ]
         assert (await installation.readiness(service.port))["ready"]
@@ -191,6 +193,25 @@ async def test_a_fact_that_was_written_twice_counts_once(installation: Installat
         await installation.publish(spent(2), spent(2, thread_id="t-other"), spent(3))
         row = await installation.until_counted(service.port, 3)
         assert row["input_tokens"] == 1 + 2 + 3
+
+
+async def test_usage_of_another_system_counts_in_the_period_that_it_is_of_and_the_first_of_two_counts(
+    installation: Installation,
+) -> None:
+    """Without a tenant it is the default one's, without a known model it is unpriced; late usage is in its month."""
+    ours = {"usage_id": "theirs-1", "kind": "completion", "model": "nobody's", "input_tokens": 5}
+    async with installation.service() as service:
+        await installation.log.publish("usage", ours | {"occurred_at": "2019-05-31T23:59:59.999999Z"}, key="k")
+        await installation.log.publish("usage", ours | {"occurred_at": "2019-05-31T23:59:59.999999Z"}, key="k")
+        await installation.log.publish("usage", ours | {"occurred_at": "2020-01-01T00:00:00Z"}, key="k")
+        await installation.log.publish("usage", spent(3), key="k")
+        row = await installation.until_counted(service.port, 2)
+        assert row["unpriced_events"] == 2
+        months = await installation.usage(service.port, bucket="month", tenant_id="default")
+        assert [(each["group"]["bucket"][:7], each["events"]) for each in months] == [("2019-05", 1), ("2026-01", 1)]
+        async with installation.http.get(f"http://127.0.0.1:{service.port}/audit/conflicts") as response:
+            (conflict,) = (await response.json())["items"]
+        assert (conflict["usage_id"], conflict["fields"]) == ("theirs-1", ["occurred_at"])
 
 
 async def test_a_service_that_starts_again_goes_on_where_it_was(installation: Installation) -> None:
@@ -253,6 +274,8 @@ async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: I
     try:
         row = await installation.until_counted(port, 90)
         assert row["input_tokens"] == sum(range(90))
+        async with installation.http.get(f"http://127.0.0.1:{port}/audit/imbalances") as response:
+            assert await response.json() == {"items": []}
     finally:
         again.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(again.wait(), 30) == 0

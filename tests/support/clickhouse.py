@@ -26,7 +26,7 @@ START_SECONDS = 60
 TRANSPORT = {"query", "database", "query_id", "session_id", "wait_end_of_query", "client_protocol_version", "compress"}
 TRANSPORT |= {"send_progress_in_http_headers", "http_headers_progress_interval_ms", "enable_http_compression"}
 
-INSERT = re.compile(rb"(INSERT INTO [^\n]*?)\s+FORMAT\s+Native\s*\n?", re.IGNORECASE)
+INSERT = re.compile(rb"(INSERT INTO [^\n]*?)\s+FORMAT\s+Native\n?", re.IGNORECASE)
 
 
 class Engine:
@@ -48,7 +48,9 @@ class Engine:
                 settings_clause = f" SETTINGS {clause}" if clause else ""
                 text = f"{insert[1].decode()} FROM INFILE '{file.name}'{settings_clause} FORMAT Native"
             else:
-                text = statement.decode() + (f"\nSETTINGS {clause}" if settings and b"SELECT" in statement else "")
+                text = statement.decode() + (
+                    f"\nSETTINGS {clause}" if settings and statement.lstrip().startswith(b"SELECT") else ""
+                )
             return self._connection.query(text, "TabSeparated", params=parameters).bytes() or b""
 
 

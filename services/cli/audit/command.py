@@ -30,6 +30,10 @@ def _show(findings: Findings) -> None:
         console.print(f"{findings.store}: {difference}", markup=False)
     if findings.total > len(findings.differences):
         console.print(f"{findings.store}: and {findings.total - len(findings.differences):,} more")
+    for conflict in findings.conflicts:
+        console.print(f"{findings.store}: {conflict}", markup=False)
+    if findings.conflicting > len(findings.conflicts):
+        console.print(f"{findings.store}: and {findings.conflicting - len(findings.conflicts):,} more conflicts")
     what = "documents" if findings.store == "memory" else "facts"
     verdict = "equal to the log" if findings.equal else f"{findings.total:,} differ from the log"
     console.print(

@@ -1,18 +1,28 @@
-"""Whether usage holds every fact of the log once, and nothing else.
+"""Whether usage holds every fact of the log once, and nothing else, and its sums are those of the facts.
 
 The hash of a bucket of offsets is worked out from the log and compared with the table's. Where it differs the rows are
-looked at. A fact that was written again is in the table where it was written last: it is missed at the other places of
-the log, and is found by its id.
+looked at. A fact that was written again is in the table where it was read first: it is missed at the other places of
+the log, and is found by its id. Where its values differ, it is a conflict. Then the table's sums are compared with its
+rows.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.http import AuditedFacts, AuditedRows, UsageDigest, UsageDigests, UsageEnds
+from schemas.http import (
+    AuditedFacts,
+    AuditedRows,
+    UsageConflicts,
+    UsageDigest,
+    UsageDigests,
+    UsageEnds,
+    UsageImbalance,
+    UsageImbalances,
+)
 from schemas.topics import USAGE
 from services.cli.audit.log import AuditedTopic
-from services.cli.audit.report import LISTED, Difference, Findings, Problem
+from services.cli.audit.report import LISTED, Conflict, Difference, Findings, Problem
 from services.cli.audit.service import AuditedService
 from services.runtime.settings import RuntimeSettings
 from services.usage.fingerprint import BUCKET, COLUMNS, Values, hash_of, values_of
@@ -45,15 +55,22 @@ class _UsageAudit:
         self._compared = 0
         self._total = 0
         self._differences: list[Difference] = []
+        self._conflicts: list[Conflict] = []
+        self._conflicting = 0
+        self._noted: set[tuple[int, int]] = set()
 
     async def run(self) -> Findings:
         self._ends = await self._log.ends()
         answer = await self._service.ask(UsageDigests, "POST", "/audit/digests", UsageEnds(ends=self._ends))
+        noted = await self._service.ask(UsageConflicts, "GET", "/audit/conflicts")
+        self._noted = {each.refused_at for each in noted.items}
         for partition in sorted({each.partition for each in answer.items if each.beyond}):
             await self._compare_beyond(partition)
         stored = {(each.partition, each.first): each for each in answer.items if not each.beyond}
         for partition, end in enumerate(self._ends):
             await self._compare_partition(partition, end, stored)
+        for each in (await self._service.ask(UsageImbalances, "GET", "/audit/imbalances")).items:
+            self._add_imbalance(each)
         return Findings(
             store="usage",
             partitions=self._log.partitions,
@@ -62,6 +79,8 @@ class _UsageAudit:
             compared=self._compared,
             total=self._total,
             differences=self._differences,
+            conflicts=self._conflicts,
+            conflicting=self._conflicting,
         )
 
     async def _compare_partition(self, partition: int, end: int, stored: dict[tuple[int, int], UsageDigest]) -> None:
@@ -102,6 +121,8 @@ class _UsageAudit:
             row = found.get(tuple(values[index] for index in _FACT))
             if row is None or not await self._is_on_the_log(row):
                 self._add("missing", values, "")
+            elif row[:-2] != values[:-2]:
+                self._add_conflict(row, values)
 
     async def _is_on_the_log(self, row: Values) -> bool:
         """Rows before the end are compared where they are; one from behind it is looked up."""
@@ -150,6 +171,34 @@ class _UsageAudit:
                     tenant_id=values[_FACT[0]] or "",
                     thread_id=values[_THREAD],
                     detail=detail,
+                )
+            )
+
+    def _add_imbalance(self, found: UsageImbalance) -> None:
+        self._total += 1
+        if len(self._differences) < LISTED:
+            self._differences.append(
+                Difference(
+                    problem="unbalanced",
+                    what=f"{found.table} {found.starts}",
+                    tenant_id=found.tenant_id,
+                    detail=f"{found.events:+} events, {found.input_tokens:+} input tokens, "
+                    f"{found.output_tokens:+} output tokens beside its rows, of {found.group}",
+                )
+            )
+
+    def _add_conflict(self, kept: Values, refused: Values) -> None:
+        self._conflicting += 1
+        if len(self._conflicts) < LISTED:
+            pairs = zip(COLUMNS[:-2], kept, refused, strict=False)
+            self._conflicts.append(
+                Conflict(
+                    usage_id=refused[_FACT[1]] or "",
+                    tenant_id=refused[_FACT[0]] or "",
+                    kept=self._log.position(*_place(kept)),
+                    refused=self._log.position(*_place(refused)),
+                    detail=", ".join(f"{name} {one!r}, not {other!r}" for name, one, other in pairs if one != other),
+                    recorded=_place(refused) in self._noted,
                 )
             )
 

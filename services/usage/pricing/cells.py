@@ -88,13 +88,15 @@ def _shape(event: UsageRecorded) -> int:
     )
 
 
+SHAPE_SQL = (
+    f"if(cached_input_tokens > input_tokens OR reasoning_tokens > output_tokens, {BAD_COUNTS}, "
+    "(input_tokens > cached_input_tokens) + 2 * (cached_input_tokens > 0) "
+    "+ 4 * (output_tokens > reasoning_tokens) + 8 * (reasoning_tokens > 0))"
+)
+
 CELL_SQL = {
     "begins": "roundDown(toUnixTimestamp64Micro(occurred_at), {times:Array(Int64)})",
     "size": "roundDown(input_tokens, {sizes:Array(UInt64)})",
-    "shape": (
-        f"if(cached_input_tokens > input_tokens OR reasoning_tokens > output_tokens, {BAD_COUNTS}, "
-        "(input_tokens > cached_input_tokens) + 2 * (cached_input_tokens > 0) "
-        "+ 4 * (output_tokens > reasoning_tokens) + 8 * (reasoning_tokens > 0))"
-    ),
+    "shape": SHAPE_SQL,
 }
-"""How ClickHouse tells cells apart, beside the columns that they are named by."""
+"""How ClickHouse tells the cells of raw rows apart, beside the columns that they are named by."""

@@ -14,7 +14,7 @@ from services.runtime.web import PROBLEM_JSON
 from services.usage.api import build_api
 from services.usage.pricing.cells import cell_of
 from services.usage.queries import FILTERS, UsageGroup, UsageQuery
-from services.usage.store import Block, UsageStore
+from services.usage.store import Block, TooMuchAskedError, UsageStore
 from tests.support.prices import book_of, price
 
 BOOK = book_of(price(rates={"input": "0.1", "output": "1"}), price(tenant_id="acme", figure="price", markup="0.5"))
@@ -83,6 +83,7 @@ async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncC
             "tenant_id": "acme",
             "group_by": "user,model",
             "bucket": "hour",
+            "order_by": "events",
             "from": "2026-01-01",
             "to": "2026-01-02T03:04:05.000006+02:00",
             "limit": "20",
@@ -97,6 +98,7 @@ async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncC
             since=datetime(2026, 1, 1, tzinfo=UTC),
             until=datetime(2026, 1, 2, 1, 4, 5, 6, tzinfo=UTC),
             filters=filters,  # pyright: ignore
+            order_by="events",
             limit=21,
             offset=0,
             boundaries=BOOK.boundaries("acme"),
@@ -190,6 +192,13 @@ async def test_while_clickhouse_is_down_the_answer_says_so(http: httpx.AsyncClie
     assert response.headers["retry-after"] == "1"
     assert (await http.get("/readyz")).status_code == 503
     assert (await http.get("/healthz")).status_code == 200
+
+
+async def test_a_question_that_asks_too_much_is_told_what_to_ask_instead(
+    http: httpx.AsyncClient, store: ListStore
+) -> None:
+    store.trouble = TooMuchAskedError("it would read more than 7 rows: ask for a shorter time")
+    assert problem(await http.get("/usage"), 422, "too-much-asked")["detail"] == str(store.trouble)
 
 
 async def test_what_is_not_there_is_a_problem_document(http: httpx.AsyncClient) -> None:

@@ -3,27 +3,36 @@
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import combinations
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from schemas.http import UsageDimension
 from schemas.usage import UsageRecorded
+from services.usage import queries
+from services.usage.migrate import migrations, statements
 from services.usage.pricing.cells import Boundaries
+from services.usage.pricing.defaults import PackagedPrices
 from services.usage.queries import (
     COLUMNS,
     FILTERS,
     Bucket,
     UsageQuery,
+    parameters_of,
     parse_dimensions,
     parse_time,
-    usage_sql,
 )
+from services.usage.rollups import ROLLUPS, SIZES
 
 DIMENSIONS: tuple[UsageDimension, ...] = get_args(UsageDimension)
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "x' OR 1=1; DROP TABLE usage_events --"
+
+
+def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
+    """Statement and parameters, of one of the two sets of tables."""
+    return queries.usage_sql(query, "b"), parameters_of(query)
 
 
 def clause(statement: str, begin: str, end: str) -> str:
@@ -62,13 +71,57 @@ def test_groups_are_selected_and_order_ties(dimensions: tuple[UsageDimension, ..
 def test_a_bucket_comes_first_and_orders_by_time(bucket: Bucket) -> None:
     statement, _ = usage_sql(UsageQuery("acme", ["model"], bucket=bucket))
     assert statement.startswith("SELECT bucket, model, sum(events)")
-    assert re.search(r"formatDateTime\(occurred_at, '[^']+', 'UTC'\) AS bucket", statement)
+    assert re.search(r"formatDateTime\(starts, '[^']+', 'UTC'\) AS bucket", statement)
     assert clause(statement, "\\) GROUP BY", "ORDER") == "bucket, model"
     assert clause(statement, "ORDER BY", "LIMIT") == "bucket, total DESC, model"
 
 
-def test_rows_that_were_written_twice_are_read_once() -> None:
-    assert "FROM usage_events FINAL " in usage_sql(UsageQuery("acme"))[0]
+ODD = SINCE + timedelta(seconds=1)
+MINUTE = SINCE + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("query", "table"),
+    [
+        (UsageQuery("acme"), "usage_days_b AS source"),
+        (UsageQuery("acme", ["user", "outcome"], bucket="month", since=SINCE), "usage_days_b AS source"),
+        (UsageQuery("acme", boundaries=Boundaries.at([SINCE], [32001])), "usage_days_b AS source"),
+        (UsageQuery("acme", ["thread"]), "usage_minutes_b AS source"),
+        (UsageQuery("acme", filters={"thread_id": "t"}), "usage_minutes_b AS source"),
+        (UsageQuery("acme", bucket="hour"), "usage_minutes_b AS source"),
+        (UsageQuery("acme", bucket="minute"), "usage_minutes_b AS source"),
+        (UsageQuery("acme", since=MINUTE), "usage_minutes_b AS source"),
+        (UsageQuery("acme", bucket="day", boundaries=Boundaries.at([MINUTE], [])), "usage_minutes_b AS source"),
+        (UsageQuery("acme", ["turn"]), "usage_events_b AS source FINAL"),
+        (UsageQuery("acme", filters={"turn_id": "t"}), "usage_events_b AS source FINAL"),
+        (UsageQuery("acme", until=ODD), "usage_events_b AS source FINAL"),
+        (UsageQuery("acme", boundaries=Boundaries.at([ODD], [])), "usage_events_b AS source FINAL"),
+        (UsageQuery("acme", boundaries=Boundaries.at([], [7])), "usage_events_b AS source FINAL"),
+    ],
+)
+def test_the_smallest_table_is_read_that_answers_to_the_digit(query: UsageQuery, table: str) -> None:
+    assert f"FROM {table} WHERE tenant_id = " in usage_sql(query)[0]
+
+
+def test_sums_tell_apart_every_size_that_a_packaged_price_does() -> None:
+    """Else every sum would be read from the rows: a later package of prices then needs a migration of the tables."""
+    assert {*PackagedPrices().boundaries.sizes} <= {*SIZES}
+    for rollup in ROLLUPS:
+        assert rollup.answers(["tenant_id"], [], PackagedPrices().boundaries)
+
+
+def test_the_views_sum_up_by_the_columns_that_a_rollup_says() -> None:
+    for rollup in ROLLUPS:
+        name = f"{rollup.source.table}_a"
+        made = {text.split("\n")[0]: text for text in statements(migrations()[1][1])}
+        view = made[f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name}_view TO {name} AS"]
+        keys = {*rollup.columns, "starts", "size", "shape"}
+        assert {*view.rpartition("GROUP BY ")[2].split(", ")} == keys
+        assert str(list(SIZES)) in view
+        assert f"{rollup.starts_of}(occurred_at, 'UTC') AS starts" in view
+        order = re.search(r"ORDER BY \((.*)\)", made[f"CREATE TABLE IF NOT EXISTS {name}"])
+        assert order
+        assert {*order[1].split(", ")} == keys
 
 
 def test_cells_are_told_apart_by_parameters() -> None:
@@ -80,7 +133,7 @@ def test_cells_are_told_apart_by_parameters() -> None:
 
 
 def test_times_are_half_open_parameters() -> None:
-    statement, parameters = usage_sql(UsageQuery("acme", since=SINCE, until=SINCE + timedelta(days=1)))
+    statement, parameters = usage_sql(UsageQuery("acme", ["turn"], since=SINCE, until=SINCE + timedelta(days=1)))
     where = clause(statement, "WHERE", "GROUP BY")
     assert "occurred_at >= {since:DateTime64(6, 'UTC')}" in where
     assert "occurred_at < {until:DateTime64(6, 'UTC')}" in where

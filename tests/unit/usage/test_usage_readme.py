@@ -14,7 +14,7 @@ from services.runtime.groups import USAGE_GROUP
 from services.runtime.settings import RuntimeSettings
 from services.usage.api import UsageParameters
 from services.usage.app import UsageService
-from services.usage.clickhouse import BUILD
+from services.usage.blocks import TABLES
 from services.usage.fingerprint import BUCKET
 from services.usage.queries import Bucket
 from services.usage.settings import UsageSettings
@@ -60,7 +60,8 @@ async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> Non
     written = {path for names, _ in rows("operator's path") for path in re.findall(r"`([A-Z]+ /[\w/]+)`", names)}
     assert written == {path for path in paths if "/audit/" in path or "/rebuild" in path}
     assert f"each {BUCKET:,} offsets" in README
-    assert f"`{BUILD}`" in README
+    for table in TABLES:
+        assert f"`{table}`" in README
 
 
 def test_the_prices_of_the_example_are_prices(tmp_path: Path) -> None:

@@ -1,0 +1,3 @@
+DROP TABLE IF EXISTS usage_events SYNC;
+
+DROP TABLE IF EXISTS usage_events_build SYNC;
