@@ -10,7 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench import comparison, gateway, log_size, model_client, overload, projections, recovery, startup, turns
+from tests.bench import (
+    comparison,
+    gateway,
+    listeners,
+    log_size,
+    model_client,
+    overload,
+    projections,
+    recovery,
+    scaling,
+    startup,
+    turns,
+)
 from tests.bench.report import Figure, machine, show
 from tests.conftest import ROOT
 
@@ -26,6 +38,8 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     "log-size": ("Bytes on the log", log_size.measure),
     "prompts": ("Prompts over HTTP, turnlog up --no-agents", gateway.measure_prompts),
     "first-token": ("The first token over SSE, turnlog up --workers 1", gateway.measure_first_token),
+    "listeners": ("A thousand clients look on, turnlog up --workers 1", listeners.measure),
+    "scaling": ("1, 2 and 4 workers with a model that takes 0.2 s", scaling.measure),
     "model-client": ("One model call, through each of the two clients", model_client.measure),
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),

@@ -9,6 +9,7 @@ from tests.bench import pinning, postgres
 from tests.bench.bench_installation import scripted_model
 from tests.bench.comparison_result import Result, Sample, table
 from tests.bench.contestants import ENTRIES, FLOOR, OURS, Contestant, Entry, Unavailable
+from tests.bench.processor_time import own_cpu_seconds
 from tests.bench.sigkill import after_sigkill
 
 WARM_UP = 200
@@ -67,9 +68,12 @@ async def _samples(contestant: Contestant, name: str, number: int, *, alone: int
     _, elapsed = await contestant.turns(WARM_UP, in_flight=64)
     many = max(WARM_UP, round(WARM_UP / elapsed * AT_ONCE_SECONDS))
     samples: list[Sample] = []
+    worker = await contestant.worker_pid()
     for in_flight, count in ((1, alone), (64, many)):
+        spent = own_cpu_seconds(worker)
         seconds, elapsed = await contestant.turns(count, in_flight=in_flight)
-        samples.append(Sample.of(name, number, in_flight, seconds, elapsed))
+        cpu = own_cpu_seconds(worker) - spent
+        samples.append(Sample.of(name, number, in_flight, seconds, elapsed, cpu))
     return samples
 
 

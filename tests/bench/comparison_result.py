@@ -24,12 +24,15 @@ class Sample:
     turns_per_second: float
     p50_ms: float
     p99_ms: float
+    worker_cpu_ms: float
+    """Of the worker's process, a turn."""
 
     @classmethod
-    def of(cls, name: str, number: int, in_flight: int, seconds: Sequence[float], elapsed: float) -> Self:
+    def of(cls, name: str, number: int, in_flight: int, seconds: Sequence[float], elapsed: float, cpu: float) -> Self:
         ordered = sorted(seconds)
         p50, p99 = (percentile(ordered, percent) * 1000 for percent in (50, 99))
-        return cls(name, number, in_flight, len(ordered), len(ordered) / elapsed, p50, p99)
+        turns = len(ordered)
+        return cls(name, number, in_flight, turns, turns / elapsed, p50, p99, cpu / turns * 1000)
 
 
 @dataclass
@@ -54,6 +57,10 @@ class Result:
         """Turns a second with 64 in flight, a round each."""
         return [each.turns_per_second for each in self.samples if (each.contestant, each.in_flight) == (name, 64)]
 
+    def worker_cpu(self, name: str) -> list[float]:
+        """Milliseconds of the worker's CPU a turn with 64 in flight, a round each: what a core of it is worth."""
+        return [each.worker_cpu_ms for each in self.samples if (each.contestant, each.in_flight) == (name, 64)]
+
 
 def table(result: Result) -> Table:
     """A row a contestant: medians of the rounds, and least to most."""
@@ -62,20 +69,22 @@ def table(result: Result) -> Table:
         "",
         "alone: p50, ms",
         "64 in flight: turns/s",
+        "worker's CPU a turn, ms",
         "x floor",
         "x ours",
         "kept",
         "SIGKILL in its 2nd call",
     ):
-        shown.add_column(column, justify="right" if column.startswith(("alone", "64", "x")) else "left")
+        shown.add_column(column, justify="right" if column.startswith(("alone", "64", "worker", "x")) else "left")
     for name, keeps in result.keeps.items():
         if name in result.missing:
-            shown.add_row(name, "", "", "", "", f"missing: {result.missing[name]}", "")
+            shown.add_row(name, "", "", "", "", "", f"missing: {result.missing[name]}", "")
             continue
         shown.add_row(
             name,
             _spread(result.latencies(name), ".1f"),
             _spread(result.rates(name), ",.0f"),
+            _spread(result.worker_cpu(name), ".1f"),
             _ratio(result, name, FLOOR.name),
             _ratio(result, name, OURS.name),
             keeps,

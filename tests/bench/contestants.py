@@ -42,6 +42,10 @@ class Contestant(Protocol):
         """SIGKILL to the worker; starts it again."""
         ...
 
+    async def worker_pid(self) -> int:
+        """The process that has the core of its own."""
+        ...
+
     async def answers(self, turn: str) -> int:
         """How many answers of a turn are kept."""
         ...
@@ -171,6 +175,10 @@ class Peer:
 
     async def begin(self, turn: str, content: str) -> None:
         await self.client.ask("begin", turn=turn, content=content)
+
+    async def worker_pid(self) -> int:
+        assert self.worker.process is not None
+        return self.worker.process.pid
 
     async def kill(self) -> None:
         await self.worker.stop()

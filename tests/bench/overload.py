@@ -1,12 +1,14 @@
-"""One worker with too much to do: prompts of a megabyte, ten thousand for one thread, five thousand slow models."""
+"""One worker with too much to do: prompts of a megabyte, ten thousand for one thread, thousands of slow models."""
 
 import asyncio
 import json
+import re
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,12 +24,14 @@ MEGABYTE = 1_048_576
 
 QUEUED, DRAINED = 10_000, 500
 
-SLOW, THINK_SECONDS = 5_000, 30
+SLOW = {5_000: 30, 10_000: 5}
+"""Turns that begin at once, and the seconds that the model thinks about each."""
 
 
 async def measure() -> list[Figure]:
     figures: list[Figure] = []
-    for scenario in (_large_prompts, _long_queue, _many_in_flight):
+    in_flight = [partial(_many_in_flight, count, seconds) for count, seconds in SLOW.items()]
+    for scenario in (_large_prompts, _long_queue, *in_flight):
         async with _one_worker() as (turnlog, worker, health):
             figures += await scenario(turnlog, worker, health)
     return figures
@@ -72,25 +76,31 @@ async def _long_queue(turnlog: Installation, worker: Running, health: str) -> li
     ]
 
 
-async def _many_in_flight(turnlog: Installation, worker: Running, health: str) -> list[Figure]:
+async def _many_in_flight(
+    count: int, think_seconds: int, turnlog: Installation, worker: Running, health: str
+) -> list[Figure]:
+    """How far the worker is behind shows in what it takes to open all of them."""
     began = time.monotonic()
-    prompt = f"[[think {THINK_SECONDS}]]"
-    async with responsiveness(health) as delays:
-        await asyncio.gather(*(turnlog.prompt(f"t-{uuid4().hex}", prompt) for _ in range(SLOW)))
-        await turnlog.log.wait_for("messages", lambda event: event["type"] == "turn.opened", count=SLOW, seconds=200)
+    prompt = f"[[think {think_seconds}]]"
+    async with responsiveness(health) as delays, most_in_flight(health) as in_flight:
+        await asyncio.gather(*(turnlog.prompt(f"t-{uuid4().hex}", prompt) for _ in range(count)))
+        published = time.monotonic() - began
+        await turnlog.log.wait_for("messages", lambda event: event["type"] == "turn.opened", count=count, seconds=300)
         opened = time.monotonic() - began
         memory = await resident_megabytes(worker.process.pid)
-        await turnlog.log.wait_for("completions", lambda event: True, count=SLOW, seconds=250)
+        await turnlog.log.wait_for("completions", lambda event: True, count=count, seconds=300)
         over = time.monotonic() - began
     completions = await turnlog.log.events("completions")
     attempts = await turnlog.log.events("usage")
     assert {each["type"] for each in completions} == {"turn.completed"}
     return [
-        Figure(f"{SLOW:,} turns whose model takes {THINK_SECONDS} s: all open", opened, "s"),
-        Figure(f"{SLOW:,} turns whose model takes {THINK_SECONDS} s: all over", over, "s"),
+        Figure(f"{count:,} turns whose model takes {think_seconds} s: all published", published, "s"),
+        Figure("all opened", opened, "s"),
+        Figure("all over", over, "s"),
+        Figure("in flight at once, most", max(in_flight), ""),
         Figure("attempts that failed", sum(each["outcome"] != "ok" for each in attempts), ""),
         *_delays(delays),
-        Figure("resident while all are open: worker", sum(memory.values()), "MB"),
+        Figure("resident when the last is opened: worker", sum(memory.values()), "MB"),
     ]
 
 
@@ -122,6 +132,28 @@ async def responsiveness(health: str) -> AsyncIterator[list[float]]:
         await asyncio.gather(asking, return_exceptions=True)
 
 
+@asynccontextmanager
+async def most_in_flight(health: str) -> AsyncIterator[list[float]]:
+    """The worker's turns in flight, as it says itself, once a second."""
+    seen = [0.0]
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as http:
+            while True:
+                async with http.get(health.replace("/healthz", "/metrics")) as response:
+                    text = await response.text()
+                if found := re.search(r"^turnlog_turns_in_flight (\S+)", text, re.MULTILINE):
+                    seen.append(float(found[1]))
+                await asyncio.sleep(1)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield seen
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
 def _delays(delays: Sequence[float]) -> list[Figure]:
     ordered = sorted(delays)
     return [
@@ -147,8 +179,8 @@ async def _one_worker() -> AsyncIterator[tuple[Installation, Running, str]]:
                 "run",
                 "agents",
                 TURNLOG_AGENTS_PORT=str(port),
-                TURNLOG_MODEL_CONCURRENCY=str(SLOW),
-                TURNLOG_MAX_OPEN_TURNS=str(2 * SLOW),
+                TURNLOG_MODEL_CONCURRENCY=str(max(SLOW)),
+                TURNLOG_MAX_OPEN_TURNS=str(2 * max(SLOW)),
             )
             await worker.until_says("partition_taken")
             yield turnlog, worker, f"http://127.0.0.1:{port}/healthz"

@@ -90,7 +90,8 @@ def percentile(ordered: Sequence[float], percent: int) -> float:
 class Client:
     """Publishes prompts and waits for their completions, read committed, with nothing but a Kafka client."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, *, content: str = CONTENT) -> None:
+        self._content = content
         self._producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap, isolation_level="read_committed", fetch_max_wait_ms=100
@@ -130,7 +131,7 @@ class Client:
         """Seconds that one turn took. A thread has one at a time."""
         done = self._waiting[thread] = asyncio.get_running_loop().create_future()
         began = time.monotonic()
-        await self.begin(thread, CONTENT)
+        await self.begin(thread, self._content)
         await asyncio.wait_for(done, 60)
         return time.monotonic() - began
 

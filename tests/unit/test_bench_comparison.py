@@ -21,7 +21,10 @@ def rounds(name: str, *rates: float) -> list[Sample]:
     return [
         sample
         for number, rate in enumerate(rates)
-        for sample in (Sample.of(name, number, 1, [0.004, 0.005, 0.006], 1), Sample(name, number, 64, 9, rate, 1, 2))
+        for sample in (
+            Sample.of(name, number, 1, [0.004, 0.005, 0.006], 1, 0.6),
+            Sample(name, number, 64, 9, rate, 1, 2, 3),
+        )
     ]
 
 
