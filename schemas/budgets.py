@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, WithJsonSchema
 
 from schemas.base import GROWING, Identifier, Model, Money, Name, Spec, TenantId, Timestamp
 
@@ -27,13 +27,13 @@ class BudgetSpec(Spec):
     """A cap on what each tenant, each of its users or each of its agents may spend in a period.
 
     `tenant_id` and `who` narrow it to one of them. Reaching `soft` warns, reaching `hard` stops. A cap of 0 is reached
-    before anything is spent.
+    before anything is spent; without caps it only counts.
     """
 
     type: Literal["budget.applied"] = "budget.applied"
     by: By = "tenant"
     who: Identifier | None = None
-    """The one user or agent that it is for; none means each by itself."""
+    """The one user or agent that it is for; none means each by itself. Of no meaning by tenant."""
     per: Per = "month"
     """A day or a month of UTC, or a thread from its beginning to its end."""
     unit: Unit = "cost"
@@ -41,18 +41,6 @@ class BudgetSpec(Spec):
     """Of a budget of money. What is paid in another currency is not added, and shows as uncounted."""
     soft: Limit | None = None
     hard: Limit | None = None
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Self:
-        if self.soft is None and self.hard is None:
-            raise ValueError("expected soft, hard or both")
-        if self.soft is not None and self.hard is not None and self.soft > self.hard:
-            raise ValueError("expected soft at or below hard")
-        if self.by == "tenant" and self.who is not None:
-            raise ValueError("who is a user or an agent; a tenant is named by tenant_id")
-        if self.unit == "tokens" and any(each is not None and each % 1 for each in (self.soft, self.hard)):
-            raise ValueError("expected whole tokens")
-        return self
 
     def level(self, spent: Decimal) -> Level:
         """Where so much spending stands."""
