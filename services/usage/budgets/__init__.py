@@ -1,1 +1,1 @@
-"""How much of a budget is spent. Pure."""
+"""What budgets have spent: counted from the log, and told to the workers."""

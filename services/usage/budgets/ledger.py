@@ -1,85 +1,144 @@
-"""The running sums of one budget. Pure."""
+"""What the accounts of all budgets have spent. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from schemas.budgets import Account, BudgetSpec, BudgetState, BudgetWarned
+from schemas.budgets import Account, BudgetSpec, BudgetState, BudgetWarned, Per, Spender
 from schemas.ids import EPOCH, derived_id
 from schemas.usage import UsageRecorded
-from services.usage.budgets.accounts import account_of, amount_of
+from services.runtime.budgets import BudgetId, Budgets
+from services.usage.budgets.periods import PERS, earliest_period, first_moment
 from services.usage.pricing.book import PriceBook
+from services.usage.pricing.cells import Boundaries, cell_of
 from services.usage.pricing.rate import EXACT
+from services.usage.pricing.sums import Amounts, amounts_of
 
 
 @dataclass(slots=True)
 class _Sum:
     spent: Decimal = Decimal(0)
+    events: int = 0
     uncounted: int = 0
-    seen: set[str] = field(default_factory=set[str])
 
 
 class Ledger:
-    """What each account of a budget has spent, whatever order usage comes in and however often.
+    """The sums are a function of the usage that was added, whatever order it came in and however often.
 
-    A `usage_id` counts once a tenant, as it was first seen. The caps may change while it runs; what is added up may
-    not: a budget of other accounts, or another unit, needs a ledger of its own.
+    A `usage_id` counts once a tenant, as it was first seen. What is of a period that is over does not count.
     """
 
-    def __init__(self, spec: BudgetSpec, book: PriceBook) -> None:
-        self._spec = spec
+    def __init__(self, budgets: Budgets, book: PriceBook, now: datetime) -> None:
+        self._budgets = budgets
         self._book = book
-        self._sums: dict[Account, _Sum] = {}
+        self._boundaries: dict[str, Boundaries] = {}
+        self._sums: dict[tuple[BudgetId, Account], _Sum] = {}
+        self._changed: set[tuple[BudgetId, Account]] = set()
+        self._seen: dict[str, datetime] = {}
+        self._earliest: dict[Per, str] = {}
+        self.roll(now)
 
-    def add(self, usage: UsageRecorded) -> Account | None:
-        """The account that has changed, or None."""
-        account = account_of(self._spec, usage)
-        if account is None:
-            return None
-        total = self._sums.setdefault(account, _Sum())
-        if usage.usage_id in total.seen:
-            return None
-        total.seen.add(usage.usage_id)
-        amount = amount_of(self._spec, usage, self._book)
-        if amount is None:
-            total.uncounted += 1
-        else:
-            total.spent = EXACT.add(total.spent, amount)
-        return account
+    def add(self, usages: Iterable[UsageRecorded]) -> None:
+        for usage in usages:
+            self._add(usage)
 
-    def change_caps(self, spec: BudgetSpec) -> None:
-        """Holds the same sums against other caps: a budget that is raised is open at once.
+    def take_changed(self) -> Sequence[BudgetState]:
+        """Where the accounts stand that have changed since the last time; at the first time all that were spent on."""
+        changed, self._changed = self._changed, set()
+        specs = {(spec.tenant_id, spec.name): spec for spec in self._budgets.all()}
+        return [_state(specs[budget], account, self._sums[budget, account]) for budget, account in changed]
 
-        Raises ValueError when more than the caps has changed.
-        """
-        if _but_caps(spec) != _but_caps(self._spec):
-            raise ValueError(f"budget {spec.name} adds up something else than before: it needs a ledger of its own")
-        self._spec = spec
+    def takes(self, budgets: Budgets) -> bool:
+        """Holds the same sums against other caps, if nothing but caps has changed. Otherwise another ledger is due."""
+        before, after = self._budgets.all(), budgets.all()
+        if [_but_caps(spec) for spec in after] != [_but_caps(spec) for spec in before]:
+            return False
+        moved = {(spec.tenant_id, spec.name) for spec in after if spec not in before}
+        self._changed |= {key for key in self._sums if key[0] in moved}
+        self._budgets = budgets
+        return True
 
-    def forget(self, account: Account) -> None:
-        """Drops an account whose period is over for good."""
-        self._sums.pop(account, None)
+    def roll(self, now: datetime) -> None:
+        """Forgets what is of periods that are over by now."""
+        specs = self._budgets.all()
+        self._earliest = {per: earliest_period(per, now) for per in PERS}
+        pers: dict[BudgetId, Per] = {(spec.tenant_id, spec.name): spec.per for spec in specs}
+        self._sums = {
+            (budget, account): total
+            for (budget, account), total in self._sums.items()
+            if account.period >= self._earliest[pers[budget]]
+        }
+        self._changed &= self._sums.keys()
+        firsts = [first for spec in specs if (first := first_moment(spec.per, now)) is not None]
+        if len(firsts) == len(specs):
+            self._seen = {fact: at for fact, at in self._seen.items() if at >= min(firsts)}
 
-    def state(self, account: Account, positions: Sequence[int]) -> BudgetState:
-        """Where the account stands as of these positions; one that nothing was spent on stands at 0."""
-        spec, total = self._spec, self._sums.get(account, _Sum())
-        return BudgetState(
-            **account.model_dump(),
-            budget=spec.name,
-            budget_tenant_id=spec.tenant_id,
-            budget_version=spec.version,
-            per=spec.per,
-            by=spec.by,
-            unit=spec.unit,
-            currency=spec.currency,
-            soft=spec.soft,
-            hard=spec.hard,
-            spent=total.spent,
-            uncounted_events=total.uncounted,
-            level=spec.level(total.spent),
-            positions=list(positions),
-        )
+    def _add(self, usage: UsageRecorded) -> None:
+        spender = Spender(usage.tenant_id, usage.user_id, usage.agent, usage.thread_id)
+        accounts = [
+            (spec, account)
+            for spec in self._budgets.of(usage.tenant_id)
+            if (account := spec.account(spender, usage.occurred_at)) is not None
+            and account.period >= self._earliest[spec.per]
+        ]
+        fact = f"{usage.tenant_id}/{usage.usage_id}"
+        if not accounts or fact in self._seen:
+            return
+        self._seen[fact] = usage.occurred_at
+        amounts: Amounts | None = None
+        if any(spec.unit != "tokens" for spec, _ in accounts):
+            amounts = self._amounts(usage)
+        for spec, account in accounts:
+            key = (spec.tenant_id, spec.name), account
+            total = self._sums.setdefault(key, _Sum())
+            amount = _amount(spec, usage, amounts)
+            if amount is None:
+                total.uncounted += 1
+            else:
+                total.spent = EXACT.add(total.spent, amount)
+                total.events += 1
+            self._changed.add(key)
+
+    def _amounts(self, usage: UsageRecorded) -> Amounts:
+        tenant_id = usage.tenant_id
+        boundaries = self._boundaries.get(tenant_id)
+        if boundaries is None:
+            boundaries = self._boundaries[tenant_id] = self._book.boundaries(tenant_id)
+        return amounts_of([cell_of(usage, boundaries)], tenant_id, self._book)
+
+
+def _amount(spec: BudgetSpec, usage: UsageRecorded, amounts: Amounts | None) -> Decimal | None:
+    """What the usage adds, to the last digit; None when nobody knows it in the budget's currency.
+
+    What is not billable has tokens and a cost, and no price: to a budget of prices it adds nothing.
+    """
+    if amounts is None or spec.unit == "tokens":
+        return Decimal(usage.input_tokens + usage.output_tokens)
+    if spec.unit == "price" and not usage.billable:
+        return Decimal(0)
+    return (amounts.cost if spec.unit == "cost" else amounts.price).get(spec.currency)
+
+
+def _state(spec: BudgetSpec, account: Account, total: _Sum) -> BudgetState:
+    return BudgetState(
+        budget=spec.name,
+        budget_tenant_id=spec.tenant_id,
+        budget_version=spec.version,
+        tenant_id=account.tenant_id,
+        who=account.who,
+        period=account.period,
+        by=spec.by,
+        per=spec.per,
+        unit=spec.unit,
+        currency=spec.currency,
+        spent=total.spent,
+        soft=spec.soft,
+        hard=spec.hard,
+        events=total.events,
+        uncounted_events=total.uncounted,
+        level=spec.level(total.spent),
+    )
 
 
 def warning_of(state: BudgetState, at: datetime) -> BudgetWarned | None:
