@@ -70,6 +70,17 @@ class BudgetBoard(Registry[BudgetSpec]):
         state = self._states.get(state_key(spec.tenant_id, spec.name, account))
         return state if state is not None and state.is_of(spec) else None
 
+    def accounts(self, name: str, *, tenant_id: str | None = None) -> Sequence[BudgetState]:
+        """Where the accounts of budgets of a name stand, of one tenant or of all; most spent first."""
+        found = [
+            state
+            for state in self._states.values()
+            if state.budget == name
+            and tenant_id in (None, state.tenant_id)
+            and any(spec.name == name and state.is_of(spec) for spec in self._budgets.of(state.tenant_id))
+        ]
+        return sorted(found, key=lambda state: (-state.spent, state.tenant_id, state.period, state.who or ""))
+
     def mean(self, spec: BudgetSpec) -> Decimal:
         """What one unit of usage has come to on average, over all accounts of the budget; 0 when nothing is known."""
         budget = spec.tenant_id, spec.name

@@ -110,7 +110,7 @@ class UsageService:
             check=check_event,
         )
         self._prices = Prices(clients, settings)
-        self._budgets = BudgetLoop(clients, settings, self._prices.book)
+        self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints)
         self.api = build_api(self._store, self._prices.book, self.readiness)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)

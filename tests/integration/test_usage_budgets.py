@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +14,14 @@ import pytest
 
 from schemas.budgets import BudgetSpec
 from schemas.topics import BUDGETS
+from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import KafkaClients
 from services.runtime.registry import spec_key
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import apply_topics
 from services.usage.budgets.loop import BudgetLoop
 from services.usage.pricing.book import PriceBook
+from tests.support.installation import free_ports
 from tests.support.log import Log
 from tests.support.prices import book_of, price
 
@@ -40,12 +45,27 @@ class Installation:
 
     @contextlib.asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
-        loop = BudgetLoop(KafkaClients(self.settings, client_id="test"), self.settings, self.prices)
+        clients = KafkaClients(self.settings, client_id="test")
+        loop = BudgetLoop(clients, self.settings, self.prices, Failpoints())
         await loop.start()
         try:
             yield
         finally:
             await loop.stop()
+
+    async def process(self, **environment: str) -> asyncio.subprocess.Process:
+        """The whole service, as it is run."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.cli.app", "run", "usage"),
+            env=os.environ
+            | {
+                "TURNLOG_KAFKA_BOOTSTRAP": self.settings.bootstrap,
+                "TURNLOG_TOPIC_PREFIX": self.settings.topic_prefix,
+                "TURNLOG_DATA_DIR": str(self.settings.data_dir),
+                "TURNLOG_HTTP_PORT": str(free_ports(3)),
+            }
+            | environment,
+        )
 
     async def apply(self, **fields: Any) -> None:
         spec = BudgetSpec.model_validate({"name": "b", "unit": "tokens", **fields})
@@ -145,6 +165,24 @@ async def test_a_loop_that_is_cut_off_anywhere_loses_and_doubles_nothing(install
             await installation.until_spent(str(tokens), who=user)
     identities = [each["record_key"] for each in await installation.warnings()]
     assert len(set(identities)) == sum(tokens >= 50 for tokens in spent.values())
+
+
+@pytest.mark.parametrize("failpoint", ["budgets.before_write=kill@2", "budgets.after_write=kill@2"])
+async def test_a_kill_around_a_write_loses_and_doubles_nothing(installation: Installation, failpoint: str) -> None:
+    await installation.apply(soft=20)
+    await installation.spend(5, 6)
+    killed = await installation.process(TURNLOG_FAILPOINTS=failpoint)
+    await installation.until_spent("11")
+    await installation.spend(7, 8)
+    assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
+    await installation.spend(9)
+    again = await installation.process()
+    try:
+        assert (await installation.until_spent("35"))["events"] == 5
+    finally:
+        again.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(again.wait(), 30) == 0
+    assert len({each["record_key"] for each in await installation.warnings()}) == 1
 
 
 async def test_a_budget_that_adds_up_something_else_begins_anew_from_the_log(installation: Installation) -> None:

@@ -15,6 +15,7 @@ from schemas.topics import BUDGETS, USAGE
 from schemas.usage import UsageRecorded
 from services.runtime import metrics
 from services.runtime.budgets import BudgetBoard, Budgets, state_key
+from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import (
     AIOKafkaConsumer,
     AIOKafkaProducer,
@@ -54,10 +55,13 @@ class BudgetLoop:
     the last run stand. Records that are no usage are left out; the projection rejects them.
     """
 
-    def __init__(self, clients: KafkaClients, settings: RuntimeSettings, prices: Callable[[], PriceBook]) -> None:
+    def __init__(
+        self, clients: KafkaClients, settings: RuntimeSettings, prices: Callable[[], PriceBook], failpoints: Failpoints
+    ) -> None:
         self._clients = clients
         self._settings = settings
         self._prices = prices
+        self._failpoints = failpoints
         self._board = BudgetBoard(clients, settings)
         self._producer: AIOKafkaProducer = clients.producer()
         self._task: asyncio.Task[None] | None = None
@@ -164,7 +168,9 @@ class BudgetLoop:
                 records.append(self._clients.record(BUDGETS.name, warned, key=identity, event_id=identity, at=at))
                 warned_of.add(identity)
             records.append(self._clients.record(BUDGETS.name, state, key=_key(state), event_id=new_id(at), at=at))
+        self._failpoints.hit("budgets.before_write")
         await self._send(records)
+        self._failpoints.hit("budgets.after_write")
         self._warned |= warned_of
         metrics.BUDGET_WARNINGS.inc(len(warned_of))
 
