@@ -49,6 +49,9 @@ MARKER_SECONDS = 0.25
 LOG_CHECK_SECONDS = 5.0
 """Kafka's client waits for ever for a topic that does not exist."""
 
+LAG_SECONDS = 5.0
+"""Between two measurements of the lag. They go on while nothing can be applied: that is when it grows."""
+
 LAG = Gauge("turnlog_projection_lag_records", "Records that a projection is behind", ["topic", "partition"])
 
 
@@ -101,6 +104,8 @@ class Projection(ConsumerRebalanceListener):
         self._producer: AIOKafkaProducer = clients.producer()
         self._markers = MarkerReader(self._name, clients)
         self._positions: dict[int, int] = {}
+        self._in_hand: set[int] = set()
+        self._measuring: asyncio.Task[None] | None = None
         self._moved = asyncio.Condition()
         self._applying = asyncio.Lock()
         self._started = False
@@ -133,6 +138,7 @@ class Projection(ConsumerRebalanceListener):
         await self._markers.start()
         self._started = True
         self._trouble = None
+        self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
 
     async def _check_log(self) -> None:
         """Offsets of another log would make new records look like known ones, which are left out without a word."""
@@ -154,6 +160,9 @@ class Projection(ConsumerRebalanceListener):
                 )
 
     async def stop(self) -> None:
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.gather(self._measuring, return_exceptions=True)
         await self._markers.stop()
         await self._producer.stop()
 
@@ -220,8 +229,10 @@ class Projection(ConsumerRebalanceListener):
         by_partition: dict[int, list[Record]] = {}
         for record in records:
             by_partition.setdefault(record.partition, []).append(record)
+        self._in_hand = {*by_partition}
         for partition, batch in by_partition.items():
             await self._apply(partition, batch)
+            self._in_hand.discard(partition)
         await asyncio.sleep(self._pause_seconds)
 
     async def _apply(self, partition: int, batch: Sequence[Record]) -> None:
@@ -260,17 +271,31 @@ class Projection(ConsumerRebalanceListener):
                 self._trouble = trouble
                 await asyncio.sleep(RETRY_SECONDS)
         self._trouble = None
-        self._measure(partition, next_offset)
 
     async def _move(self, partition: int, next_offset: int) -> None:
         async with self._moved:
             self._positions[partition] = next_offset
             self._moved.notify_all()
 
-    def _measure(self, partition: int, next_offset: int) -> None:
+    async def _keep_measuring(self) -> None:
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(LAG_SECONDS):
+                    await self.measure()
+
+    async def measure(self) -> None:
+        """Sets the lag of each partition that is read here. Raises KafkaError where its end is not to be had."""
         consumer = self._subscriber.consumer
-        end = consumer.highwater(TopicPartition(self._name, partition)) if consumer else None
-        LAG.labels(self._topic.name, str(partition)).set(max(0, (end or next_offset) - next_offset))
+        if consumer is None or not consumer.assignment():
+            return
+        ends: dict[TopicPartition, int] = await consumer.end_offsets([*consumer.assignment()])
+        for tp, end in ends.items():
+            done = self.position(tp.partition)
+            if tp.partition not in self._in_hand:
+                # The consumer has passed the markers of transactions too, which no record tells of.
+                done = max(done, await consumer.position(tp))
+            LAG.labels(self._topic.name, str(tp.partition)).set(max(0, end - done))
 
     async def _decode(self, records: Sequence[Record]) -> list[ProjectedRecord]:
         """The records that are events. Returns when the others are on `dead-letters`."""
