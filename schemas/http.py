@@ -197,7 +197,7 @@ class SearchPage(Page[SearchHit]):
 
 
 class ThreadListQuery(Model):
-    """Which threads, by their fields; with `q` those whose title or summary match, the best first, on one page."""
+    """Which threads, by their fields; with `q` those whose title or summary match, the best first."""
 
     user_id: str | None = None
     status: ThreadStatus | None = None

@@ -1,13 +1,38 @@
 """Reads of a thread, as of everything that this gateway has shown of it."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
-from schemas.http import MessageView, Page
+from schemas.http import MessageView, Page, ThreadView
 from services.gateway.ports import Ports
+from services.runtime.web import ProblemError
+
+Known = TypeVar("Known")
 
 PAGE = 1000
 """Messages of a page: the most that memory gives."""
+
+KNOWN_TRIES, KNOWN_SECONDS = 20, 0.1
+"""Memory is a moment behind the log: who acts on what an answer has just named, here or at another gateway, is not told
+that there is no such thing before it had this time to come into being."""
+
+
+async def once_known(read: Callable[[], Awaitable[Known]]) -> Known:
+    """What memory knows. Raises ProblemError: 404 when it does not come to know of it in 2 s; UnavailableError."""
+    for _ in range(KNOWN_TRIES):
+        try:
+            return await read()
+        except ProblemError as error:
+            if error.problem.status != 404:
+                raise
+        await asyncio.sleep(KNOWN_SECONDS)
+    return await read()
+
+
+async def known_thread(ports: Ports, tenant_id: str, thread_id: str) -> ThreadView:
+    """A thread that is to be changed; see `once_known`."""
+    return ThreadView.model_validate(await once_known(lambda: read_thread(ports, tenant_id, thread_id)))
 
 
 async def read_thread(ports: Ports, tenant_id: str, thread_id: str, path: str = "", **parameters: object) -> Any:

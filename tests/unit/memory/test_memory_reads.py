@@ -163,6 +163,22 @@ async def test_threads_are_searched_by_title_and_summary(told: Told) -> None:
     assert [each.thread_id for each in page.items] == ["t-2"]
 
 
+async def test_threads_that_match_are_found_page_by_page(told: Told) -> None:
+    await told.tell(*(created(f"t-{number}", title="Lisbon") for number in range(7)))
+    read: list[list[str]] = []
+    cursor = None
+    while len(read) < 9:
+        page = await told.reads.threads(told.tenant, query="lisbon", cursor=cursor, limit=3)
+        read.append([each.thread_id for each in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert [len(page) for page in read] == [3, 3, 1]
+    assert {each for page in read for each in page} == {f"t-{number}" for number in range(7)}
+    with pytest.raises(BadCursorError, match="leave it out"):
+        await told.reads.threads(told.tenant, query="lisbon", cursor="MQ")
+
+
 async def test_messages_are_searched_over_all_threads_or_one_users_or_in_one(told: Told) -> None:
     await told.tell(
         added("m-1", "the red kite", user_id="u-1"),
