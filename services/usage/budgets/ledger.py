@@ -45,6 +45,8 @@ class Ledger:
 
     def take_changed(self) -> Sequence[BudgetState]:
         """Where the accounts stand that have changed since the last time; at the first time all that were spent on."""
+        if not self._changed:
+            return []
         changed, self._changed = self._changed, set()
         specs = {(spec.tenant_id, spec.name): spec for spec in self._budgets.all()}
         return [_state(specs[budget], account, self._sums[budget, account]) for budget, account in changed]
