@@ -37,7 +37,7 @@ class ContextOptions(Model):
 
 
 class StopConditions(Model):
-    """When a turn ends though the model would go on. Seconds count from the opening of the turn."""
+    """When a turn ends though the model would go on. Seconds count from the opening of the turn, cost is in USD."""
 
     max_steps: int = Field(default=10, ge=1, le=1000)
     max_seconds: float = Field(default=600, gt=0)

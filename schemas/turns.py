@@ -1,10 +1,11 @@
 """Topic `turns`: the work that is left, compacted. What a new owner of a partition reads to go on."""
 
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.base import Identifier, JsonObject, Model, Money, Name, ThreadEvent, Timestamp, TokenCounts
 from schemas.parts import Content
 from schemas.prompts import TurnOptions
 
@@ -63,7 +64,8 @@ class ActiveTurn(Model):
     step: int
     """The step that runs now, counted from 1."""
     usage: TokenCounts = TokenCounts()
-    cost: str = "0"
+    cost: Money = Decimal(0)
+    """What its model calls have cost in USD, as far as anybody knows; kept where the cost of the turn is capped."""
     traceparent: str | None = None
     """W3C trace context that the prompt came with."""
     phase: Phase

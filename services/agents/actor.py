@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -51,6 +52,8 @@ from services.runtime import metrics
 from services.runtime.errors import UnavailableError
 from services.runtime.kafka import Record
 from services.runtime.owner.actor import JournalPosition, Outcome, Prepared
+from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.sums import amounts_of_one
 from services.runtime.registry import Registry
 from services.runtime.telemetry import Traces, failed
 
@@ -85,6 +88,7 @@ class TurnActor:
         agents: Registry[AgentSpec],
         tools: Registry[ToolSpec],
         budgets: BudgetGate,
+        prices: Callable[[], PriceBook],
         default_model: str,
         call_seconds: float,
         send_delta: Callable[[DeltaEvent], None],
@@ -96,6 +100,7 @@ class TurnActor:
         self._agents = agents
         self._tools = tools
         self._budgets = budgets
+        self._prices = prices
         self._default_model = default_model
         self._call_seconds = call_seconds
         self._send_delta = send_delta
@@ -253,6 +258,7 @@ class TurnActor:
             at=at,
             agent=lambda tenant, name, version: self._agents.get(name, tenant_id=tenant, version=version),
             tool=lambda tenant, name: self._tools.get(name, tenant_id=tenant),
+            cost=lambda usage: amounts_of_one(usage, self._prices()).cost.get("USD", Decimal(0)),
             budget=lambda spender, opening: self._budgets.closed(spender, at, opening=opening),
         )
 

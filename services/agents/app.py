@@ -20,6 +20,7 @@ from services.runtime.groups import AGENTS_GROUP
 from services.runtime.health import HealthServer
 from services.runtime.kafka import KafkaClients
 from services.runtime.owner.worker import OwnerWorker
+from services.runtime.prices import Prices
 from services.runtime.registry import Registry
 from services.runtime.telemetry import traces_of
 from services.runtime.topics import count_partitions
@@ -36,6 +37,7 @@ class AgentsService:
         self._agents: Registry[AgentSpec] = Registry(self._clients, settings, AGENTS)
         self._tools: Registry[ToolSpec] = Registry(self._clients, settings, TOOLS)
         self._budgets = BudgetBoard(self._clients, settings)
+        self._prices = Prices(self._clients, settings)
         self._definitions = DefinitionsCheck(self._clients, settings)
         self._memory = MemoryClient(settings.memory_base_url)
         self._models = ChatCompletions(providers_from(settings))
@@ -56,6 +58,7 @@ class AgentsService:
         await self._agents.start()
         await self._tools.start()
         await self._budgets.start()
+        await self._prices.start()
         await self._definitions.start()
         intake = Intake(memory=self._memory, agents=self._agents, tools=self._tools, partitions=partitions)
         actor = TurnActor(
@@ -65,6 +68,7 @@ class AgentsService:
             agents=self._agents,
             tools=self._tools,
             budgets=BudgetGate(self._budgets),
+            prices=self._prices.book,
             default_model=settings.model,
             call_seconds=settings.model_timeout_seconds,
             send_delta=self._deltas.send,
@@ -88,6 +92,7 @@ class AgentsService:
             await self._worker.stop(self._settings.grace_seconds)
         await self._definitions.stop()
         await self._deltas.stop()
+        await self._prices.stop()
         await self._budgets.stop()
         await self._tools.stop()
         await self._agents.stop()

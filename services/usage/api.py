@@ -12,9 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from schemas.base import DEFAULT_TENANT
 from schemas.http import Page, UsageRow
 from services.runtime.health import ReadinessCheck
+from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.sums import amounts_of
 from services.runtime.web import install_health, install_problems, problem
-from services.usage.pricing.book import PriceBook
-from services.usage.pricing.sums import amounts_of
 from services.usage.queries import FILTERS, Bucket, Order, UsageGroup, UsageQuery, parse_dimensions, parse_time
 from services.usage.store import TooMuchAskedError, UsageStore
 

@@ -13,6 +13,7 @@ from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.prices import Prices
 from services.runtime.projection import Projection
 from services.runtime.rebuild import Rebuild
 from services.runtime.rebuild_api import install_rebuild
@@ -24,7 +25,6 @@ from services.usage.api import build_api
 from services.usage.audit import install_audit
 from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
-from services.usage.prices import Prices
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
 from services.usage.settle import settle

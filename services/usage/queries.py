@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast, get_args
 
 from schemas.http import UsageDimension, UsageSums
-from services.usage.pricing.cells import CELL_SQL, Boundaries, Cell, microseconds
+from services.runtime.pricing.cells import CELL_SQL, Boundaries, Cell, microseconds
 from services.usage.rollups import DAYS, Slot, source_of
 
 Bucket = Literal["minute", "hour", "day", "month"]

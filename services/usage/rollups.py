@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from services.usage.pricing.cells import CELL_SQL, EPOCH, SHAPE_SQL, Boundaries
+from services.runtime.pricing.cells import CELL_SQL, EPOCH, SHAPE_SQL, Boundaries
 
 Slot = Literal["a", "b"]
 """There are two sets of tables: one is live, and the other one is filled while usage is rebuilt."""

@@ -19,10 +19,10 @@ import clickhouse_connect
 from schemas.envelope import decode_event
 from schemas.ids import derived_id
 from schemas.topics import USAGE
+from services.runtime.pricing.defaults import PackagedPrices
 from services.runtime.records import ProjectedRecord
 from services.usage.app import BLOCK_RECORDS, UsageProjection
 from services.usage.clickhouse import ClickHouseUsageStore
-from services.usage.pricing.defaults import PackagedPrices
 from services.usage.queries import UsageQuery
 from services.usage.rows import check_event
 from tests.bench.bench_installation import resident_megabytes

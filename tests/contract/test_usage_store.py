@@ -27,10 +27,10 @@ import pytest
 from schemas.http import UsageDigest, UsageDimension
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import ConfigurationError, UnavailableError
+from services.runtime.pricing.cells import Boundaries, Cell, cell_of
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.fingerprint import hash_of, values_of
 from services.usage.migrate import migrations, statements
-from services.usage.pricing.cells import Boundaries, Cell, cell_of
 from services.usage.queries import COLUMNS, EARLIEST, FILTERS, UsageGroup, UsageQuery
 from services.usage.rows import EVENT_COLUMNS, check_event
 from services.usage.store import Block, ReadBounds, TooMuchAskedError

@@ -16,11 +16,11 @@ from schemas.budgets import BudgetSpec
 from schemas.topics import BUDGETS
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import KafkaClients
+from services.runtime.pricing.book import PriceBook
 from services.runtime.registry import spec_key
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import apply_topics
 from services.usage.budgets.loop import BudgetLoop
-from services.usage.pricing.book import PriceBook
 from tests.support.installation import free_ports
 from tests.support.log import Log
 from tests.support.prices import book_of, price

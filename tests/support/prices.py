@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from schemas.prices import PriceSpec, Tariff
-from services.usage.pricing.book import PriceBook
-from services.usage.pricing.cells import Boundaries
+from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.cells import Boundaries
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

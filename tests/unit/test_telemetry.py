@@ -48,6 +48,7 @@ from services.tools.registration import tool
 from services.tools.threads import Threads
 from services.tools.toolbox import Toolbox
 from tests.support.collector import Collector
+from tests.support.prices import book_of
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 CAME_IN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -272,6 +273,7 @@ def actor_of(traces: Traces, outcome: ModelAnswer | ModelFailure | None = ANSWER
         agents=agents,
         tools=tools,
         budgets=BudgetGate(unlimited),
+        prices=book_of,
         default_model="openai/gpt-x",
         call_seconds=60,
         send_delta=lambda _: None,

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -273,6 +274,7 @@ class Threads(RuleBasedStateMachine):
             agent=lambda _, name, __: AGENTS.get(name),
             tool=lambda _, name: TOOLS.get(name),
             budget=lambda _, __: self.used_up,
+            cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
         )
 
     @property

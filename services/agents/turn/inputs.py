@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from schemas.agents import AgentSpec
 from schemas.base import TokenCounts
@@ -21,6 +22,7 @@ from schemas.prompts import (
 )
 from schemas.tool_calls import ToolFailed, ToolProgress, ToolReturned
 from schemas.tools import ToolSpec
+from schemas.usage import UsageRecorded
 from services.agents.turn.state import ThreadState
 from services.runtime.owner.actor import Emit
 
@@ -127,7 +129,7 @@ ThreadInput = (
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a decision may look at besides the state: the time, the registries and the budgets as they are now."""
+    """What a decision may look at besides the state: the time, the registries, budgets and prices as they are now."""
 
     at: datetime
     agent: Callable[[str, str, str | None], AgentSpec | None]
@@ -136,6 +138,8 @@ class Environment:
     """Tenant and name to the definition."""
     budget: Callable[[Spender, bool], TurnError | None]
     """Who spends, and whether to open a turn, to the budget that is used up; None when there is room."""
+    cost: Callable[[UsageRecorded], Decimal]
+    """What the provider takes for a model call, in USD; 0 when nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,24 @@
 import hashlib
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec, RetryPolicy
+from schemas.base import format_amount
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, PendingCall, Phase, Thinking
+from schemas.usage import UsageRecorded
 from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt, overdue
 from services.agents.turn.inputs import AskedTool, ClockJumped, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState, spender
 from services.agents.turn.values import MAX_NESTING, json_value, later, nested_too_deeply, writable
 from services.runtime.owner.actor import Emit
+from services.runtime.pricing.rate import EXACT
 
 QUEUE_SECONDS = 30
 """Time for a call to reach a worker and for its answer to come back, beyond the tool's own time limit: longer than
@@ -30,12 +34,10 @@ def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) 
     turn = state.turn
     answer = _writable_answer(answer)
     calls = [(events.call_id_of(turn, index), asked) for index, asked in enumerate(answer.tool_calls)]
-    emits = [
-        events.usage_recorded(state, answer, env.at),
-        events.assistant_message(state, answer, _parts(answer, calls), env.at),
-    ]
-    state = state.with_turn(usage=turn.usage + answer.usage)
+    recorded = events.usage_recorded(state, answer, env.at)
+    emits = [recorded, events.assistant_message(state, answer, _parts(answer, calls), env.at)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
+    state = _paid(state.with_turn(usage=turn.usage + answer.usage), recorded, spec, env)
     if calls:
         return _after(emits, _call_tools(state, calls, spec, env))
     return _after(emits, _finish(state, answer, spec, env))
@@ -51,6 +53,7 @@ def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> 
     failure = replace(failure, message=writable(failure.message), model=writable(failure.model))
     emits = [events.usage_recorded(state, failure, env.at)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
+    state = _paid(state, emits[0], spec, env)
     policy = spec.retries if spec else RetryPolicy()
     retry_at = later(env.at, _delay(policy, phase.tries, turn.turn_id, failure.retry_after_seconds))
     following = {"attempt": phase.attempt + 1, "started_at": env.at}
@@ -136,17 +139,35 @@ def settle_calls(
 
 
 def _next_step(state: ThreadState, env: Environment) -> Decision:
-    """Asks the model again, if budgets allow."""
+    """Asks the model again, if the turn may spend more."""
     going_on = state.with_turn(step=state.turn.step + 1, phase=Thinking(attempt=1, started_at=env.at))
-    return _stopped_by_budget(state, env) or Decision(going_on)
+    return _spent_up(state, env) or Decision(going_on)
 
 
-def _stopped_by_budget(state: ThreadState, env: Environment) -> Decision | None:
-    """The end of a turn that may not go on, since a budget is used up by now."""
+def _spent_up(state: ThreadState, env: Environment) -> Decision | None:
+    """The end of a turn that may not go on, by its own cost or since a budget is used up by now."""
+    turn = state.turn
+    most = _max_cost(state, env.agent(state.tenant_id, turn.agent, turn.agent_version))
+    if most is not None and turn.cost >= most:
+        message = f"the turn has cost {format_amount(turn.cost)} USD, and may cost {format_amount(most)}"
+        return fail(state, env, "max_cost", message, retryable=False)
     used_up = env.budget(spender(state), False)
     if used_up is None:
         return None
     return fail(state, env, used_up.code, used_up.message, retryable=used_up.retryable)
+
+
+def _paid(state: ThreadState, recorded: Emit, spec: AgentSpec | None, env: Environment) -> ThreadState:
+    """The turn with the cost of what was just recorded, if that matters to it."""
+    if _max_cost(state, spec) is None:
+        return state
+    assert isinstance(recorded.event, UsageRecorded)
+    return state.with_turn(cost=EXACT.add(state.turn.cost, env.cost(recorded.event)))
+
+
+def _max_cost(state: ThreadState, spec: AgentSpec | None) -> Decimal | None:
+    of_prompt = state.turn.options.limits.max_cost
+    return of_prompt if of_prompt is not None or spec is None else spec.stop.max_cost
 
 
 def _expects(state: ThreadState, call: ModelAnswered | ModelFailed) -> bool:
@@ -218,7 +239,7 @@ def _call_tools(
         return _after(emits, fail(state, env, "max_steps", message, retryable=False))
     if env.at >= turn.deadline_at:
         return _after(emits, overdue(state, env))
-    stopped = _stopped_by_budget(state, env)
+    stopped = _spent_up(state, env)
     if stopped is not None or not pending:
         return _after(emits, stopped or _next_step(state, env))
     emits += [events.tool_called(state, call, env.at) for call in pending if call.state == "running"]

@@ -9,11 +9,10 @@ from schemas.budgets import Account, BudgetSpec, BudgetState, BudgetWarned, Per,
 from schemas.ids import EPOCH, derived_id
 from schemas.usage import UsageRecorded
 from services.runtime.budgets import BudgetId, Budgets
+from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.rate import EXACT
+from services.runtime.pricing.sums import Amounts, amounts_of_one
 from services.usage.budgets.periods import PERS, earliest_period, first_moment
-from services.usage.pricing.book import PriceBook
-from services.usage.pricing.cells import Boundaries, cell_of
-from services.usage.pricing.rate import EXACT
-from services.usage.pricing.sums import Amounts, amounts_of
 
 
 @dataclass(slots=True)
@@ -32,7 +31,6 @@ class Ledger:
     def __init__(self, budgets: Budgets, book: PriceBook, now: datetime) -> None:
         self._budgets = budgets
         self._book = book
-        self._boundaries: dict[str, Boundaries] = {}
         self._sums: dict[tuple[BudgetId, Account], _Sum] = {}
         self._changed: set[tuple[BudgetId, Account]] = set()
         self._seen: dict[str, datetime] = {}
@@ -90,7 +88,7 @@ class Ledger:
         self._seen[fact] = usage.occurred_at
         amounts: Amounts | None = None
         if any(spec.unit != "tokens" for spec, _ in accounts):
-            amounts = self._amounts(usage)
+            amounts = amounts_of_one(usage, self._book)
         for spec, account in accounts:
             key = (spec.tenant_id, spec.name), account
             total = self._sums.setdefault(key, _Sum())
@@ -101,13 +99,6 @@ class Ledger:
                 total.spent = EXACT.add(total.spent, amount)
                 total.events += 1
             self._changed.add(key)
-
-    def _amounts(self, usage: UsageRecorded) -> Amounts:
-        tenant_id = usage.tenant_id
-        boundaries = self._boundaries.get(tenant_id)
-        if boundaries is None:
-            boundaries = self._boundaries[tenant_id] = self._book.boundaries(tenant_id)
-        return amounts_of([cell_of(usage, boundaries)], tenant_id, self._book)
 
 
 def _amount(spec: BudgetSpec, usage: UsageRecorded, amounts: Amounts | None) -> Decimal | None:

@@ -23,12 +23,12 @@ from services.runtime.kafka import (
     Record,
     TopicPartition,
 )
+from services.runtime.pricing.book import PriceBook
 from services.runtime.records import decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import count_partitions
 from services.usage.budgets.ledger import Ledger, warning_id, warning_of
 from services.usage.budgets.periods import earliest_period, reads_from
-from services.usage.pricing.book import PriceBook
 from services.usage.rows import check_event
 
 log = structlog.get_logger(__name__)

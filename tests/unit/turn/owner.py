@@ -7,6 +7,7 @@ the states from the committed records, as JSON, and reads the logs on from the c
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
@@ -87,6 +88,7 @@ class Owner:
             agent=lambda _, name, __: self.agents.get(name),
             tool=lambda _, name: self.tools.get(name),
             budget=lambda _, __: self.used_up,
+            cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
         )
 
     def happens(self, key: str, event: ThreadInput) -> tuple[Emit, ...]:

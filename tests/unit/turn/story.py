@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
@@ -37,6 +38,7 @@ from services.runtime.owner.actor import Emit
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TERMINAL = ("turn.completed", "turn.failed", "turn.cancelled", "turn.rejected")
+NOTHING = TokenCounts()
 SPENT = TokenCounts(input_tokens=10, output_tokens=3)
 
 TOOLS = tuple(ToolSpec(name=name) for name in ("look", "delete"))
@@ -137,6 +139,7 @@ class Story:
         retryable: bool = True,
         retry_after: float | None = None,
         message: str = "no",
+        usage: TokenCounts = NOTHING,
     ) -> list[Any]:
         call = self.wants
         failure = ModelFailed(
@@ -148,6 +151,7 @@ class Story:
             code=code,
             message=message,
             retryable=retryable,
+            usage=usage,
             retry_after_seconds=retry_after,
         )
         return self.happens(failure)
@@ -211,6 +215,7 @@ class Story:
             agent=lambda _, name, __: self.agents.get(name),
             tool=lambda _, n: self.tools.get(n),
             budget=budget,
+            cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
         )
 
     @property

@@ -82,7 +82,7 @@ def test_the_histories_have_something_of_everything() -> None:
         *(f"usage.recorded {outcome}" for outcome in ("ok", "error", "lost")),
         *(
             f"turn.failed {code}"
-            for code in ("deadline", "max_steps", "budget", "rate_limited", "auth", "response_schema")
+            for code in ("deadline", "max_steps", "max_cost", "budget", "rate_limited", "auth", "response_schema")
         ),
         *(f"turn.rejected {code}" for code in ("busy", "budget", "unknown_agent", "unknown_tool")),
     } <= set(seen)

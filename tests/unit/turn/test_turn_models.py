@@ -1,6 +1,7 @@
 """Steps: the model answers, fails, is tried again, and is stopped."""
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -320,3 +321,51 @@ def test_a_turn_found_after_its_time_is_over_asks_no_model_again() -> None:
     story.at = story.turn.deadline_at
     assert types(story.crashes()) == ["usage.recorded", "turn.closed", "turn.failed"]
     assert [each.attempt for each in story.usage] == [1]
+
+
+CHEAP = another(stop=StopConditions(max_cost=Decimal("0.2")))
+"""A step of these stories costs 0.13."""
+
+
+def test_a_turn_ends_where_its_next_step_would_begin_once_it_has_cost_what_it_may() -> None:
+    story = Story([CHEAP])
+    story.prompt()
+    story.answers("", asks())
+    story.tool_returns(story.calls[0])
+    assert story.turn.cost == Decimal("0.13")
+    written = story.answers("", asks())
+    assert types(written) == ["usage.recorded", *["message.added"] * 2, "turn.closed", "turn.failed"]
+    error = written[-1].error
+    assert (error.code, error.retryable, written[-1].steps) == ("max_cost", False, 2)
+    assert error.message == "the turn has cost 0.26 USD, and may cost 0.2"
+
+
+def test_an_answer_that_ends_the_turn_may_cost_more() -> None:
+    story = Story([CHEAP])
+    story.prompt()
+    story.answers("dear", usage=TokenCounts(input_tokens=100))
+    assert [each.type for each in story.ends] == ["turn.completed"]
+
+
+def test_failed_attempts_cost_what_they_took_and_a_crash_forgets_none_of_it() -> None:
+    story = Story([CHEAP])
+    story.prompt()
+    story.model_fails(retry_after=1, usage=TokenCounts(input_tokens=15))
+    story.crashes()
+    story.waits(1)
+    assert story.turn.cost == Decimal("0.15")
+    assert [each.type for each in story.answers("", asks())][-1] == "turn.failed"
+
+
+def test_what_a_prompt_may_cost_goes_before_what_its_agent_says() -> None:
+    story = Story([CHEAP])
+    story.prompt(options=TurnOptions(limits=Limits(max_cost=Decimal(0))))
+    story.answers("", asks())
+    assert [each.error.code for each in story.ends] == ["max_cost"]
+
+
+def test_nobody_works_out_what_a_turn_without_a_cap_costs() -> None:
+    story = Story()
+    story.prompt()
+    story.answers("", asks())
+    assert story.turn.cost == 0

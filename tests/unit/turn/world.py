@@ -6,6 +6,7 @@ All chance is in `choose`, which picks one of several things: whoever gives it d
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from schemas.agents import AgentSpec, Limits, RetryPolicy, StopConditions
@@ -46,6 +47,7 @@ AGENTS = {
         AgentSpec(name="plain", tools=["look", "delete"], retries=RetryPolicy(max_attempts=2)),
         AgentSpec(name="careful", tools=["look", "delete"], model="first", fallbacks=["second", "third"]),
         AgentSpec(name="short", tools=["look"], stop=StopConditions(max_steps=2, max_seconds=30)),
+        AgentSpec(name="cheap", tools=["look"], stop=StopConditions(max_cost=Decimal("0.08"))),
         AgentSpec(name="strict", tools=["look"], response_schema={"type": "object"}),
         AgentSpec(name="rude", tools=["look"], on_busy="reject"),
         AgentSpec(name="hasty", tools=["look"], on_busy="interrupt"),

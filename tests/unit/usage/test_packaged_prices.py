@@ -9,9 +9,9 @@ from genai_prices.types import ConditionalPrice, ModelInfo, StartDateConstraint,
 
 from schemas.prices import Rates
 from schemas.usage import UsageRecorded
-from services.usage.pricing.cells import cell_of
-from services.usage.pricing.defaults import PackagedPrices
-from services.usage.pricing.rate import rate, total
+from services.runtime.pricing.cells import cell_of
+from services.runtime.pricing.defaults import PackagedPrices
+from services.runtime.pricing.rate import rate, total
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ import pytest
 from schemas.http import ComponentHealth
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import UnavailableError
+from services.runtime.pricing.cells import cell_of
 from services.runtime.web import PROBLEM_JSON
 from services.usage.api import build_api
-from services.usage.pricing.cells import cell_of
 from services.usage.queries import FILTERS, UsageGroup, UsageQuery
 from services.usage.store import Block, TooMuchAskedError, UsageStore
 from tests.support.prices import book_of, price

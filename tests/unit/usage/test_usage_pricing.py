@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from schemas.prices import PriceSpec, Rates, Tariff
 from schemas.usage import UsageRecorded
-from services.usage.pricing.cells import BAD_COUNTS, Boundaries, Cell, cell_of
-from services.usage.pricing.rate import rate, total
-from services.usage.pricing.sums import amounts_of
+from services.runtime.pricing.cells import BAD_COUNTS, Boundaries, Cell, cell_of
+from services.runtime.pricing.rate import rate, total
+from services.runtime.pricing.sums import amounts_of
 from tests.support.prices import START, GivenDefaults, book_of, price
 
 FULL = {"input": "2.5", "cached_input": "1.25", "output": "10", "reasoning": "12", "call": "0.001"}

@@ -9,10 +9,10 @@ import pytest
 
 from schemas.http import UsageDimension
 from schemas.usage import UsageRecorded
+from services.runtime.pricing.cells import Boundaries
+from services.runtime.pricing.defaults import PackagedPrices
 from services.usage import queries
 from services.usage.migrate import migrations, statements
-from services.usage.pricing.cells import Boundaries
-from services.usage.pricing.defaults import PackagedPrices
 from services.usage.queries import (
     COLUMNS,
     FILTERS,

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from schemas.prices import Figure, PriceSpec, Tariff
-from services.usage.pricing.cells import Boundaries, Cell
+from services.runtime.pricing.cells import Boundaries, Cell
 
 Scope = tuple[Figure, str | None, str | None, str | None, str | None, str | None]
 """Figure, tenant, model, provider, tool and kind; None stands for any."""
@@ -35,9 +35,16 @@ class PriceBook:
         for spec in applied:
             scopes[_scope(spec)][spec.effective_from] = spec
         self._scopes = {scope: sorted(specs.values(), key=_effective_from) for scope, specs in scopes.items()}
+        self._boundaries: dict[str, Boundaries] = {}
 
     def boundaries(self, tenant_id: str) -> Boundaries:
         """Where a price of a tenant may change."""
+        known = self._boundaries.get(tenant_id)
+        if known is None:
+            known = self._boundaries[tenant_id] = self._boundaries_of(tenant_id)
+        return known
+
+    def _boundaries_of(self, tenant_id: str) -> Boundaries:
         specs = [
             spec
             for (_, tenant, *_), versions in self._scopes.items()

@@ -10,7 +10,7 @@ from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, StartDat
 from genai_prices.types import TimeOfDateConstraint as TimeOfDayConstraint
 
 from schemas.prices import Rates, Tariff, Tier
-from services.usage.pricing.cells import Boundaries
+from services.runtime.pricing.cells import Boundaries
 
 MILLE = 1000
 

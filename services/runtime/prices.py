@@ -3,10 +3,10 @@
 from schemas.prices import PriceSpec
 from schemas.topics import PRICES
 from services.runtime.kafka import KafkaClients
+from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.defaults import PackagedPrices
 from services.runtime.registry import Registry
 from services.runtime.settings import RuntimeSettings
-from services.usage.pricing.book import PriceBook
-from services.usage.pricing.defaults import PackagedPrices
 
 
 class Prices:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from schemas.prices import PriceSpec, Tariff
-from services.usage.pricing.book import PriceBook
-from services.usage.pricing.cells import Cell
-from services.usage.pricing.rate import EXACT, marked_up, rate, total
+from schemas.usage import UsageRecorded
+from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.cells import Cell, cell_of
+from services.runtime.pricing.rate import EXACT, marked_up, rate, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ def amounts_of(cells: Iterable[Cell], tenant_id: str, book: PriceBook) -> Amount
         if taken is None or (cell.billable and paid is None):
             unpriced += cell.events
     return Amounts(_totals(cost), _totals(price), unpriced)
+
+
+def amounts_of_one(event: UsageRecorded, book: PriceBook) -> Amounts:
+    """What a single event comes to."""
+    return amounts_of([cell_of(event, book.boundaries(event.tenant_id))], event.tenant_id, book)
 
 
 def _cost(cell: Cell, tenant_id: str, book: PriceBook) -> _Money | None:

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Literal
 
 from schemas.prices import Rates, Tariff
-from services.usage.pricing.cells import BAD_COUNTS, Cell
+from services.runtime.pricing.cells import BAD_COUNTS, Cell
 
 Part = Literal["input", "cached_input", "output", "reasoning", "call"]
 
