@@ -118,7 +118,7 @@ async def test_usage_that_is_killed_loses_and_doubles_nothing_and_warns_once(
     fresh: Installation, tmp_path: Path
 ) -> None:
     """The worker goes by what it knows meanwhile; what was spent then is counted when usage is back."""
-    files = {"agents": "name: assistant\n", "budgets": "name: all\nby: user\nunit: tokens\nsoft: 20\nhard: 1000000\n"}
+    files = {"agents": "name: assistant\n", "budgets": "name: all\nby: user\nunit: tokens\nsoft: 10\nhard: 1000000\n"}
     assert (await fresh.run("topics", "apply")).code == 0
     for kind, text in files.items():
         (tmp_path / kind).write_text(text)
