@@ -11,6 +11,7 @@ ErrorCode = Annotated[
         "auth",
         "bad_request",
         "busy",
+        "context_handler",
         "context_length",
         "deadline",
         "malformed_response",

@@ -152,6 +152,35 @@ class ThreadContext(ContextResponse):
     instructions: str | None = None
 
 
+class ContextHandlerRequest(Model):
+    """What a context handler gets: the past as memory has found it, and of the turn what there is so far.
+
+    `messages` say why each is there; those of the reason `turn` come behind whatever the handler answers.
+    """
+
+    tenant_id: TenantId = DEFAULT_TENANT
+    thread_id: ThreadId
+    turn_id: str
+    user_id: str | None = None
+    agent: Name
+    agent_version: str
+    instructions: str
+    messages: list[ContextMessage]
+
+
+class HandledMessage(Model):
+    """A message as a context handler wants the model to see it: one that it got, changed or not, or one of its own."""
+
+    role: Role
+    content: Content
+
+
+class ContextHandlerAnswer(Model):
+    """The past that the model sees, in this order, before the turn's own messages."""
+
+    messages: list[HandledMessage] = Field(max_length=10_000)
+
+
 class SeenPrompt(Model):
     tenant_id: TenantId = DEFAULT_TENANT
     thread_id: ThreadId

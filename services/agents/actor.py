@@ -9,15 +9,17 @@ from typing import Any
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
-from schemas.agents import AgentSpec, ContextOptions
-from schemas.http import ContextRequest, ContextResponse, MessageView
+from schemas.agents import AgentSpec
+from schemas.http import ContextHandlerRequest, ContextRequest, ContextResponse, MessageView
 from schemas.journal import MessageAdded, TurnClosed, TurnOpened
 from schemas.parts import text_of
 from schemas.tools import ToolSpec
 from schemas.topics import state_key
 from schemas.turns import Thinking
 from services.agents.chat import chat_messages, function_specs
+from services.agents.context_handlers import ContextHandlers
 from services.agents.deltas import DeltaEvent, DeltaStream
+from services.agents.failures import CallFailed
 from services.agents.intake import Intake
 from services.agents.memory import MemoryClient
 from services.agents.model import ModelAnswer, ModelClient, ModelFailure, ModelRequest
@@ -79,6 +81,7 @@ class TurnActor:
         intake: Intake,
         memory: MemoryClient,
         model: ModelClient,
+        context_handlers: ContextHandlers,
         agents: Registry[AgentSpec],
         tools: Registry[ToolSpec],
         default_model: str,
@@ -89,6 +92,7 @@ class TurnActor:
         self._intake = intake
         self._memory = memory
         self._model = model
+        self._context_handlers = context_handlers
         self._agents = agents
         self._tools = tools
         self._default_model = default_model
@@ -175,8 +179,11 @@ class TurnActor:
             return ModelFailure("", model, "unknown_agent", f"agent {turn.agent!r} is gone", False, 0)
         names = turn.options.tools if turn.options.tools is not None else spec.tools
         tools = [tool for name in names if (tool := self._tools.get(name, tenant_id=state.tenant_id))]
-        messages = await self._messages(state, turn.options.context or spec.context, journal_position)
         instructions = turn.options.instructions if turn.options.instructions is not None else spec.instructions
+        try:
+            messages = await self._messages(state, spec, instructions, journal_position)
+        except CallFailed as failure:
+            return ModelFailure("", model, failure.code, failure.message, failure.retryable, 0)
         left = (turn.deadline_at - datetime.now(UTC)).total_seconds()
         request = ModelRequest(
             model=model,
@@ -201,9 +208,12 @@ class TurnActor:
         return outcome
 
     async def _messages(
-        self, state: ThreadState, options: ContextOptions, journal_position: JournalPosition
+        self, state: ThreadState, spec: AgentSpec, instructions: str, journal_position: JournalPosition
     ) -> list[MessageAdded | MessageView]:
-        """The past once a turn, and the turn's own messages; after a takeover those come from memory too."""
+        """The past once a turn, and the turn's own messages; after a takeover those come from memory too.
+
+        Raises CallFailed when the agent's context handler gives no past.
+        """
         key = state_key(state.tenant_id, state.thread_id)
         turn = state.turn
         working = self._working.get(key)
@@ -219,13 +229,26 @@ class TurnActor:
                     turn_id=turn.turn_id,
                     user_id=turn.user_id,
                     query=next((text_of(each.parts) for each in own if each.role == "user"), None),
-                    options=options,
+                    options=turn.options.context or spec.context,
                     min_offset=position,
                     partition=self._intake.partition_of(state.thread_id),
                 )
             )
             remembered = [each.message for each in answer.messages]
-            working.past = [message for message in remembered if message.turn_id != turn.turn_id]
+            past = [message for message in remembered if message.turn_id != turn.turn_id]
+            if spec.context_handler is not None:
+                request = ContextHandlerRequest(
+                    tenant_id=state.tenant_id,
+                    thread_id=state.thread_id,
+                    turn_id=turn.turn_id,
+                    user_id=turn.user_id,
+                    agent=turn.agent,
+                    agent_version=turn.agent_version,
+                    instructions=instructions,
+                    messages=answer.messages,
+                )
+                past = await self._context_handlers.handle(spec.context_handler, request)
+            working.past = past
             if not working.whole:
                 decided = {message.message_id for message in working.own}
                 earlier = [m for m in remembered if m.turn_id == turn.turn_id and m.message_id not in decided]
