@@ -368,7 +368,12 @@ def _put_turn(batch: _Batch, turn: TurnView) -> None:
             turn_point(turn.tenant_id, turn.turn_id),
             "turn",
             turn.tenant_id,
-            {"thread_id": turn.thread_id, "turn_id": turn.turn_id},
+            {
+                "thread_id": turn.thread_id,
+                "turn_id": turn.turn_id,
+                "status": turn.status,
+                "created": microseconds(turn.opened_at),
+            },
             turn.model_dump_json(exclude_none=True),
         )
     )

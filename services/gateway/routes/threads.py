@@ -29,7 +29,7 @@ from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCr
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
 from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.reads import known_thread, message_pages, read_thread
+from services.gateway.reads import answers_in_progress, known_thread, message_pages, read_thread
 from services.gateway.sse import thread_events
 from services.gateway.writes import carry_out, write
 from services.runtime.web import problem
@@ -166,7 +166,12 @@ async def fork_thread(
 async def list_messages(
     thread_id: ThreadId, asked: Annotated[MessageListQuery, Query()], ports: PortsDep, tenant_id: TenantDep
 ) -> Any:
-    """The conversation in order. Shows everything whose completion this gateway has given out."""
+    """The conversation in order. Shows everything whose completion this gateway has given out.
+
+    `status` `pending` and `streaming` show what open turns have yet to answer, and what has come of it.
+    """
+    if asked.status in ("pending", "streaming"):
+        return await answers_in_progress(ports, tenant_id, thread_id, asked)
     return await read_thread(ports, tenant_id, thread_id, "/messages", **asked.model_dump(mode="json"))
 
 
