@@ -262,6 +262,7 @@ class TurnActor:
             except UnavailableError as error:
                 log.warning("context_waits", turn_id=request.turn_id, reason=str(error))
                 await asyncio.sleep(MEMORY_RETRY_SECONDS)
+                await self._memory.until_reachable()
 
     def _written(self, state: ThreadState | None) -> str:
         """What this worker has got of the answer that the state waits for."""

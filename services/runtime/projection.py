@@ -30,6 +30,7 @@ from services.runtime.kafka import (
     Record,
     TopicPartition,
 )
+from services.runtime.markers import MarkerReader
 from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
@@ -101,6 +102,7 @@ class Projection(ConsumerRebalanceListener):
         self._pause_seconds = pause_seconds
         self._check = check
         self._producer: AIOKafkaProducer = clients.producer()
+        self._markers = MarkerReader(self._name, clients)
         self._positions: dict[int, int] = {}
         self._in_hand: set[int] = set()
         self._measuring: asyncio.Task[None] | None = None
@@ -133,6 +135,7 @@ class Projection(ConsumerRebalanceListener):
         if self._positions:
             await self._check_log()
         await self._producer.start()
+        await self._markers.start()
         self._started = True
         self._trouble = None
         self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
@@ -160,6 +163,7 @@ class Projection(ConsumerRebalanceListener):
         if self._measuring is not None:
             self._measuring.cancel()
             await asyncio.gather(self._measuring, return_exceptions=True)
+        await self._markers.stop()
         await self._producer.stop()
 
     def health(self) -> ComponentHealth:
@@ -182,20 +186,19 @@ class Projection(ConsumerRebalanceListener):
 
     async def wait_for(self, partition: int, min_offset: int, timeout_seconds: float) -> None:
         """Returns when the store reflects everything before `min_offset`. Raises BehindError after the time-out."""
-        if self.position(partition) >= min_offset:
-            return
         try:
             async with asyncio.timeout(timeout_seconds):
-                if not await self._moves_to(partition, min_offset, MARKER_SECONDS):
+                while not await self._moves_to(partition, min_offset, MARKER_SECONDS):
                     await self._pass_markers(partition, min_offset)
-                    await self._moves_to(partition, min_offset, timeout_seconds)
         except (TimeoutError, KafkaError) as error:
             raise BehindError(
                 f"{self._topic.name}[{partition}] is at {self.position(partition)}, asked for {min_offset}"
             ) from error
 
     async def _moves_to(self, partition: int, min_offset: int, seconds: float) -> bool:
-        """Whether the partition gets there in time."""
+        """Whether the partition is there, or gets there in time."""
+        if self.position(partition) >= min_offset:
+            return True
         try:
             async with asyncio.timeout(seconds), self._moved:
                 return await self._moved.wait_for(lambda: self.position(partition) >= min_offset)
@@ -205,20 +208,8 @@ class Projection(ConsumerRebalanceListener):
     async def _pass_markers(self, partition: int, min_offset: int) -> None:
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
-        if begin >= min_offset:
-            return  # it moved there while the wait for it ended
-        tp = TopicPartition(self._name, partition)
-        consumer = self._clients.consumer()
-        try:
-            await consumer.start()
-            consumer.assign([tp])
-            consumer.seek(tp, begin)
-            while await consumer.position(tp) < min_offset:
-                batches: dict[TopicPartition, list[Record]] = await consumer.getmany(tp, timeout_ms=100)
-                if any(record.offset < min_offset for records in batches.values() for record in records):
-                    return
-        finally:
-            await consumer.stop()
+        if await self._markers.next_record(partition, begin, min_offset) < min_offset:
+            return
         async with self._applying:
             await self._move(partition, max(self.position(partition), min_offset))
 
