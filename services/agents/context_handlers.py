@@ -12,7 +12,6 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self, cast
 
-import aiohttp
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
 
@@ -20,16 +19,9 @@ from schemas.base import Name
 from schemas.http import ContextHandlerAnswer, ContextHandlerRequest, MessageView
 from schemas.ids import EPOCH
 from schemas.parts import parts_of, text_of
+from services.agents.context_hook import SHOWN_CHARACTERS, ContextHooks, HookFailed
 from services.agents.failures import CallFailed
 from services.runtime.errors import ConfigurationError
-
-MAX_ANSWER_BYTES = 8 * 2**20
-"""Of a hook: more than any model takes."""
-
-PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that say: try again."""
-
-SHOWN_CHARACTERS = 500
 
 Handler = Callable[[ContextHandlerRequest], Any]
 """A function of an entry point, `async` or not. It answers a ContextHandlerAnswer, or the JSON of one."""
@@ -54,7 +46,7 @@ class ContextHandlerEntry(BaseModel):
 
 
 class ContextHandlers:
-    """The handlers of a worker, and the connections that they share.
+    """The handlers of a worker.
 
     Raises:
         ConfigurationError: the table is none, or an entry point cannot be imported.
@@ -66,14 +58,13 @@ class ContextHandlers:
             entry.name: _function(entry.entry_point) for entry in self._entries.values() if entry.entry_point
         }
         self._environment = environment
-        self._session: aiohttp.ClientSession | None = None
+        self._hooks = ContextHooks()
 
     async def start(self) -> None:
-        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        await self._hooks.start()
 
     async def stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._hooks.stop()
 
     async def handle(self, name: str, request: ContextHandlerRequest) -> list[MessageView]:
         """The past that the model is to see. A worker that takes the turn over asks again.
@@ -92,36 +83,17 @@ class ContextHandlers:
             answer = ContextHandlerAnswer.model_validate(said)
         except TimeoutError as error:
             raise _failed(name, f"no answer within {entry.timeout_seconds:g} s") from error
-        except aiohttp.ClientError as error:
-            raise _failed(name, f"{type(error).__name__}: {error}") from error
         except ValidationError as error:
             shown = str(error)[:SHOWN_CHARACTERS]
             raise _failed(name, f"expected messages with role and content: {shown}", retryable=False) from error
         return _as_past(request, answer)
 
     async def _ask(self, entry: ContextHandlerEntry, request: ContextHandlerRequest) -> Any:
-        """Redirects are not followed: the key is for the named host alone."""
-        assert self._session is not None, "start() first"
-        headers = {"Content-Type": "application/json", "Idempotency-Key": request.turn_id}
-        if entry.api_key_env and (key := self._environment.get(entry.api_key_env, "").strip()):
-            headers["Authorization"] = f"Bearer {key}"
-        async with self._session.post(
-            str(entry.url), data=request.model_dump_json(), headers=headers, allow_redirects=False
-        ) as response:
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise _failed(entry.name, f"the answer has more than {MAX_ANSWER_BYTES} bytes", retryable=False)
-        if response.status != 200:
-            shown = body[:SHOWN_CHARACTERS].decode(errors="replace")
-            raise _failed(
-                entry.name, f"it answered {response.status}: {shown}", retryable=response.status in PASSING_STATUSES
-            )
+        key = self._environment.get(entry.api_key_env, "").strip() if entry.api_key_env else ""
         try:
-            return json.loads(body)
-        except ValueError as error:
-            raise _failed(entry.name, f"the answer is not JSON: {error}", retryable=False) from error
+            return await self._hooks.ask(str(entry.url), request.model_dump_json(), turn_id=request.turn_id, key=key)
+        except HookFailed as failure:
+            raise _failed(entry.name, failure.message, retryable=failure.retryable) from failure
 
     async def _call(self, entry: ContextHandlerEntry, request: ContextHandlerRequest) -> Any:
         """A function that is not `async` runs in a thread, which a time-out leaves behind."""

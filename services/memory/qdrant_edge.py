@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from services.memory import optimise_shard
+from services.memory import qdrant_optimise
 from services.memory.qdrant_shard import MemoryShard
 from services.memory.qdrant_text import TextVectors
 from services.memory.store import Changes, Document, Find, Hit, MessageVector, Range, VectorCounts, VectorSpace
@@ -131,7 +131,7 @@ class EdgeMemoryStore:
             raise UnavailableError("nothing was built that could be optimised")
         await build.close()
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", optimise_shard.__name__, str(build.folder)), stderr=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", qdrant_optimise.__name__, str(build.folder)), stderr=asyncio.subprocess.PIPE
         )
         try:
             _, said = await child.communicate()

@@ -405,7 +405,7 @@ async def test_a_build_that_cannot_be_optimised_says_so_and_leaves_the_live_stor
         await edge.optimise_build()
     await edge.begin_build()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("services.memory.optimise_shard.__name__", "no.such.module")
+        patched.setattr("services.memory.qdrant_optimise.__name__", "no.such.module")
         with pytest.raises(UnavailableError, match=r"cannot be optimised \(1\)"):
             await edge.optimise_build()
     await edge.clean()

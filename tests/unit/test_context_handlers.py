@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestServer, unused_port
 from schemas.http import ContextHandlerRequest, ContextMessage, MessageView
 from schemas.ids import EPOCH
 from schemas.parts import ImagePart, TextPart
-from services.agents.context_handlers import MAX_ANSWER_BYTES, ContextHandlers
+from services.agents.context_handlers import ContextHandlers
+from services.agents.context_hook import MAX_ANSWER_BYTES
 from services.agents.failures import CallFailed
 from services.runtime.errors import ConfigurationError
 
