@@ -12,6 +12,7 @@ ErrorCode = Annotated[
         "bad_request",
         "budget",
         "busy",
+        "context_handler",
         "context_length",
         "deadline",
         "malformed_response",

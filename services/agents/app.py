@@ -7,6 +7,7 @@ from schemas.topics import AGENTS, PROMPTS, TOOLS
 from services.agents.actor import TurnActor
 from services.agents.budgets import BudgetGate
 from services.agents.chat_completions import ChatCompletions
+from services.agents.context_handlers import ContextHandlers
 from services.agents.intake import Intake
 from services.agents.kafka import DeltaPublisher
 from services.agents.memory import MemoryClient
@@ -41,6 +42,7 @@ class AgentsService:
         self._definitions = DefinitionsCheck(self._clients, settings)
         self._memory = MemoryClient(settings.memory_base_url)
         self._models = ChatCompletions(providers_from(settings))
+        self._context_handlers = ContextHandlers(settings.context_handlers)
         self._deltas = DeltaPublisher(self._clients)
         self._failpoints = Failpoints(settings.failpoints)
         self._traces = traces_of(settings, self.name)
@@ -54,6 +56,7 @@ class AgentsService:
         partitions = await count_partitions(self._clients, settings, PROMPTS)
         await self._memory.start()
         await self._models.start()
+        await self._context_handlers.start()
         await self._deltas.start()
         await self._agents.start()
         await self._tools.start()
@@ -65,6 +68,7 @@ class AgentsService:
             intake=intake,
             memory=self._memory,
             model=self._models,
+            context_handlers=self._context_handlers,
             agents=self._agents,
             tools=self._tools,
             budgets=BudgetGate(self._budgets),
@@ -96,6 +100,7 @@ class AgentsService:
         await self._budgets.stop()
         await self._tools.stop()
         await self._agents.stop()
+        await self._context_handlers.stop()
         await self._models.stop()
         await self._memory.stop()
         await self._health.stop()

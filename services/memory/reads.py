@@ -26,6 +26,7 @@ from schemas.ids import turn_id_of
 from services.memory.context import MessageHit, assemble, tokens_of, within_budget
 from services.memory.embeddings import Asker
 from services.memory.fusion import Found
+from services.memory.pending import OPEN_STATUSES, pending_answer
 from services.memory.projector import (
     ABOUT_TOOLS,
     CallView,
@@ -42,6 +43,9 @@ from services.runtime.errors import TurnlogError, UnavailableError
 
 OWN_MESSAGES = 1000
 """Most messages of one turn that a context carries: far more than any turn's steps."""
+
+OPEN_TURNS = 10
+"""Most open turns of a thread that are looked at: by its journal there is never more than one."""
 
 MOST_FOUND = 1000
 """Hits of a search that can be paged through: each page looks for those before it too."""
@@ -145,6 +149,10 @@ class Reads:
         """Raises NotFoundError."""
         return ThreadView.model_validate_json(await self._one(thread_point(tenant_id, thread_id), "thread", thread_id))
 
+    async def is_being_deleted(self, tenant_id: str, thread_id: str) -> bool:
+        documents = await self._store.get([thread_point(tenant_id, thread_id)])
+        return any(each.fields.get("status") == "deleting" for each in documents)
+
     async def message(self, tenant_id: str, thread_id: str, message_id: str) -> MessageView:
         """Raises NotFoundError, also when it is of another thread."""
         body = await self._one(message_point(tenant_id, thread_id, message_id), "message", message_id)
@@ -199,13 +207,34 @@ class Reads:
         exclude_tool: bool = False,
         positions: Range = Range(),
     ) -> Page[MessageView]:
-        """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools."""
+        """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools.
+
+        Those that are `pending` are on one page: what open turns have yet to answer, and nothing that is stored.
+        """
+        if status == "pending":
+            return Page[MessageView](items=await self._pending(tenant_id, thread_id, role, agent, turn_id))
         where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
         documents, following = await self._page(
             find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
         )
         return Page[MessageView](items=_messages(documents), next_cursor=following)
+
+    async def _pending(
+        self, tenant_id: str, thread_id: str, role: str | None, agent: str | None, turn_id: str | None
+    ) -> list[MessageView]:
+        turns: list[TurnView] = []
+        for status in OPEN_STATUSES:
+            find = Find("turn", tenant_id, {**_asked(thread_id=thread_id, turn_id=turn_id), "status": status})
+            found = await self._store.scroll(find, order_by="created", descending=False, limit=OPEN_TURNS)
+            turns += [TurnView.model_validate_json(document.body) for document in found]
+        pending: list[MessageView] = []
+        for turn in turns:
+            page = await self.messages(
+                tenant_id, thread_id, turn_id=turn.turn_id, role="assistant", limit=1, descending=True
+            )
+            pending.append(pending_answer(turn, page.items))
+        return [each for each in pending if role in (None, each.role) and agent in (None, each.agent)]
 
     async def search(
         self,

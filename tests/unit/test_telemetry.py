@@ -24,6 +24,7 @@ from schemas.prompts import PromptSubmitted, ThreadUpdate
 from schemas.tool_calls import ToolCalled
 from services.agents.actor import TurnActor
 from services.agents.budgets import BudgetGate
+from services.agents.context_handlers import ContextHandlers
 from services.agents.model import ModelAnswer, ModelFailure
 from services.agents.turn.inputs import CommandArrived, ModelAnswered, PromptArrived
 from services.agents.turn.state import restore_states
@@ -270,6 +271,7 @@ def actor_of(traces: Traces, outcome: ModelAnswer | ModelFailure | None = ANSWER
         intake=scripted,
         memory=scripted,
         model=scripted,
+        context_handlers=ContextHandlers(None),
         agents=agents,
         tools=tools,
         budgets=BudgetGate(unlimited),

@@ -140,6 +140,8 @@ class Environment:
     """Who spends, and whether to open a turn, to the budget that is used up; None when there is room."""
     cost: Callable[[UsageRecorded], Decimal]
     """What the provider takes for a model call, in USD; 0 when nobody knows."""
+    written: str = ""
+    """What the model has written so far of the answer that is in flight, or had written when its call failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ class Story:
     records: dict[str, TurnState | TurnQueued] = field(default_factory=dict)
     """What is left on `turns`."""
     offset: int = 0
+    model_wrote: str = ""
+    """What has come so far of the answer."""
     used_up: TurnError | None = None
     """The budget of everybody, if it is used up."""
     asked_budgets: list[tuple[Spender, bool]] = field(default_factory=list)
@@ -216,6 +218,7 @@ class Story:
             tool=lambda _, n: self.tools.get(n),
             budget=budget,
             cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
+            written=self.model_wrote,
         )
 
     @property
