@@ -10,6 +10,7 @@ ErrorCode = Annotated[
     Literal[
         "auth",
         "bad_request",
+        "budget",
         "busy",
         "context_handler",
         "context_length",

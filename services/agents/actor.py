@@ -10,12 +10,14 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 
 from schemas.agents import AgentSpec
+from schemas.completions import TurnFailed, TurnRejected
 from schemas.http import ContextHandlerRequest, ContextRequest, ContextResponse, MessageView
 from schemas.journal import MessageAdded, TurnClosed, TurnOpened
 from schemas.parts import text_of
 from schemas.tools import ToolSpec
 from schemas.topics import state_key
-from schemas.turns import Thinking
+from schemas.turns import AwaitingHuman, Thinking
+from services.agents.budgets import BudgetGate
 from services.agents.chat import chat_messages, function_specs
 from services.agents.context_handlers import ContextHandlers
 from services.agents.deltas import DeltaEvent, DeltaStream
@@ -42,6 +44,7 @@ from services.agents.turn.state import (
     WantedCall,
     next_due,
     restore_states,
+    spender,
     state_records,
     wanted_call,
 )
@@ -84,6 +87,7 @@ class TurnActor:
         context_handlers: ContextHandlers,
         agents: Registry[AgentSpec],
         tools: Registry[ToolSpec],
+        budgets: BudgetGate,
         default_model: str,
         call_seconds: float,
         send_delta: Callable[[DeltaEvent], None],
@@ -95,6 +99,7 @@ class TurnActor:
         self._context_handlers = context_handlers
         self._agents = agents
         self._tools = tools
+        self._budgets = budgets
         self._default_model = default_model
         self._call_seconds = call_seconds
         self._send_delta = send_delta
@@ -138,12 +143,17 @@ class TurnActor:
                     working.own.append(event)
             elif isinstance(event, TurnClosed):
                 metrics.TURNS.labels(event.outcome).inc()
+            elif isinstance(event, TurnRejected | TurnFailed) and event.error.code == "budget":
+                metrics.BUDGET_STOPS.labels(event.type).inc()
+        spends = outcome.state is not None and not isinstance(outcome.state.turn.phase, AwaitingHuman)
+        self._budgets.in_flight(key, spender(outcome.state) if outcome.state is not None and spends else None)
         if outcome.state is None:
             self.forgotten(key)
 
     def forgotten(self, key: str) -> None:
         self._working.pop(key, None)
         self._streams.pop(key, None)
+        self._budgets.in_flight(key, None)
 
     async def call(self, state: ThreadState, journal_position: JournalPosition) -> ThreadInput:
         """Asks the model for the next step. Whatever goes wrong with it becomes a ModelFailed.
@@ -275,6 +285,7 @@ class TurnActor:
             written=written,
             agent=lambda tenant, name, version: self._agents.get(name, tenant_id=tenant, version=version),
             tool=lambda tenant, name: self._tools.get(name, tenant_id=tenant),
+            budget=lambda spender, opening: self._budgets.closed(spender, at, opening=opening),
         )
 
 

@@ -5,6 +5,7 @@ from schemas.http import ComponentHealth
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, PROMPTS, TOOLS
 from services.agents.actor import TurnActor
+from services.agents.budgets import BudgetGate
 from services.agents.chat_completions import ChatCompletions
 from services.agents.context_handlers import ContextHandlers
 from services.agents.intake import Intake
@@ -13,6 +14,7 @@ from services.agents.memory import MemoryClient
 from services.agents.providers import providers_from
 from services.agents.settings import AgentsSettings
 from services.agents.turn.state import ThreadState
+from services.runtime.budgets import BudgetBoard
 from services.runtime.definitions import DefinitionsCheck
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import AGENTS_GROUP
@@ -34,6 +36,7 @@ class AgentsService:
         self._clients = KafkaClients(settings, client_id="turnlog-agents")
         self._agents: Registry[AgentSpec] = Registry(self._clients, settings, AGENTS)
         self._tools: Registry[ToolSpec] = Registry(self._clients, settings, TOOLS)
+        self._budgets = BudgetBoard(self._clients, settings)
         self._definitions = DefinitionsCheck(self._clients, settings)
         self._memory = MemoryClient(settings.memory_base_url)
         self._models = ChatCompletions(providers_from(settings))
@@ -55,6 +58,7 @@ class AgentsService:
         await self._deltas.start()
         await self._agents.start()
         await self._tools.start()
+        await self._budgets.start()
         await self._definitions.start()
         intake = Intake(memory=self._memory, agents=self._agents, tools=self._tools, partitions=partitions)
         actor = TurnActor(
@@ -64,6 +68,7 @@ class AgentsService:
             context_handlers=self._context_handlers,
             agents=self._agents,
             tools=self._tools,
+            budgets=BudgetGate(self._budgets),
             default_model=settings.model,
             call_seconds=settings.model_timeout_seconds,
             send_delta=self._deltas.send,
@@ -87,6 +92,7 @@ class AgentsService:
             await self._worker.stop(self._settings.grace_seconds)
         await self._definitions.stop()
         await self._deltas.stop()
+        await self._budgets.stop()
         await self._tools.stop()
         await self._agents.stop()
         await self._context_handlers.stop()
