@@ -11,7 +11,9 @@ from schemas import (
     completions,
     dead_letters,
     deltas,
+    invoices,
     journal,
+    plans,
     prices,
     prompts,
     tool_calls,
@@ -49,7 +51,7 @@ class Topic:
     retention_ms: int | None = None
     compacted: bool = False
     incoming: bool = False
-    keyed_by: Literal["thread", "name", "source"] = "thread"
+    keyed_by: Literal["thread", "name", "tenant", "source"] = "thread"
 
     def config(self) -> Mapping[str, str]:
         """The broker's settings for the topic (Apache Kafka's documentation, "Topic Configs")."""
@@ -158,6 +160,24 @@ PRICES = Topic(
     compacted=True,
     keyed_by="name",
 )
+PLANS = Topic(
+    name="plans",
+    default_type="plan.applied",
+    event=TypeAdapter(plans.PlanEvent),
+    examples=plans.EXAMPLES,
+    writers="gateway, command line",
+    incoming=True,
+    compacted=True,
+    keyed_by="name",
+)
+INVOICES = Topic(
+    name="invoices",
+    default_type="invoice.finalized",
+    event=TypeAdapter(invoices.InvoiceEvent),
+    examples=invoices.EXAMPLES,
+    writers="usage, in a transaction",
+    keyed_by="tenant",
+)
 DEAD_LETTERS = Topic(
     name="dead-letters",
     default_type="record.rejected",
@@ -180,6 +200,8 @@ ALL: tuple[Topic, ...] = (
     AGENTS,
     TOOLS,
     PRICES,
+    PLANS,
+    INVOICES,
     DEAD_LETTERS,
 )
 
