@@ -4,9 +4,12 @@ An amount of a document is in the smallest unit of its currency. `sha256` is tha
 record's value without `sha256` itself, keys sorted, no space between, UTF-8.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
 from schemas.base import DEFAULT_TENANT, GROWING, Identifier, Model, Money, Name, TenantId, Timestamp
 from schemas.plans import Currency, Description, Period
@@ -20,6 +23,13 @@ no room wait for the next invoice."""
 
 MOST_GRANTS = 200
 """That pay for one invoice; what is left of the others pays for the next one."""
+
+
+def content_hash(document: Mapping[str, JsonValue]) -> str:
+    """The `sha256` of an invoice or a credit note, given its JSON as it is on the log."""
+    content = {name: value for name, value in document.items() if name != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class LinePart(Model):
