@@ -24,6 +24,8 @@ Failpoint = Literal[
     "rebuild.after_batch",
     "rebuild.before_switch",
     "rebuild.after_switch",
+    "invoice.before_commit",
+    "invoice.after_commit",
     "tools.before_result",
     "tools.after_result",
 ]

@@ -130,6 +130,8 @@ class Projection(ConsumerRebalanceListener):
         await self._producer.start()
         self._started = True
         self._trouble = None
+        async with self._moved:
+            self._moved.notify_all()  # who has asked before the start, where the store is already
 
     async def _check_log(self) -> None:
         """Offsets of another log would make new records look like known ones, which are left out without a word."""

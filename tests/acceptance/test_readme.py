@@ -29,6 +29,10 @@ SAYS = {
     "uv run turnlog audit": "usage: equal to the log",
     "uv run turnlog prices apply": "applied house-model version ",
     "uv run turnlog prices list": "+20%",
+    "uv run turnlog plans apply": "applied pro version ",
+    "uv run turnlog plans list": "subscription to pro",
+    "uv run turnlog invoices draft": "29.00",
+    "uv run turnlog invoices list": "of invoice",
     "uv run turnlog rebuild": "is rebuilt: ",
     "uv run turnlog doctor": "a prompt would be answered",
 }

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from schemas.invoices import MOST_GRANTS, CreditGranted, CreditUse
 from schemas.plans import Period
+from services.usage.billing.money import rounded
 from services.usage.billing.periods import starts_at
 from services.usage.pricing.rate import EXACT
 
@@ -47,8 +48,8 @@ def consume(balances: Sequence[Balance], due: Decimal, *, period: Period, curren
                 grant_id=balance.grant.grant_id,
                 description=balance.grant.description,
                 expires_at=balance.grant.expires_at,
-                amount=amount,
-                left=EXACT.subtract(balance.left, amount),
+                amount=rounded(amount, currency),
+                left=rounded(EXACT.subtract(balance.left, amount), currency),
             )
         )
     return uses

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from schemas.envelope import encode_event
+from schemas.envelope import decode_event, encode_event
 from schemas.ids import derived_id
 from schemas.invoices import (
     Bill,
@@ -23,6 +23,7 @@ from schemas.invoices import (
     content_hash,
 )
 from schemas.plans import Period
+from schemas.topics import INVOICES, MAX_RECORD_BYTES
 from services.usage.billing.adjustments import Difference, Item, fit
 from services.usage.billing.bill import Account
 from services.usage.billing.credits import Balance
@@ -51,6 +52,10 @@ class Document:
     currency: str
     total: Decimal
     value: bytes
+
+    def event(self) -> InvoiceFinalized | CreditNoteIssued:
+        """All of it."""
+        return decode_event(INVOICES, self.value, {}, max_bytes=MAX_RECORD_BYTES)
 
 
 class Ledger:
@@ -116,6 +121,9 @@ class Ledger:
             for grant in self._grants.get(tenant_id, {}).values()
         ]
 
+    def grant(self, tenant_id: str, grant_id: str) -> CreditGranted | None:
+        return self._grants.get(tenant_id, {}).get(grant_id)
+
     def granted(self, terms: CreditTerms, at: datetime) -> CreditGranted:
         """The grant that is there, or the one to write. Raises BillingRefusedError."""
         if terms.amount <= 0 or rounded(terms.amount, terms.currency) != terms.amount:
@@ -123,10 +131,10 @@ class Ledger:
                 "not-payable",
                 f"amount: expected one above zero that {terms.currency} has coins for, got {terms.amount}",
             )
-        there = self._grants.get(terms.tenant_id, {}).get(terms.grant_id)
+        there = self.grant(terms.tenant_id, terms.grant_id)
         if there is None:
             return CreditGranted(**terms.model_dump(), granted_at=at)
-        if terms != CreditTerms(**there.model_dump(exclude={"type", "granted_at"})):
+        if terms.model_dump() != there.model_dump(exclude={"type", "granted_at"}):
             raise BillingRefusedError(
                 "other-terms", f"{terms.tenant_id} has a grant {terms.grant_id!r} of other terms: take another grant_id"
             )
