@@ -15,6 +15,7 @@ from services.usage.billing.billing import Billing
 from services.usage.billing.errors import BillingRefusedError, Refusal
 from services.usage.billing.ledger import Document
 from services.usage.billing.rendering import Shown, as_csv, as_html
+from services.usage.store import TooMuchAskedError
 
 STATUS: dict[Refusal, int] = {"no-such-invoice": 404, "not-payable": 422}
 """409 for the rest: it can't be as things are."""
@@ -36,7 +37,13 @@ def install_billing(app: FastAPI, billing: Billing) -> None:
             )
         )
 
+    async def on_too_much(request: Request, error: Exception) -> Response:
+        return problem_response(
+            Problem(type="urn:turnlog:problem:too-much-asked", title="Too much asked", status=422, detail=str(error))
+        )
+
     app.add_exception_handler(BillingRefusedError, on_refused)
+    app.add_exception_handler(TooMuchAskedError, on_too_much)
 
     @app.get("/invoices")
     async def documents(
