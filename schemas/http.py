@@ -69,12 +69,17 @@ class ThreadView(Model):
 
 PageLimit = Annotated[int, Field(ge=1, le=1000)]
 
-MessagePosition = Annotated[int, Field(ge=0, le=2**53)]
+LAST_POSITION = 2**53
 """No offset of Kafka gets beyond, where a number is not the same to every reader of JSON."""
+
+MessagePosition = Annotated[int, Field(ge=0, le=LAST_POSITION)]
 
 
 class MessageView(Model):
-    """A message as memory holds it. `position` orders the messages of a thread."""
+    """A message as memory holds it. `position` orders the messages of a thread.
+
+    An answer that is `pending`, or `streaming` as its text comes, is behind all others until it is written.
+    """
 
     message_id: str
     thread_id: ThreadId
@@ -197,7 +202,7 @@ class SearchPage(Page[SearchHit]):
 
 
 class ThreadListQuery(Model):
-    """Which threads, by their fields; with `q` those whose title or summary match, the best first, on one page."""
+    """Which threads, by their fields; with `q` those whose title or summary match, the best first."""
 
     user_id: str | None = None
     status: ThreadStatus | None = None
@@ -208,7 +213,11 @@ class ThreadListQuery(Model):
 
 
 class MessageListQuery(Model):
-    """Which messages of a thread, in which direction. Both positions are inclusive."""
+    """Which messages of a thread, in which direction. Both positions are inclusive.
+
+    Answers that are not written yet come where their `status` is asked for: `pending`, or `streaming` of those the
+    ones whose text is coming.
+    """
 
     cursor: str | None = None
     limit: PageLimit = 50

@@ -96,6 +96,7 @@ class TurnActor:
         self._send_delta = send_delta
         self._traces = traces
         self._working: dict[str, _Working] = {}
+        self._streams: dict[str, DeltaStream] = {}
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
         self._intake.taken(partition, recent, journal_end)
@@ -104,7 +105,7 @@ class TurnActor:
         return await self._intake.prepare(topic, records, journal_end)
 
     def decide(self, state: ThreadState | None, happened: ThreadInput, at: datetime) -> Decision:
-        return traced(decide(state, happened, self._environment(at)), state, happened)
+        return traced(decide(state, happened, self._environment(at, self._written(state))), state, happened)
 
     def state_records(self, before: ThreadState | None, after: ThreadState | None) -> Sequence[StateRecord]:
         return state_records(before, after)
@@ -134,10 +135,11 @@ class TurnActor:
             elif isinstance(event, TurnClosed):
                 metrics.TURNS.labels(event.outcome).inc()
         if outcome.state is None:
-            self._working.pop(key, None)
+            self.forgotten(key)
 
     def forgotten(self, key: str) -> None:
         self._working.pop(key, None)
+        self._streams.pop(key, None)
 
     async def call(self, state: ThreadState, journal_position: JournalPosition) -> ThreadInput:
         """Asks the model for the next step. Whatever goes wrong with it becomes a ModelFailed.
@@ -186,6 +188,7 @@ class TurnActor:
             tenant_id=state.tenant_id,
         )
         stream = DeltaStream(state.tenant_id, state.thread_id, turn, spec.stream, self._send_delta)
+        self._streams[state.key] = stream
         try:
             outcome = await self._model.attempt(request, stream)
         except BaseException:
@@ -236,10 +239,17 @@ class TurnActor:
             except UnavailableError as error:
                 log.warning("context_waits", turn_id=request.turn_id, reason=str(error))
                 await asyncio.sleep(MEMORY_RETRY_SECONDS)
+                await self._memory.until_reachable()
 
-    def _environment(self, at: datetime) -> Environment:
+    def _written(self, state: ThreadState | None) -> str:
+        """What this worker has got of the answer that the state waits for."""
+        stream = self._streams.get(state.key) if state is not None else None
+        return stream.written if stream is not None and wanted_call(state) == stream.call else ""
+
+    def _environment(self, at: datetime, written: str = "") -> Environment:
         return Environment(
             at=at,
+            written=written,
             agent=lambda tenant, name, version: self._agents.get(name, tenant_id=tenant, version=version),
             tool=lambda tenant, name: self._tools.get(name, tenant_id=tenant),
         )

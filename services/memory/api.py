@@ -124,7 +124,7 @@ def build_api(
                 below=None if asked.to_position is None else asked.to_position + 1,
             ),
         )
-        if not page.items and asked.cursor is None:
+        if not page.items:
             await reads.thread(asked.tenant_id, thread_id)
         return page
 

@@ -16,7 +16,7 @@ from services.memory.embeddings import Embedder, Embeddings
 from services.memory.fill import EmbeddingFill
 from services.memory.projector import points_read, project
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.qdrant_server import ServerMemoryStore
+from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.reads import Reads
 from services.memory.search import Search
 from services.memory.settings import MemorySettings
@@ -112,7 +112,10 @@ def build_store(settings: MemorySettings) -> MemoryStore:
         return EdgeMemoryStore(settings.data_dir / "memory")
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     return ServerMemoryStore(
-        settings.qdrant_url, api_key=key, collection=f"{settings.topic_prefix}{settings.qdrant_collection}"
+        settings.qdrant_url,
+        api_key=key,
+        collection=f"{settings.topic_prefix}{settings.qdrant_collection}",
+        layout=CollectionLayout(settings.qdrant_shards, settings.qdrant_replicas, settings.qdrant_quantization),
     )
 
 

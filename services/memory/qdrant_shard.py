@@ -125,11 +125,11 @@ class MemoryShard:
             require_room(self.folder)
         for find in changes.delete_all:
             await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
+        if changes.deletes:
+            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
         points = [self._point(partition, document) for document in changes.upserts]
         for start in range(0, len(points), BATCH):
             await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + BATCH]))
-        if changes.deletes:
-            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
         self._unflushed[partition] = next_offset
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")

@@ -125,6 +125,9 @@ class Range:
     above: int | None = None
     below: int | None = None
 
+    def holds(self, value: int) -> bool:
+        return (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
     def within(self, other: "Range") -> "Range":
         """What is in both."""
         above = [each for each in (self.above, other.above) if each is not None]
@@ -146,6 +149,17 @@ class Find:
         """What every document has. Kind and tenant win over whatever else asks for them."""
         return {**self.where, "kind": self.kind, "tenant_id": self.tenant_id}
 
+    def matches(self, document: Document) -> bool:
+        """Whether a document of single words is among them."""
+        if (document.kind, document.tenant_id) != (self.kind, self.tenant_id):
+            return False
+        values = [(bounds, document.fields.get(name)) for name, bounds in self.between.items()]
+        return (
+            all(document.fields.get(name) == value for name, value in self.where.items())
+            and not any(document.fields.get(name) == value for name, value in self.without.items())
+            and all(isinstance(value, int) and bounds.holds(value) for bounds, value in values)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -158,7 +172,8 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a batch of the journal does: whole threads are deleted first, then documents written and deleted."""
+    """What a batch of the journal does. Whole threads are deleted first, then documents, then those that stay written:
+    a document that is replaced tells, until it is, of others that must go with it."""
 
     upserts: Sequence[Document] = ()
     deletes: Sequence[str] = ()

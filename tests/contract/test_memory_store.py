@@ -22,8 +22,9 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.qdrant_server import ServerMemoryStore
+from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.qdrant_shard import BATCH
+from services.memory.settings import Quantization
 from services.memory.store import Changes, Document, Find, MemoryStore, Range, point_id
 from services.runtime.errors import ConfigurationError, UnavailableError
 from tests.support.installation import free_ports
@@ -239,6 +240,14 @@ async def test_tenants_are_apart(store: MemoryStore) -> None:
     assert await positions_of(store, messages("other")) == [1]
 
 
+async def test_what_is_deleted_as_a_whole_may_be_bounded_and_goes_before_what_is_written(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(position) for position in range(6)]), 6)
+    within = Find("message", "acme", {"thread_id": "t-1"}, between={"position": Range(above=0, below=4)})
+    await store.write(0, Changes([message(2, "plums")], [message(5).point_id], [within]), 7)
+    assert await positions_of(store, messages()) == [0, 2, 4]
+    assert await texts_found(store, messages(), "plums") == ["2"]
+
+
 async def test_text_search_gives_the_best_first(store: MemoryStore) -> None:
     await store.write(
         0,
@@ -410,6 +419,38 @@ async def test_a_cluster_holds_the_offsets_at_once(server: ServerMemoryStore) ->
     await server.write(3, Changes(), 40)
     await server.write(0, Changes([message(2)]), 3)
     assert await server.positions() == {0: 3, 3: 40}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "config"),
+    [
+        ("none", None),
+        ("scalar", {"scalar": {"type": "int8", "always_ram": True}}),
+        ("binary", {"binary": {"always_ram": True}}),
+    ],
+)
+async def test_every_collection_of_a_cluster_is_made_as_the_settings_say(
+    quantization: Quantization, config: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, made = AsyncQdrantClient(location=":memory:"), list[dict[str, Any]]()
+    create = client.create_collection
+
+    async def recording(name: str, **options: Any) -> bool:
+        made.append(options)
+        return await create(name, **options)
+
+    monkeypatch.setattr(client, "create_collection", recording)
+    store = ServerMemoryStore(":memory:", collection="test", layout=CollectionLayout(3, 2, quantization), client=client)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
+        await store.open()
+        await store.begin_build()
+    await store.close()
+    assert len(made) == 2
+    for options in made:
+        given = options["quantization_config"]
+        assert (options["shard_number"], options["replication_factor"]) == (3, 2)
+        assert (given and given.model_dump(mode="json", exclude_none=True)) == config
 
 
 async def test_opening_a_collection_again_leaves_it_as_it_is(server: ServerMemoryStore) -> None:

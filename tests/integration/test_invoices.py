@@ -17,6 +17,7 @@ from services.usage.billing.invoice_log import InvoiceLog
 from tests.support.billing import AT, Tenant
 from tests.support.installation import free_ports
 from tests.support.usage_service import UsageInstallation, spent, usage_installation
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 
@@ -64,6 +65,13 @@ class Office:
             body: dict[str, Any] = await response.json()
             assert response.status == status, body
             return body
+
+    async def until_ready(self) -> None:
+        async def ready() -> bool:
+            async with self._http.get(f"{self._url}/readyz") as response:
+                return response.status == 200
+
+        await eventually(ready, "readiness", seconds=60)
 
     async def draft(self, period: str = JAN, **parameters: str) -> dict[str, Any]:
         return await self.ask("GET", "/invoices/draft", params={"period": period, **parameters})
@@ -201,6 +209,7 @@ async def test_a_kill_while_an_invoice_is_written_leaves_it_there_once_or_not_at
     killed = await installation.process(port, TURNLOG_FAILPOINTS=f"{point}=kill@1")
     await installation.until_counted(port, 10)
     office = Office(installation, port)
+    await office.until_ready()
     with pytest.raises(aiohttp.ClientError):
         await office.finalize()
     assert await asyncio.wait_for(killed.wait(), 60) == -signal.SIGKILL
@@ -210,6 +219,7 @@ async def test_a_kill_while_an_invoice_is_written_leaves_it_there_once_or_not_at
     again = await installation.process(port)
     try:
         await installation.until_counted(port, 10)
+        await office.until_ready()
         invoice = await office.finalize()
         assert invoice == await office.finalize()
         other = await office.finalize(tenant_id="other")

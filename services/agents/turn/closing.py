@@ -7,12 +7,13 @@ from pydantic import JsonValue
 
 from schemas.agents import AgentSpec
 from schemas.completions import ErrorCode, TurnError
+from schemas.journal import MessageStatus
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
 from services.agents.turn import events
 from services.agents.turn.inputs import Decision, Environment, PromptArrived
 from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState
-from services.agents.turn.values import later
+from services.agents.turn.values import later, writable
 from services.runtime.owner.actor import Emit
 
 
@@ -73,7 +74,8 @@ def overdue(state: ThreadState, env: Environment) -> Decision:
     """Ends a turn whose time is over. A model call in flight is given up and recorded as lost."""
     seconds = (state.turn.deadline_at - state.turn.opened_at).total_seconds()
     decision = fail(state, env, "deadline", f"the turn did not end within {seconds:g} s", retryable=True)
-    return replace(decision, emits=(*lost_attempt(state, env), *decision.emits))
+    given_up = (*lost_attempt(state, env), *unfinished(state, env, "failed"))
+    return replace(decision, emits=(*given_up, *decision.emits))
 
 
 def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision:
@@ -84,6 +86,7 @@ def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision
         env,
         [
             *lost_attempt(state, env),
+            *unfinished(state, env, "cancelled"),
             *answer_open_calls(state, reason or "cancelled", env.at),
             events.turn_closed(state, "cancelled", steps, env.at),
             events.turn_cancelled(state, env.at, steps=steps, reason=reason),
@@ -116,6 +119,13 @@ def lost_attempt(state: ThreadState, env: Environment) -> list[Emit]:
     if not isinstance(phase, Thinking) or phase.retry_at is not None:
         return []
     return [events.usage_lost(state, phase.attempt, model_ref(state, env), env.at)]
+
+
+def unfinished(state: ThreadState, env: Environment, status: MessageStatus) -> list[Emit]:
+    """What the model had written of the answer that the turn ends without."""
+    if not isinstance(state.turn.phase, Thinking) or not env.written:
+        return []
+    return [events.unfinished_message(state, writable(env.written), status, env.at)]
 
 
 def model_ref(state: ThreadState, env: Environment) -> str | None:

@@ -133,6 +133,8 @@ class Environment:
     """Tenant, name and version (None: the current one) to the definition; a version that is gone: the current one."""
     tool: Callable[[str, str], ToolSpec | None]
     """Tenant and name to the definition."""
+    written: str = ""
+    """What the model has written so far of the answer that is in flight, or had written when its call failed."""
 
 
 @dataclass(frozen=True, slots=True)

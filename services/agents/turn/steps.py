@@ -12,7 +12,7 @@ from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, PendingCall, Phase, Thinking
 from services.agents.turn import events
-from services.agents.turn.closing import complete, fail, lost_attempt, overdue
+from services.agents.turn.closing import complete, fail, lost_attempt, overdue, unfinished
 from services.agents.turn.inputs import AskedTool, ClockJumped, Decision, Environment, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
 from services.agents.turn.values import MAX_NESTING, json_value, later, nested_too_deeply, writable
@@ -60,6 +60,7 @@ def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> 
     if spec is not None and phase.model < len(spec.fallbacks):
         other = phase.model_copy(update={**following, "tries": 1, "model": phase.model + 1, "retry_at": None})
         return Decision(state.with_turn(phase=other), tuple(emits))
+    emits += unfinished(state, env, "failed")
     return _after(emits, fail(state, env, failure.code, failure.message, retryable=failure.retryable))
 
 

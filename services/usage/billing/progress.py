@@ -28,6 +28,8 @@ class UsageProgress:
 
     async def read_all(self) -> list[int]:
         """Waits until what is on the log now is in the table; tells up to where that is. Raises UnavailableError."""
+        if not self._projection.started:
+            raise UnavailableError("usage is not read yet: its store is not connected")
         ends = await self._ends()
         for partition, end in enumerate(ends):
             await self._projection.wait_for(partition, end, WAIT_SECONDS)

@@ -71,6 +71,8 @@ class Story:
     records: dict[str, TurnState | TurnQueued] = field(default_factory=dict)
     """What is left on `turns`."""
     offset: int = 0
+    model_wrote: str = ""
+    """What has come so far of the answer."""
 
     def __post_init__(self) -> None:
         self.agents = {spec.name: spec for spec in self.agents}
@@ -199,7 +201,10 @@ class Story:
     @property
     def environment(self) -> Environment:
         return Environment(
-            self.at, agent=lambda _, name, __: self.agents.get(name), tool=lambda _, n: self.tools.get(n)
+            self.at,
+            agent=lambda _, name, __: self.agents.get(name),
+            tool=lambda _, n: self.tools.get(n),
+            written=self.model_wrote,
         )
 
     @property
