@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.base import DEFAULT_TENANT, Identifier, Model, Money, TenantId
-from schemas.invoices import CreditGranted, CreditTerms
+from schemas.base import DEFAULT_TENANT, Identifier, Model, Money, Name, TenantId
+from schemas.invoices import Bill, CreditGranted, CreditTerms
 from schemas.plans import Currency, Description, Period
 from schemas.prices import Rate
 
@@ -40,6 +40,23 @@ class CreditNoteTerms(_Asked):
 
 class GrantCredit(CreditTerms, _Asked):
     """Asks for a grant. Asked again it is the one that is there."""
+
+
+class UnpricedUsage(Model):
+    """Usage that is not in the amount of a charge, for nobody knows its price in the currency of the plan."""
+
+    charge: Name
+    kind: str
+    provider: str | None = None
+    model: str | None = None
+    tool: str | None = None
+    events: int
+
+
+class InvoiceDraft(Bill):
+    """The bill as of now, and what is missing from it; what has most events comes first."""
+
+    unpriced: list[UnpricedUsage] = []
 
 
 class BillingDocument(Model):

@@ -18,6 +18,7 @@ from schemas.billing import (
     DocumentForm,
     FinalizeInvoice,
     GrantCredit,
+    InvoiceDraft,
 )
 from schemas.http import Page
 from schemas.invoices import Bill, CreditNoteIssued, InvoiceEvent, InvoiceFinalized, content_hash
@@ -64,13 +65,14 @@ async def show(number: str, tenant_id: str) -> int:
 
 async def draft(period: str, tenant_id: str) -> None:
     text = await _ask("GET", "/invoices/draft", params={"tenant_id": tenant_id, "period": period})
-    bill = Bill.model_validate_json(text)
+    bill = InvoiceDraft.model_validate_json(text)
     _print(bill)
     for each in bill.left_over:
         amount = f"{format_amount(each.amount)} {each.currency}"
         console.print(f"not in it: {amount} of {each.charge or 'the minimum'} of {each.period} ({each.reason})")
-    if bill.unpriced_events:
-        console.print(f"{bill.unpriced_events} events are not in it: nobody knows their price in {bill.currency}")
+    for each in bill.unpriced:
+        names = " ".join(name for name in (each.kind, each.provider, each.model, each.tool) if name)
+        console.print(f"not in it: {each.events} events of {names}, whose price in {bill.currency} nobody knows")
 
 
 async def finalize(period: str, tenant_id: str, *, allow_unpriced: bool) -> None:

@@ -150,6 +150,9 @@ async def test_what_cannot_be_invoiced_is_refused_with_the_reason(installation: 
     await installation.publish(small(1), spent(2, model="nobody's"))
     async with installation.service() as service:
         office = Office(installation, service.port)
+        assert (await office.draft())["unpriced"] == [
+            {"charge": "models", "kind": "completion", "model": "nobody's", "events": 1}
+        ]
         assert "nobody knows the price of 1 events" in await office.refused(
             "unpriced-usage", office.finalize(status=409)
         )

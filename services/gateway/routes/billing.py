@@ -10,9 +10,17 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from schemas.base import TenantId
-from schemas.billing import BillingDocument, CreditBalance, CreditNoteTerms, DocumentForm, FinalizeInvoice, GrantCredit
+from schemas.billing import (
+    BillingDocument,
+    CreditBalance,
+    CreditNoteTerms,
+    DocumentForm,
+    FinalizeInvoice,
+    GrantCredit,
+    InvoiceDraft,
+)
 from schemas.http import Page, PageLimit
-from schemas.invoices import Bill, CreditGranted, CreditNoteIssued, InvoiceFinalized
+from schemas.invoices import CreditGranted, CreditNoteIssued, InvoiceFinalized
 from schemas.plans import Period, PlanSpec, SubscriptionSpec
 from schemas.topics import PLANS
 from services.gateway.ports import PortsDep, TenantDep
@@ -63,7 +71,7 @@ async def list_invoices(
     return await ports.usage.get("invoices", tenant_id=tenant_id, limit=limit, cursor=cursor)
 
 
-@router.get("/v1/invoices/draft", response_model=Bill)
+@router.get("/v1/invoices/draft", response_model=InvoiceDraft)
 async def draft_invoice(ports: PortsDep, tenant_id: BilledTenant, period: Period, form: DocumentForm = "json") -> Any:
     """The bill of a month as of now: what was used, adjustments of months before, and what credits would pay."""
     return await ports.usage.file("invoices/draft", tenant_id=tenant_id, period=period, form=form)

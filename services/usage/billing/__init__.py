@@ -1,1 +1,5 @@
-"""Plans, credits and invoices. Pure but for `plans` and `invoice_log`, which read the log, and `app`."""
+"""Plans, credits and invoices.
+
+Pure, but for `plans`, `invoice_log` and `progress`, which are about the log, `billing`, which brings it all together,
+and `api`, which is HTTP.
+"""

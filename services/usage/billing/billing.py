@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from schemas.billing import CreditNoteTerms, FinalizeInvoice
+from schemas.billing import CreditNoteTerms, FinalizeInvoice, InvoiceDraft
 from schemas.invoices import Bill, CreditGranted, CreditTerms
-from schemas.plans import Period
+from schemas.plans import Period, PlanSpec
 from services.usage.billing.adjustments import RatedPeriod, differences
 from services.usage.billing.bill import build_bill
 from services.usage.billing.catalog import PlanCatalog
@@ -16,7 +16,7 @@ from services.usage.billing.errors import BillingRefusedError
 from services.usage.billing.invoice_log import InvoiceLog
 from services.usage.billing.ledger import Document, Ledger, credit_note_id_of
 from services.usage.billing.periods import ends_at, period_of, starts_at
-from services.usage.billing.rating import PeriodUsage, rate_period
+from services.usage.billing.rating import PeriodUsage, rate_period, unpriced_usage
 from services.usage.pricing.book import PriceBook
 from services.usage.pricing.cells import Cell
 from services.usage.queries import UsageQuery
@@ -65,9 +65,12 @@ class Billing:
         self._progress = progress
         self._now = now
 
-    async def draft(self, tenant_id: str, period: Period) -> Bill:
+    async def draft(self, tenant_id: str, period: Period) -> InvoiceDraft:
         """The bill of a period as of now, also before it is over."""
-        return await self._bill(await self._log.ledger(), tenant_id, period, await self._progress.positions())
+        ends = await self._progress.positions()
+        plan, used = await self._used(tenant_id, period)
+        bill = await self._bill(await self._log.ledger(), plan, used, ends)
+        return InvoiceDraft(**bill.model_dump(), unpriced=unpriced_usage(plan, used, self._prices.book()))
 
     async def finalize(self, asked: FinalizeInvoice) -> Document:
         """The invoice of a period. There is one: whoever asks again, or at the same time, gets that.
@@ -85,12 +88,13 @@ class Billing:
         async with self._log.writing() as writing:
             if there := writing.ledger.invoice(tenant_id, period):
                 return there
-            bill = await self._bill(writing.ledger, tenant_id, period, ends)
+            plan, used = await self._used(tenant_id, period)
+            bill = await self._bill(writing.ledger, plan, used, ends)
             if bill.unpriced_events and not asked.allow_unpriced:
                 raise BillingRefusedError(
                     "unpriced-usage",
-                    f"nobody knows the price of {bill.unpriced_events} events of {tenant_id} in {period} in "
-                    f"{bill.currency}: apply prices for them, or say allow_unpriced",
+                    f"nobody knows the price of {bill.unpriced_events} events of {tenant_id} in {bill.currency}: the "
+                    "draft lists them; apply prices for them, or say allow_unpriced",
                 )
             at = self._now()
             await writing.write(writing.ledger.finalized(bill, at), at)
@@ -146,30 +150,33 @@ class Billing:
         await self._plans.catch_up()
         return await self._progress.read_all()
 
-    async def _bill(self, ledger: Ledger, tenant_id: str, period: Period, ends: Sequence[int]) -> Bill:
+    async def _used(self, tenant_id: str, period: Period) -> tuple[PlanSpec, PeriodUsage]:
+        """The plan of a period, and what was used in it, from the rows themselves."""
         plan = self._plans.catalog().plan_of(tenant_id, period)
         if plan is None:
             raise BillingRefusedError(
                 "no-plan", f"{tenant_id} has no plan in {period}: apply a plan and a subscription to it"
             )
-        book = self._prices.book()
         query = UsageQuery(
             tenant_id=tenant_id,
             since=starts_at(period),
             until=ends_at(period),
             limit=1,
-            boundaries=book.boundaries(tenant_id),
+            boundaries=self._prices.book().boundaries(tenant_id),
             from_rows=True,
         )
         cells = [cell for group in await self._store.query(query) for cell in group.cells]
-        earlier = await self._rated(tenant_id, [each for each in ledger.periods(tenant_id) if each < period])
+        return plan, PeriodUsage(tenant_id, period, cells)
+
+    async def _bill(self, ledger: Ledger, plan: PlanSpec, used: PeriodUsage, ends: Sequence[int]) -> Bill:
+        before = [each for each in ledger.periods(used.tenant_id) if each < used.period]
         return await asyncio.to_thread(
             build_bill,
             plan,
-            PeriodUsage(tenant_id, period, cells),
-            book,
-            earlier=earlier,
-            account=ledger.account(tenant_id),
+            used,
+            self._prices.book(),
+            earlier=await self._rated(used.tenant_id, before),
+            account=ledger.account(used.tenant_id),
             usage_ends=ends,
         )
 

@@ -1,6 +1,6 @@
 """What the usage of a period is to a charge: so many units, or an amount. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -13,28 +13,28 @@ from services.usage.pricing.sums import amounts_of
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """`unpriced_events` are left out of the quantity: the counts of each contradict each other."""
+    """What is `unpriced` is left out of the quantity: the counts of such events contradict each other."""
 
     quantity: int
-    unpriced_events: int
+    unpriced: Sequence[Cell]
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """`unpriced_events` are left out of the amount: nobody knows their price in the currency of the plan."""
+    """What is `unpriced` is left out of the amount: nobody knows its price in the currency of the plan."""
 
     amount: Decimal
-    unpriced_events: int
+    unpriced: Sequence[Cell]
 
 
 def units_of(cells: Iterable[Cell], scope: UsageScope, meter: Meter) -> Units:
     """How much billable usage of a scope there is."""
-    quantity = unpriced = 0
+    quantity, unpriced = 0, list[Cell]()
     for cell in cells:
         if not _is_of(cell, scope):
             continue
         if meter != "events" and cell.shape == BAD_COUNTS:
-            unpriced += cell.events
+            unpriced.append(cell)
         else:
             quantity += _count(cell, meter)
     return Units(quantity, unpriced)
@@ -42,13 +42,13 @@ def units_of(cells: Iterable[Cell], scope: UsageScope, meter: Meter) -> Units:
 
 def price_of(cells: Iterable[Cell], scope: UsageScope, *, currency: str, tenant_id: str, book: PriceBook) -> Price:
     """What billable usage of a scope comes to by the price book, exactly as `/usage` says it."""
-    amount, unpriced = Decimal(0), 0
+    amount, unpriced = Decimal(0), list[Cell]()
     for cell in cells:
         if not _is_of(cell, scope):
             continue
         paid = amounts_of((cell,), tenant_id, book).price.get(currency)
         if paid is None:
-            unpriced += cell.events
+            unpriced.append(cell)
         else:
             amount = EXACT.add(amount, paid)
     return Price(amount, unpriced)

@@ -1,13 +1,15 @@
 """What a period comes to by a plan: a line a charge, and one for what is missing to the minimum. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from schemas.billing import UnpricedUsage
 from schemas.invoices import Line, LinePart
 from schemas.plans import Charge, FlatCharge, PassThroughCharge, Period, PlanSpec
 from services.usage.billing.charges import MeteredCharge, Part, amount_of, parts_of
-from services.usage.billing.meters import price_of, units_of
+from services.usage.billing.meters import Price, price_of, units_of
 from services.usage.billing.money import rounded
 from services.usage.pricing.book import PriceBook
 from services.usage.pricing.cells import Cell
@@ -32,6 +34,25 @@ def rate_period(plan: PlanSpec, used: PeriodUsage, book: PriceBook) -> list[Line
     return lines
 
 
+def unpriced_usage(plan: PlanSpec, used: PeriodUsage, book: PriceBook) -> list[UnpricedUsage]:
+    """What has no price, charge by charge, most events first."""
+    found: Counter[tuple[str, str, str | None, str | None, str | None]] = Counter()
+    for charge in plan.charges:
+        match charge:
+            case FlatCharge():
+                continue
+            case PassThroughCharge():
+                cells = _price(charge, plan.currency, used, book).unpriced
+            case _:
+                cells = units_of(used.cells, charge.usage, charge.meter).unpriced
+        for cell in cells:
+            found[charge.name, cell.kind, cell.provider, cell.model, cell.tool] += cell.events
+    return [
+        UnpricedUsage(charge=charge, kind=kind, provider=provider, model=model, tool=tool, events=events)
+        for (charge, kind, provider, model, tool), events in found.most_common()
+    ]
+
+
 def _line(charge: Charge, currency: str, used: PeriodUsage, book: PriceBook) -> Line:
     match charge:
         case FlatCharge():
@@ -52,13 +73,13 @@ def _metered(charge: MeteredCharge, currency: str, used: PeriodUsage) -> Line:
             "quantity": Decimal(units.quantity),
             "included": Decimal(charge.included) if charge.included else None,
             "parts": [_line_part(part) for part in parts],
-            "unpriced_events": units.unpriced_events,
+            "unpriced_events": _events(units.unpriced),
         }
     )
 
 
 def _passed_through(charge: PassThroughCharge, currency: str, used: PeriodUsage, book: PriceBook) -> Line:
-    price = price_of(used.cells, charge.usage, currency=currency, tenant_id=used.tenant_id, book=book)
+    price = _price(charge, currency, used, book)
     beyond = max(Decimal(0), EXACT.subtract(price.amount, charge.included))
     line = _with_amount(charge, used.period, marked_up(beyond, charge.markup), currency)
     return line.model_copy(
@@ -67,9 +88,17 @@ def _passed_through(charge: PassThroughCharge, currency: str, used: PeriodUsage,
             "quantity": EXACT.normalize(price.amount),
             "included": charge.included or None,
             "markup": charge.markup or None,
-            "unpriced_events": price.unpriced_events,
+            "unpriced_events": _events(price.unpriced),
         }
     )
+
+
+def _price(charge: PassThroughCharge, currency: str, used: PeriodUsage, book: PriceBook) -> Price:
+    return price_of(used.cells, charge.usage, currency=currency, tenant_id=used.tenant_id, book=book)
+
+
+def _events(cells: Sequence[Cell]) -> int:
+    return sum(cell.events for cell in cells)
 
 
 def _with_amount(charge: Charge, period: Period, exact: Decimal, currency: str) -> Line:

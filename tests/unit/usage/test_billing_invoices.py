@@ -19,7 +19,7 @@ from services.usage.billing.catalog import PlanCatalog
 from services.usage.billing.errors import BillingRefusedError
 from services.usage.billing.ledger import Ledger
 from services.usage.billing.periods import ends_at, period_of, starts_at
-from services.usage.billing.rating import PeriodUsage, rate_period
+from services.usage.billing.rating import PeriodUsage, rate_period, unpriced_usage
 from tests.support.billing import AT, PER_EVENT, Tenant, cells_of, plan
 from tests.support.prices import book_of, price
 
@@ -97,7 +97,13 @@ def test_usage_whose_price_nobody_knows_in_the_currency_of_the_plan_is_told_and_
     tenant = Tenant(plan({"name": "models", "scheme": "pass_through"}), book_of(price(provider="p")))
     tenant.use(JAN, 2, input_tokens=1)
     tenant.use(JAN, 3, provider="other")
+    tenant.use(JAN, 9, provider="other", billable=False)
+    used = PeriodUsage("acme", JAN, tenant.usage[JAN])
     assert tenant.bill(JAN).unpriced_events == 5
+    assert [(each.charge, each.provider, each.events) for each in unpriced_usage(tenant.plan, used, tenant.book)] == [
+        ("models", "other", 3),
+        ("models", "p", 2),
+    ]
 
     absurd = Tenant(plan(PER_EVENT | {"meter": "cached_input_tokens"}))
     absurd.use(JAN, input_tokens=1, cached_input_tokens=2)
