@@ -118,7 +118,9 @@ class InvoiceLog:
             raise UnavailableError(f"Kafka does not say whether it took the document, try again: {error!r}") from error
 
     async def _read_to(self, end: int) -> None:
+        """While nobody asks, the consumer is paused and does not poll the broker."""
         async with self._reading:
+            self._consumer.resume(self._partition)
             try:
                 while await self._consumer.position(self._partition) < end:
                     batches: dict[TopicPartition, list[Record]] = await self._consumer.getmany(timeout_ms=POLL_MS)
@@ -127,6 +129,8 @@ class InvoiceLog:
             except BaseException:
                 self._consumer.seek(self._partition, self._taken)  # what was fetched and not taken is read again
                 raise
+            finally:
+                self._consumer.pause(self._partition)
 
     def _take(self, record: Record) -> None:
         """A record that is no document is left out. One of a later release's types stops everything."""
