@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from schemas import (
     agents,
+    budgets,
     completions,
     dead_letters,
     deltas,
@@ -160,6 +161,16 @@ PRICES = Topic(
     compacted=True,
     keyed_by="name",
 )
+BUDGETS = Topic(
+    name="budgets",
+    default_type="budget.applied",
+    event=TypeAdapter(budgets.BudgetEvent),
+    examples=budgets.EXAMPLES,
+    writers="gateway, command line; usage for what is spent",
+    incoming=True,
+    compacted=True,
+    keyed_by="name",
+)
 PLANS = Topic(
     name="plans",
     default_type="plan.applied",
@@ -200,6 +211,7 @@ ALL: tuple[Topic, ...] = (
     AGENTS,
     TOOLS,
     PRICES,
+    BUDGETS,
     PLANS,
     INVOICES,
     DEAD_LETTERS,

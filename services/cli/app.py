@@ -30,6 +30,7 @@ topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 agents_app = typer.Typer(help="Agents: apply and list.", no_args_is_help=True)
 tools_app = typer.Typer(help="Tools that workers have announced.", no_args_is_help=True)
 prices_app = typer.Typer(help="What usage costs: apply and list.", no_args_is_help=True)
+budgets_app = typer.Typer(help="What may be spent: apply, list, show what is.", no_args_is_help=True)
 plans_app = typer.Typer(help="What customers pay by the month: apply and list.", no_args_is_help=True)
 invoices_app = typer.Typer(help="Invoices: draft, finalize, correct, export.", no_args_is_help=True)
 credits_app = typer.Typer(help="What is paid in advance or granted.", no_args_is_help=True)
@@ -38,6 +39,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(agents_app, name="agents")
 app.add_typer(tools_app, name="tools")
 app.add_typer(prices_app, name="prices")
+app.add_typer(budgets_app, name="budgets")
 app.add_typer(plans_app, name="plans")
 app.add_typer(invoices_app, name="invoices")
 app.add_typer(credits_app, name="credits")
@@ -186,6 +188,24 @@ def prices_apply(file: Annotated[Path, typer.Argument(help="YAML file, one price
 def prices_list() -> None:
     """Lists every price that was applied, the latest last."""
     _run(catalog.list_prices())
+
+
+@budgets_app.command("apply")
+def budgets_apply(file: Annotated[Path, typer.Argument(help="YAML file, one budget a document.")]) -> None:
+    """Applies budgets; running workers go by them at once."""
+    _run(catalog.apply_budgets(file))
+
+
+@budgets_app.command("list")
+def budgets_list() -> None:
+    """Lists the budgets that hold now."""
+    _run(catalog.list_budgets())
+
+
+@budgets_app.command("show")
+def budgets_show(name: Annotated[str, typer.Argument(help="The budget's name.")]) -> None:
+    """Shows what each account of a budget has spent, most first."""
+    _run(catalog.show_budget(name))
 
 
 @plans_app.command("apply")

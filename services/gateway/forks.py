@@ -76,7 +76,7 @@ async def _pages_of(
         async for page in message_pages(ports, original.tenant_id, original.thread_id, to_position=last):
             yield page
         now = ThreadView.model_validate(await read_thread(ports, original.tenant_id, original.thread_id))
-        if now.created_at == original.created_at:
+        if now.created_at == original.created_at and now.status != "deleting":
             return
     except ProblemError as error:
         if error.problem.status != 404:

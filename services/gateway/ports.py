@@ -13,6 +13,7 @@ from schemas.tools import ToolSpec
 from services.gateway.kafka import ThreadLog
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
+from services.runtime.budgets import BudgetBoard
 from services.runtime.registry import Registry
 
 
@@ -27,6 +28,7 @@ class Ports:
     agents: Registry[AgentSpec]
     tools: Registry[ToolSpec]
     prices: Registry[PriceSpec]
+    budgets: BudgetBoard
     plans: Registry[PlanSpec | SubscriptionSpec]
 
 

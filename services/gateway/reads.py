@@ -66,14 +66,9 @@ async def answers_in_progress(
 
 
 async def message_pages(
-    ports: Ports,
-    tenant_id: str,
-    thread_id: str,
-    *,
-    from_position: int | None = None,
-    to_position: int | None = None,
+    ports: Ports, tenant_id: str, thread_id: str, *, to_position: int | None = None
 ) -> AsyncIterator[list[MessageView]]:
-    """The messages of a thread in order, those at these positions, both inclusive; no page is empty.
+    """The messages of a thread in order, up to and with a position; no page is empty.
 
     Raises ProblemError where there is no such thread.
     """
@@ -84,7 +79,6 @@ async def message_pages(
             tenant_id,
             thread_id,
             "/messages",
-            from_position=from_position,
             to_position=to_position,
             cursor=cursor,
             limit=PAGE,

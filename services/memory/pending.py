@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from schemas.http import LAST_POSITION, MessageView
+from schemas.http import MessageView
 from schemas.ids import message_id_of
+from schemas.journal import LAST_POSITION
 from services.memory.projector import TurnView
 
 OPEN_STATUSES = ("open", "waiting")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from schemas.base import Model, TenantId, ThreadId, Timestamp
-from schemas.http import MessageView, ThreadView
+from schemas.http import MessageView, ThreadDeletion, ThreadView
 from schemas.ids import EPOCH
 from schemas.journal import (
     JournalEvent,
@@ -23,12 +23,15 @@ from schemas.journal import (
     TurnWaiting,
 )
 from schemas.parts import ToolCallPart, text_of
-from services.memory.store import Changes, Document, Fields, Find, Range, point_id
+from services.memory.store import Changes, Document, Fields, Find, Kind, Range, ThreadRemoval, point_id
 
 TITLE_LENGTH = 80
 
 ABOUT_TOOLS: Fields = {"about": "tools"}
 """Field of a tool's answer, and of a message that does nothing but call tools."""
+
+OF_MESSAGES: tuple[Kind, ...] = ("message", "call")
+"""Kinds of documents that go with the messages that they are from."""
 
 CALLS = "calls"
 """Field of a message: the ids of the tool calls that are known by it."""
@@ -112,6 +115,7 @@ class _Batch:
     upserts: dict[str, Document] = field(default_factory=dict[str, Document])
     deletes: set[str] = field(default_factory=set[str])
     delete_all: list[Find] = field(default_factory=list[Find])
+    removals: list[ThreadRemoval] = field(default_factory=list[ThreadRemoval])
     threads: dict[str, _Thread] = field(default_factory=dict[str, _Thread])
     """Those that change. A batch has many messages of a thread, which is read and written once."""
 
@@ -181,7 +185,7 @@ def project(events: Sequence[tuple[int, JournalEvent]], existing: Mapping[str, D
         if not batch.has_passed(offset, event):
             _apply(batch, offset, event)
     upserts = batch.upserts | {point: _thread_document(point, thread) for point, thread in batch.threads.items()}
-    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all)
+    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all, batch.removals)
 
 
 def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
@@ -191,6 +195,8 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
         case MessageDeleted():
             for message_id in event.message_ids:
                 _message_deleted(batch, message_point(event.tenant_id, event.thread_id, message_id), event.tenant_id)
+            if event.from_position is not None or event.to_position is not None:
+                _range_deleted(batch, offset, event)
             _thread_passes(batch, offset, event)
         case ThreadCreated():
             said = _given(event, "forked_from", "user_id", "title", "summary", "metadata")
@@ -298,13 +304,33 @@ def _only_about_tools(event: MessageAdded) -> bool:
     )
 
 
+def _range_deleted(batch: _Batch, offset: int, event: MessageDeleted) -> None:
+    """Messages at positions, of those before the event; their calls are from the same ones."""
+    last = offset - 1 if event.to_position is None else min(event.to_position, offset - 1)
+    within = Range(above=None if event.from_position is None else event.from_position - 1, below=last + 1)
+    for kind in OF_MESSAGES:
+        batch.remove_all(Find(kind, event.tenant_id, {"thread_id": event.thread_id}, between={"position": within}))
+
+
 def _thread_deleted(batch: _Batch, offset: int, event: ThreadDeleted) -> None:
     """Removes everything of the thread; its turns stay, so that an old prompt id is still known."""
-    batch.remove(thread_point(event.tenant_id, event.thread_id))
-    where = {"thread_id": event.thread_id}
-    before = {"position": Range(below=offset)}
-    batch.remove_all(Find("message", event.tenant_id, where, between=before))
-    batch.remove_all(Find("call", event.tenant_id, where, between=before))
+    point = thread_point(event.tenant_id, event.thread_id)
+    where, before = {"thread_id": event.thread_id}, {"position": Range(below=offset)}
+    stored = batch.existing.get(point)
+    if stored is not None and point not in batch.deletes:
+        batch.removals.append(ThreadRemoval(stored, Find("message", event.tenant_id, where, between=before)))
+    batch.remove(point)
+    for kind in OF_MESSAGES:
+        batch.remove_all(Find(kind, event.tenant_id, where, between=before))
+
+
+def being_deleted(thread: Document, remaining: int) -> Document:
+    """A thread while it goes, with so many messages still there; what an earlier start has removed counts too."""
+    view = ThreadView.model_validate_json(thread.body)
+    total = max(view.deletion.total if view.deletion else 0, remaining)
+    deletion = ThreadDeletion(removed=total - remaining, total=total)
+    changed = view.model_copy(update={"status": "deleting", "deletion": deletion})
+    return _thread_document(thread.point_id, _Thread(changed, position_of(thread)))
 
 
 def _thread_passes(batch: _Batch, offset: int, event: JournalEvent) -> None:

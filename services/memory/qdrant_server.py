@@ -156,6 +156,10 @@ class MemoryCollection:
             )
         return [_document(record) for record in records]
 
+    async def count(self, find: Find) -> int:
+        with self._calling():
+            return (await self._client.count(self._collection, count_filter=_condition(find), exact=True)).count
+
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         vector = self._text.of_query(text)
         if not vector.indices:
@@ -341,6 +345,9 @@ class ServerMemoryStore(MemoryCollection):
             build = self._of(self._build)
             await build.create()
         return build
+
+    async def optimise_build(self) -> None:
+        """Nothing: a cluster optimises by itself."""
 
     async def switch(self) -> None:
         if self._build is None:

@@ -96,8 +96,10 @@ class MemoryShard:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """Closes without a flush, behind every call that was made before."""
+        """Closes without a flush, behind every call that was made before; one that is closed stays so."""
         await self._stop_flushing()
+        if self._shard is None:
+            return
         try:
             await self._run(lambda shard: shard.close())
         finally:
@@ -194,6 +196,9 @@ class MemoryShard:
         )
         records, _ = await self._run(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
+
+    async def count(self, find: Find) -> int:
+        return await self._run(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         vector = self._text.of_query(text)

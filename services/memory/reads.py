@@ -149,6 +149,10 @@ class Reads:
         """Raises NotFoundError."""
         return ThreadView.model_validate_json(await self._one(thread_point(tenant_id, thread_id), "thread", thread_id))
 
+    async def is_being_deleted(self, tenant_id: str, thread_id: str) -> bool:
+        documents = await self._store.get([thread_point(tenant_id, thread_id)])
+        return any(each.fields.get("status") == "deleting" for each in documents)
+
     async def message(self, tenant_id: str, thread_id: str, message_id: str) -> MessageView:
         """Raises NotFoundError, also when it is of another thread."""
         body = await self._one(message_point(tenant_id, thread_id, message_id), "message", message_id)

@@ -171,6 +171,14 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadRemoval:
+    """A thread that is to go, as it is stored, with the messages that go with it."""
+
+    thread: Document
+    messages: Find
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What a batch of the journal does. Whole threads are deleted first, then documents, then those that stay written:
     a document that is replaced tells, until it is, of others that must go with it."""
@@ -178,6 +186,8 @@ class Changes:
     upserts: Sequence[Document] = ()
     deletes: Sequence[str] = ()
     delete_all: Sequence[Find] = ()
+    removals: Sequence[ThreadRemoval] = ()
+    """Threads of which `delete_all` takes the messages: where these are many, somebody may want to see how it goes."""
 
 
 class MemoryBuild(Protocol):
@@ -193,6 +203,16 @@ class MemoryBuild(Protocol):
 
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
         """Those of the documents that exist, in no order."""
+        ...
+
+    async def scroll(
+        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
+    ) -> Sequence[Document]:
+        """In order of an integer field; equal ones in an order that stays while nothing is written."""
+        ...
+
+    async def count(self, find: Find) -> int:
+        """How many there are, exactly."""
         ...
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
@@ -220,6 +240,13 @@ class MemoryStore(MemoryBuild, Protocol):
         """An empty store beside this one, which goes on. A build before it that was not finished is removed."""
         ...
 
+    async def optimise_build(self) -> None:
+        """Makes what was built as fast to search as the engine can; nobody may use the build during the call.
+
+        The live store goes on. Raises UnavailableError when it fails: the build is of no use then.
+        """
+        ...
+
     async def switch(self) -> None:
         """Every call from now on is about what was built, also after a restart.
 
@@ -236,12 +263,6 @@ class MemoryStore(MemoryBuild, Protocol):
 
         `partition` None: documents of which nothing says so; a projection writes no such.
         """
-        ...
-
-    async def scroll(
-        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
-    ) -> Sequence[Document]:
-        """In order of an integer field; equal ones in an order that stays while nothing is written."""
         ...
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:

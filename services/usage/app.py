@@ -27,6 +27,7 @@ from services.usage.billing.billing import Billing
 from services.usage.billing.invoice_log import InvoiceLog
 from services.usage.billing.plans import Plans
 from services.usage.billing.progress import UsageProgress
+from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.prices import Prices
 from services.usage.rows import check_event
@@ -68,6 +69,9 @@ class UsageBuilds:
     async def begin(self) -> UsageProjection:
         return UsageProjection(await self._store.begin_build())
 
+    async def optimise(self) -> None:
+        """Nothing: ClickHouse merges what it has by itself."""
+
     async def switch(self) -> None:
         await self._store.switch()
 
@@ -76,7 +80,7 @@ class UsageBuilds:
 
 
 class UsageService:
-    """Projects usage and answers what was spent."""
+    """Projects usage, answers what was spent, and counts it against the budgets."""
 
     name = "usage"
 
@@ -114,6 +118,7 @@ class UsageService:
             check=check_event,
         )
         self._prices = Prices(clients, settings)
+        self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints)
         self._plans = Plans(clients, settings)
         self._invoices = InvoiceLog(clients, settings, failpoints)
         progress = UsageProgress(self._projection, clients, settings)
@@ -143,6 +148,7 @@ class UsageService:
         """Returns while ClickHouse is still down; it is tried until it answers. Raises ConfigurationError."""
         await self._server.start()
         await self._prices.start()
+        await self._budgets.start()
         await self._plans.start()
         await self._invoices.start()
         try:
@@ -161,13 +167,18 @@ class UsageService:
         await self._projection.stop()
         await self._invoices.stop()
         await self._plans.stop()
+        await self._budgets.stop()
         await self._prices.stop()
         await self._store.close()
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         connections = ComponentHealth(ready=not self._trouble, detail=self._trouble)
-        return {"connections": connections, "projection": self._projection.health()}
+        return {
+            "connections": connections,
+            "projection": self._projection.health(),
+            "budgets": self._budgets.health(),
+        }
 
     async def _connect(self) -> None:
         """Starts what is not started yet, one after the other."""

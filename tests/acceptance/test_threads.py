@@ -83,7 +83,7 @@ async def test_an_answer_is_pending_then_streaming_and_kept_as_far_as_it_came_wh
     await turnlog.completion(thread)
     assert len(await turnlog.messages(thread, count=1)) == 1
 
-    content = "[[long 300]] [[slow 60]]"
+    content = "[[long 300]] [[slow 0.2]]"
     accepted = await turnlog.post(f"/v1/threads/{thread}/prompts", {"content": content}, status=202)
     [streaming] = await eventually(lambda: in_progress("streaming"), "an answer that streams")
     assert streaming["text"].startswith("word0 ")
@@ -220,6 +220,28 @@ async def test_a_message_that_is_appended_again_stays_where_it_is(turnlog: Insta
     before = await turnlog.messages(thread, count=2)
     await turnlog.post(path, {"messages": [{**first, "content": "another"}]}, status=200)
     assert await turnlog.messages(thread, count=2) == before
+
+
+async def test_a_long_thread_is_deleted_by_position_from_kafka_and_then_as_a_whole(
+    turnlog: Installation, thread: str
+) -> None:
+    path = f"/v1/threads/{thread}"
+    for _ in range(3):
+        messages = [{"role": "user", "content": "a word"}] * 1000
+        await turnlog.post(f"{path}/messages?wait=60", {"messages": messages}, status=200)
+    [first] = (await turnlog.get(f"{path}/messages?limit=1"))["items"]
+    last = (await turnlog.get(f"{path}/messages?limit=500"))["items"][-1]
+    event = {"type": "messages.delete", "thread_id": thread}
+    event |= {"from_position": first["position"], "to_position": last["position"]}
+    await turnlog.log.publish("prompts", event)
+
+    async def is_shorter() -> bool:
+        return first not in (await turnlog.get(f"{path}/messages?limit=1"))["items"]
+
+    await eventually(is_shorter, "the first messages to be gone")
+    async with turnlog.http.delete(f"{turnlog.base_url}{path}?wait=60") as response:
+        assert response.status == 200
+    await turnlog.get(path, status=404)
 
 
 async def test_a_thread_is_forked_at_a_message_and_goes_on_by_itself(turnlog: Installation, thread: str) -> None:

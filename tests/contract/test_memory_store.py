@@ -161,6 +161,14 @@ async def test_every_field_of_a_filter_must_hold(store: MemoryStore) -> None:
     assert await positions_of(store, Find("message", "acme", {"thread_id": "t-1"}, {"role": "user"})) == [4]
 
 
+async def test_documents_are_counted_exactly(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(position, user_id=f"u-{position % 3}") for position in range(700)]), 700)
+    assert await store.count(messages()) == 700
+    assert await store.count(messages(user_id="u-0")) == 234
+    assert await store.count(Find("message", "acme", between={"position": Range(above=9, below=20)})) == 10
+    assert await store.count(messages("other")) == await store.count(Find("thread", "acme")) == 0
+
+
 async def test_kinds_are_apart(store: MemoryStore) -> None:
     thread = Document(
         point_id("thread", "acme", "t-1"), "thread", "acme", {"thread_id": "t-1", "updated": 5}, "{}", "x"
@@ -377,6 +385,31 @@ async def test_a_build_is_beside_the_live_store_until_the_switch(store: MemorySt
         await store.clean()
     await store.write(0, Changes([message(9)]), 10)
     assert await positions_of(store, messages()) == [7, 8, 9]
+
+
+async def test_a_build_is_optimised_and_goes_on(store: MemoryStore) -> None:
+    build = await store.begin_build()
+    await build.write(0, Changes([message(position, f"number {position}") for position in range(300)]), 300)
+    await store.optimise_build()
+    await build.write(0, Changes([message(300, "one more")]), 301)
+    assert await build.count(messages()) == 301
+    await store.switch()
+    assert await positions_of(store, messages()) == list(range(301))
+    assert await texts_found(store, messages(), "number 7", 1) == ["7"]
+    assert await store.positions() == {0: 301}
+
+
+async def test_a_build_that_cannot_be_optimised_says_so_and_leaves_the_live_store(edge: EdgeMemoryStore) -> None:
+    await edge.write(0, Changes([message(1)]), 2)
+    with pytest.raises(UnavailableError, match="nothing was built"):
+        await edge.optimise_build()
+    await edge.begin_build()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("services.memory.qdrant_optimise.__name__", "no.such.module")
+        with pytest.raises(UnavailableError, match=r"cannot be optimised \(1\)"):
+            await edge.optimise_build()
+    await edge.clean()
+    assert await positions_of(edge, messages()) == [1]
 
 
 async def test_a_build_that_is_not_to_be_leaves_no_trace(store: MemoryStore) -> None:

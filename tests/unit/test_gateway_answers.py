@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from schemas.http import LAST_POSITION, MessageView
+from schemas.http import MessageView
 from schemas.ids import EPOCH
+from schemas.journal import LAST_POSITION
 from services.gateway.answers import streaming, written_of
 from services.gateway.fanout import LogEvent
 

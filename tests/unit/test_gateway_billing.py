@@ -60,6 +60,7 @@ def client(behind: Behind, **settings: Any) -> httpx.AsyncClient:
         agents=nothing,
         tools=nothing,
         prices=nothing,
+        budgets=nothing,
         plans=own,
     )
 

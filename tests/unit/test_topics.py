@@ -39,6 +39,7 @@ TABLE = [
     ("agents", "agent.applied", "", COMPACTED),
     ("tools", "tool.applied", "", COMPACTED),
     ("prices", "price.applied", "", COMPACTED),
+    ("budgets", "budget.applied", "budget.state budget.warned", COMPACTED),
     ("plans", "plan.applied", "subscription.applied", COMPACTED),
     ("invoices", "invoice.finalized", "credit_note.issued credit.granted", FOREVER),
     ("dead-letters", "record.rejected", "", 30 * DAY_MS),
@@ -73,6 +74,7 @@ def test_what_outsiders_may_write_is_open_to_them_and_nothing_else() -> None:
         "agents",
         "tools",
         "prices",
+        "budgets",
         "plans",
     }
 
@@ -89,6 +91,7 @@ def test_everything_about_a_thread_is_keyed_by_it() -> None:
         "agents": "name",
         "tools": "name",
         "prices": "name",
+        "budgets": "name",
         "plans": "name",
         "invoices": "tenant",
         "dead-letters": "source",

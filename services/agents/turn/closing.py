@@ -6,6 +6,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec
+from schemas.budgets import Spender
 from schemas.completions import ErrorCode, TurnError
 from schemas.journal import MessageStatus
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
@@ -149,16 +150,19 @@ def answer_open_calls(state: ThreadState, message: str, at: datetime) -> list[Em
 
 
 def _close(state: ThreadState, env: Environment, emits: list[Emit]) -> Decision:
-    """The terminal events of a turn, then the opening of the next one whose agent still exists."""
+    """The terminal events of a turn, then the opening of the next one whose agent still exists and may spend."""
     queue = state.queue
     while queue:
         head, queue = queue[0], queue.without_first()
+        thread = state.tenant_id, state.thread_id
         spec = env.agent(state.tenant_id, head.agent, None)
-        if spec is not None:
-            opened = open_turn((state.tenant_id, state.thread_id), head, spec, env.at, queue)
+        error = unknown_agent(head.agent) if spec is None else budget_for(*thread, head, spec, env)
+        if spec is not None and error is None:
+            opened = open_turn(thread, head, spec, env.at, queue)
             return replace(opened, emits=(*emits, *opened.emits))
-        emits.append(events.prompt_dropped(state.tenant_id, state.thread_id, head, env.at))
-        emits.append(events.prompt_rejected(state.tenant_id, state.thread_id, head, unknown_agent(head.agent), env.at))
+        assert error is not None
+        emits.append(events.prompt_dropped(*thread, head, env.at))
+        emits.append(events.prompt_rejected(*thread, head, error, env.at))
     return Decision(None, tuple(emits))
 
 
@@ -168,6 +172,15 @@ def unknown_agent(name: str) -> TurnError:
         message=f"no agent {name!r} is known: apply it with `turnlog agents apply FILE`",
         retryable=False,
     )
+
+
+def budget_for(
+    tenant_id: str, thread_id: str, prompt: QueuedPrompt, spec: AgentSpec, env: Environment
+) -> TurnError | None:
+    """The budget that keeps a turn from opening. A person's turn spends nothing."""
+    if spec.kind == "human":
+        return None
+    return env.budget(Spender(tenant_id, prompt.user_id, prompt.agent, thread_id), True)
 
 
 def arrived_as_queued(arrived: PromptArrived) -> QueuedPrompt:

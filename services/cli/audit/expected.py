@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 from schemas.journal import JournalEvent
 from services.memory.fingerprint import fingerprint
-from services.memory.projector import CALLS, points_read, project
+from services.memory.projector import CALLS, OF_MESSAGES, points_read, project
 from services.memory.store import Document, Kind, Range
 
 _KINDS: tuple[Kind, ...] = ("thread", "message", "turn", "call")
 _CHANGING = ("thread", "turn")
-_OF_THE_PAST = ("message", "call")
-"""Kinds of documents that are deleted by the offset of the event that they are from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class ExpectedDocuments:
         if packed is None:
             return None
         kind, offset, thread = _KINDS[packed[24]], int.from_bytes(packed[16:24], "big"), packed[25:]
-        if kind in _OF_THE_PAST and any(each.holds(offset) for each in self._deletions.get(thread, ())):
+        if kind in OF_MESSAGES and any(each.holds(offset) for each in self._deletions.get(thread, ())):
             return None
         return Expected(kind, packed[:16], offset)
 

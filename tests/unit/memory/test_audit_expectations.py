@@ -37,6 +37,8 @@ def some_event(chance: random.Random, number: int) -> JournalEvent:
             return asks(message, f"{call} of {message} in {given}", seconds=number, **given)
         case 7:
             return answers(message, call, **given)
+        case 8 if chance.random() < 0.3:
+            return removed(from_position=chance.randrange(number + 1), to_position=number + 5, **given)
         case 8:
             return removed(message, f"m-{chance.randrange(30)}", **given)
         case _:

@@ -246,6 +246,30 @@ def test_a_deleted_message_takes_its_tool_calls_with_it_and_no_others() -> None:
     assert call_point("default", "c-3") in documents.all
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "left"), [(1, 2, ["m-0", "m-3"]), (2, None, ["m-0", "m-1"]), (None, 0, ["m-1", "m-2", "m-3"])]
+)
+def test_messages_are_deleted_by_position_with_their_calls(
+    first: int | None, last: int | None, left: list[str]
+) -> None:
+    documents = Documents().tell(
+        *(asks(f"m-{number}", f"c-{number}") for number in range(4)),
+        removed(from_position=first, to_position=last),
+        added("m-5", "later"),
+        added("m-6", thread_id="t-2"),
+    )
+    named = {json.loads(each.body)["message_id"] for each in documents.all.values() if each.kind == "message"}
+    assert named == {*left, "m-5", "m-6"}
+    assert documents.kinds().count("call") == len(left)
+
+
+def test_a_deletion_by_position_takes_nothing_that_came_behind_it() -> None:
+    documents = Documents().tell(added("m-0"), removed(from_position=0, to_position=9), added("m-2"))
+    assert documents.message("m-2").position == 2
+    documents.batch(1, [removed(from_position=0, to_position=9)])
+    assert documents.message("m-2")
+
+
 def test_a_message_moves_its_thread_to_the_front() -> None:
     documents = Documents().tell(created(), added("m-1", "hi", seconds=60))
     assert documents.thread().updated_at == at(60)
@@ -334,6 +358,7 @@ HISTORIES = st.lists(
         ),
         st.builds(deleted, THREADS),
         st.builds(removed, IDS, thread_id=THREADS),
+        st.builds(removed, thread_id=THREADS, from_position=st.integers(0, 20), to_position=st.integers(0, 20)),
         st.builds(opened, IDS, thread_id=THREADS, seconds=SECONDS, user_id=USERS),
         st.builds(waiting, IDS, thread_id=THREADS),
         st.builds(closed, IDS, thread_id=THREADS),

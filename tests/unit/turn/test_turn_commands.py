@@ -284,6 +284,8 @@ def test_a_thread_is_created_with_where_it_is_from() -> None:
 
 
 def test_messages_are_deleted_by_id() -> None:
+    (deleted,) = Story().command(MessagesDelete(thread_id="t-1", from_position=3))
+    assert (deleted.message_ids, deleted.from_position, deleted.to_position) == ([], 3, None)
     (deleted,) = Story().command(MessagesDelete(thread_id="t-1", message_ids=["a", "b"]))
     assert (deleted.type, deleted.message_ids) == ("message.deleted", ["a", "b"])
 

@@ -81,7 +81,7 @@ def test_the_prices_of_the_example_are_prices(tmp_path: Path) -> None:
 
 
 def test_the_plans_of_the_example_are_plans_of_every_scheme(tmp_path: Path) -> None:
-    _, example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    *_, example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     file = tmp_path / "plans.yaml"
     file.write_text(example)
     pro, acme = read_plans(file)
