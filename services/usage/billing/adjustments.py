@@ -35,6 +35,11 @@ class Difference:
     invoiced: Decimal
     now: Line | None = None
 
+    @property
+    def unpriced_events(self) -> int:
+        """Events of the item that nobody knows the price of now: the difference may be theirs."""
+        return self.now.unpriced_events if self.now else 0
+
     def line(self, amount: Decimal) -> Line:
         """The adjustment, of all of it or of a part."""
         now = self.now
@@ -47,7 +52,7 @@ class Difference:
             quantity=now.quantity if now else None,
             exact_amount=amount,
             amount=amount,
-            unpriced_events=now.unpriced_events if now else 0,
+            unpriced_events=self.unpriced_events,
             invoiced=self.invoiced,
         )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -68,9 +69,9 @@ class Billing:
     async def draft(self, tenant_id: str, period: Period) -> InvoiceDraft:
         """The bill of a period as of now, also before it is over."""
         ends = await self._progress.positions()
-        plan, used = await self._used(tenant_id, period)
-        bill = await self._bill(await self._log.ledger(), plan, used, ends)
-        return InvoiceDraft(**bill.model_dump(), unpriced=unpriced_usage(plan, used, self._prices.book()))
+        rated = await self._used(tenant_id, period)
+        bill = await self._bill(await self._log.ledger(), rated, ends)
+        return InvoiceDraft(**bill.model_dump(), unpriced=unpriced_usage(rated.plan, rated.used, rated.book))
 
     async def finalize(self, asked: FinalizeInvoice) -> Document:
         """The invoice of a period. There is one: whoever asks again, or at the same time, gets that.
@@ -88,8 +89,7 @@ class Billing:
         async with self._log.writing() as writing:
             if there := writing.ledger.invoice(tenant_id, period):
                 return there
-            plan, used = await self._used(tenant_id, period)
-            bill = await self._bill(writing.ledger, plan, used, ends)
+            bill = await self._bill(writing.ledger, await self._used(tenant_id, period), ends)
             if bill.unpriced_events and not asked.allow_unpriced:
                 raise BillingRefusedError(
                     "unpriced-usage",
@@ -150,31 +150,33 @@ class Billing:
         await self._plans.catch_up()
         return await self._progress.read_all()
 
-    async def _used(self, tenant_id: str, period: Period) -> tuple[PlanSpec, PeriodUsage]:
-        """The plan of a period, and what was used in it, from the rows themselves."""
+    async def _used(self, tenant_id: str, period: Period) -> "_ToRate":
+        """What was used in a period, from the rows themselves, with its plan."""
         plan = self._plans.catalog().plan_of(tenant_id, period)
         if plan is None:
             raise BillingRefusedError(
                 "no-plan", f"{tenant_id} has no plan in {period}: apply a plan and a subscription to it"
             )
+        book = self._prices.book()
         query = UsageQuery(
             tenant_id=tenant_id,
             since=starts_at(period),
             until=ends_at(period),
             limit=1,
-            boundaries=self._prices.book().boundaries(tenant_id),
+            boundaries=book.boundaries(tenant_id),
             from_rows=True,
         )
         cells = [cell for group in await self._store.query(query) for cell in group.cells]
-        return plan, PeriodUsage(tenant_id, period, cells)
+        return _ToRate(plan, PeriodUsage(tenant_id, period, cells), book)
 
-    async def _bill(self, ledger: Ledger, plan: PlanSpec, used: PeriodUsage, ends: Sequence[int]) -> Bill:
+    async def _bill(self, ledger: Ledger, rated: "_ToRate", ends: Sequence[int]) -> Bill:
+        used = rated.used
         before = [each for each in ledger.periods(used.tenant_id) if each < used.period]
         return await asyncio.to_thread(
             build_bill,
-            plan,
+            rated.plan,
             used,
-            self._prices.book(),
+            rated.book,
             earlier=await self._rated(used.tenant_id, before),
             account=ledger.account(used.tenant_id),
             usage_ends=ends,
@@ -215,6 +217,15 @@ class Billing:
             if month in found:
                 found[month] = group.cells
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _ToRate:
+    """The book is the one whose boundaries the cells of the usage have: no other one may rate them."""
+
+    plan: PlanSpec
+    used: PeriodUsage
+    book: PriceBook
 
 
 def _document(ledger: Ledger, tenant_id: str, number: str) -> Document:

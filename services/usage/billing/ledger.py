@@ -157,9 +157,13 @@ class Ledger:
     ) -> CreditNoteIssued:
         """A credit note over what the period of an invoice comes to less than was invoiced. Raises BillingRefusedError.
 
-        What the period comes to more than that is left to the next invoice.
+        What the period comes to more is left to the next invoice, and so is a charge with unpriced usage.
         """
-        less = [each for each in found if each.amount < 0 and each.item.currency == invoice.currency]
+        less = [
+            each
+            for each in found
+            if each.amount < 0 and each.item.currency == invoice.currency and not each.unpriced_events
+        ]
         lines = fit(less, room=self._creditable(invoice)).lines
         if not lines:
             raise BillingRefusedError(

@@ -288,6 +288,23 @@ def test_a_credit_note_gives_back_what_a_period_came_to_less_and_no_later_invoic
     assert refused(error) == "nothing-to-credit"
 
 
+def test_a_price_that_is_not_known_any_more_gives_nothing_back() -> None:
+    tenant = Tenant(plan({"name": "models", "scheme": "pass_through"}))
+    tenant.use(JAN, input_tokens=10**6)
+    january = tenant.finalize(JAN)
+    assert amounts(january) == [("charge", JAN, "models", "1.00")]
+    tenant.book = book_of()
+
+    with pytest.raises(BillingRefusedError) as error:
+        tenant.correct(january)
+    assert refused(error) == "nothing-to-credit"
+    tenant.plan = plan({"name": "models", "scheme": "pass_through"}, PER_EVENT)
+    tenant.use(FEB, 5)
+    february = tenant.bill(FEB)
+    assert amounts(february)[-1] == ("adjustment", JAN, "models", "-1.00")
+    assert february.unpriced_events == 5 + 1
+
+
 def test_goodwill_is_given_beside_the_usage_and_never_more_than_was_to_be_paid() -> None:
     tenant = Tenant()
     tenant.use(JAN, 10)
