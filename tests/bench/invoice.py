@@ -148,11 +148,8 @@ async def _bill(billing: Billing) -> list[Figure]:
         await billing.draft("acme", period)
         figures.append(Figure(f"{period}: draft, {number} earlier months rated anew", time.perf_counter() - began, "s"))
         began = time.perf_counter()
-        invoice = await billing.finalize(FinalizeInvoice(tenant_id="acme", period=period))
-        figures += [
-            Figure(f"{period}: invoice over {ROWS:,} rows, on the log", time.perf_counter() - began, "s"),
-            Figure(f"{period}: its total", float(invoice.total), invoice.currency),
-        ]
+        await billing.finalize(FinalizeInvoice(tenant_id="acme", period=period))
+        figures.append(Figure(f"{period}: invoice over {ROWS:,} rows, on the log", time.perf_counter() - began, "s"))
     began = time.perf_counter()
     for period in MONTHS:
         await billing.finalize(FinalizeInvoice(tenant_id="acme", period=period))
