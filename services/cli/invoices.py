@@ -132,10 +132,10 @@ def _print(document: Bill | CreditNoteIssued) -> None:
     console.print(table)
 
 
-def _asked(kind: type[M], **fields: object) -> M:
+def _asked(model: type[M], /, **fields: object) -> M:
     """Raises ConfigurationError naming the option that cannot be."""
     try:
-        return kind.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigurationError(f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}") from error
