@@ -3,12 +3,15 @@
 from typing import Any
 
 import aiohttp
+from fastapi import Response
 
 from schemas.http import Problem
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
 REQUEST_SECONDS = 15
+
+PASSED_HEADERS = ("Content-Type", "Content-Disposition")
 
 
 class Upstream:
@@ -50,10 +53,18 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError):
             return f"{self.name} does not answer at {self._base_url}"
 
-    async def _request(self, method: str, path: str, **options: Any) -> Any:
+    async def file(self, path: str, **parameters: str) -> Response:
+        """An answer as it is, to the byte. Raises as `get`."""
+        body, headers = await self._request("GET", path, params=parameters, as_file=True)
+        return Response(body, headers=headers)
+
+    async def _request(self, method: str, path: str, *, as_file: bool = False, **options: Any) -> Any:
         assert self._session is not None
         try:
             async with self._session.request(method, path, **options) as response:
+                if response.status == 200 and as_file:
+                    kept = {name: value for name, value in response.headers.items() if name in PASSED_HEADERS}
+                    return await response.read(), kept
                 if response.status == 200:
                     return await response.json()
                 if response.content_type == "application/problem+json":

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from schemas.http import UsageDimension, UsageSums
 from services.usage.pricing.cells import CELL_SQL, Boundaries, Cell, microseconds
-from services.usage.rollups import DAYS, Slot, source_of
+from services.usage.rollups import DAYS, RAW, Slot, source_of
 
 Bucket = Literal["minute", "hour", "day", "month"]
 FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
@@ -69,6 +69,8 @@ class UsageQuery:
     limit: int = 100
     offset: int = 0
     boundaries: Boundaries = field(default_factory=Boundaries)
+    from_rows: bool = False
+    """Whether the rows themselves are added up, though sums would answer too."""
 
 
 class UsageGroup(UsageSums):
@@ -148,7 +150,7 @@ def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
     filtered = [name for name in FILTERS if name in query.filters]
     times = [time for time in (query.since, query.until) if time is not None]
     shortest, form = _BUCKETS[query.bucket] if query.bucket is not None else (DAYS.step, "")
-    source = source_of([*named, *filtered, "tenant_id"], times, shortest, query.boundaries)
+    source = RAW if query.from_rows else source_of([*named, *filtered, "tenant_id"], times, shortest, query.boundaries)
     bucket = {"bucket": f"formatDateTime({source.time}, '{form}', 'UTC')"} if form else {}
     told_apart = {**bucket, **source.cells}
     where = ["tenant_id = {tenant_id:String}"]
