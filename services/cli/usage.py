@@ -6,7 +6,8 @@ from decimal import Decimal
 from rich.console import Console
 from rich.table import Table
 
-from schemas.http import Page, UsageRow
+from schemas.analytics import UsageRow
+from schemas.http import Page
 from services.cli.gateway import request
 from services.runtime.settings import RuntimeSettings, load_settings
 

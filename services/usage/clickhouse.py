@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,11 @@ from services.runtime.metrics import USAGE_CONFLICTS
 from services.usage.blocks import BlockWriter, empty, go_live, live_writer, positions_sql
 from services.usage.fingerprint import BUCKET, values_sql
 from services.usage.migrate import migrate
-from services.usage.queries import COLUMNS, UsageGroup, UsageQuery, cell_from, parameters_of, usage_sql
+from services.usage.queries import UsageGroup, UsageQuery
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.rollups import RAW, Slot
 from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
+from services.usage.sums_sql import group_from, parameters_of, sums_sql
 
 R = TypeVar("R")
 
@@ -142,6 +142,11 @@ class ClickHouseUsageStore:
         return await self._run(self._writing, lambda: imbalances(_opened(self._writer), self._live.slot, limit))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
+        result = await self._ask(lambda slot: sums_sql(query, slot), parameters_of(query))
+        return [group_from(query, row) for row in result.named_results()]
+
+    async def _ask(self, statement_of: Callable[[Slot], str], parameters: dict[str, Any]) -> Any:
+        """A question from outside, within the bounds of one. Raises TooMuchAskedError."""
         bounds = {
             "max_execution_time": self._bounds.seconds,
             "timeout_overflow_mode": "throw",
@@ -149,7 +154,7 @@ class ClickHouseUsageStore:
             "read_overflow_mode": "throw",
         }
         try:
-            result = await self._read(lambda slot: usage_sql(query, slot), parameters_of(query), bounds)
+            return await self._read(statement_of, parameters, bounds)
         except ClickHouseError as error:
             if _code(error) not in TOO_MUCH:
                 raise
@@ -157,7 +162,6 @@ class ClickHouseUsageStore:
                 f"it would read more than {self._bounds.rows:,} rows or take more than {self._bounds.seconds} s: ask "
                 "for a shorter time, for whole days, or without the thread and the turn"
             ) from error
-        return [_usage_group(query, row) for row in result.named_results()]
 
     async def _texts(self, condition: str, parameters: dict[str, Any]) -> Sequence[list[str | None]]:
         result = await self._read(
@@ -261,23 +265,3 @@ def _code(error: ClickHouseError) -> int | None:
     """ClickHouse's own number of an error, which only the text has."""
     found = re.search(r"\b[Cc]ode: (\d+)", str(error))
     return int(found[1]) if found else None
-
-
-def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
-    group: dict[str, str | None] = {name: row[COLUMNS[name]] for name in query.group_by}
-    if query.bucket is not None:
-        group = {"bucket": row["bucket"], **group}
-    average = row["latency_avg"]
-    return UsageGroup(
-        group=group,
-        events=row["events_sum"],
-        billable_events=row["billable_events"],
-        error_events=row["error_events"],
-        lost_events=row["lost_events"],
-        input_tokens=row["input_tokens_sum"],
-        cached_input_tokens=row["cached_sum"],
-        output_tokens=row["output_tokens_sum"],
-        reasoning_tokens=row["reasoning_sum"],
-        latency_ms_avg=None if math.isnan(average) else average,
-        cells=[cell_from(cell) for cell in row["cells"]],
-    )

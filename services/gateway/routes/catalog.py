@@ -7,8 +7,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from schemas.agents import AgentSpec
+from schemas.analytics import UsageRow
 from schemas.base import Spec
-from schemas.http import Page, UsageRow
+from schemas.http import Page
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, PRICES, TOOLS, Topic
@@ -80,7 +81,7 @@ async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
 
 @router.get("/v1/usage", response_model=Page[UsageRow], tags=["usage"])
 async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
-    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, filters, `limit`, `cursor`."""
+    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, `compare`, `per`, filters, `order_by`, `limit`."""
     parameters: dict[str, object] = dict(request.query_params)
     return await ports.usage.get("usage", **{**parameters, "tenant_id": tenant_id})
 

@@ -7,13 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from schemas.analytics import UsageUnit
 from schemas.http import ComponentHealth
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import UnavailableError
 from services.runtime.web import PROBLEM_JSON
-from services.usage.api import build_api
-from services.usage.pricing.cells import cell_of
-from services.usage.queries import FILTERS, UsageGroup, UsageQuery
+from services.usage.api import MOST_CELLS, build_api
+from services.usage.pricing.cells import Weights, cell_of
+from services.usage.queries import FILTERS, PeriodSums, UsageGroup, UsageQuery
 from services.usage.store import Block, TooMuchAskedError, UsageStore
 from tests.support.prices import book_of, price
 
@@ -26,6 +27,7 @@ class ListStore(UsageStore):
     def __init__(self) -> None:
         self.users = 0
         self.events: list[UsageRecorded] = []
+        self.units: dict[UsageUnit, int] = {}
         self.asked: list[UsageQuery] = []
         self.trouble: Exception | None = None
 
@@ -42,13 +44,14 @@ class ListStore(UsageStore):
         self.asked.append(query)
         if self.trouble is not None:
             raise self.trouble
-        counts = dict.fromkeys(
+        counts: dict[str, Any] = dict.fromkeys(
             ("billable_events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"), 0
         )
         cells = [cell_of(event, query.boundaries) for event in self.events]
-        rows = [
-            UsageGroup(group={"user": f"u-{number}"}, events=1, cells=cells, **counts) for number in range(self.users)
-        ]
+        sums = {"events": 1, "cells": cells, "units": self.units, **counts}
+        previous = PeriodSums(**sums) if query.compare else None
+        rows = [UsageGroup(group={"user": f"u-{number}"}, previous=previous, **sums) for number in range(self.users)]
+        assert query.limit is not None
         return rows[query.offset : query.offset + query.limit]
 
 
@@ -84,6 +87,8 @@ async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncC
             "group_by": "user,model",
             "bucket": "hour",
             "order_by": "events",
+            "compare": "previous",
+            "per": "user,thread",
             "from": "2026-01-01",
             "to": "2026-01-02T03:04:05.000006+02:00",
             "limit": "20",
@@ -98,6 +103,8 @@ async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncC
             since=datetime(2026, 1, 1, tzinfo=UTC),
             until=datetime(2026, 1, 2, 1, 4, 5, 6, tzinfo=UTC),
             filters=filters,  # pyright: ignore
+            compare=True,
+            per=["user", "thread"],
             order_by="events",
             limit=21,
             offset=0,
@@ -108,7 +115,7 @@ async def test_a_question_is_asked_of_the_store_as_it_was_put(http: httpx.AsyncC
 
 async def test_without_parameters_it_sums_up_the_default_tenant(http: httpx.AsyncClient, store: ListStore) -> None:
     assert (await http.get("/usage")).status_code == 200
-    assert store.asked == [UsageQuery("default", [], limit=101, boundaries=BOOK.boundaries("default"))]
+    assert store.asked == [UsageQuery("default", [], per=[], limit=101, boundaries=BOOK.boundaries("default"))]
 
 
 @pytest.mark.parametrize(("users", "limit"), [(0, 10), (10, 10), (11, 10), (25, 10), (3, 1)])
@@ -145,6 +152,12 @@ async def test_an_unknown_dimension_is_refused_with_the_known_ones(
     assert store.asked == []
 
 
+async def test_an_unknown_unit_is_refused_with_the_known_ones(http: httpx.AsyncClient, store: ListStore) -> None:
+    document = problem(await http.get("/usage", params={"per": "user,tool"}), 400, "bad-per")
+    assert document["detail"] == "expected different units of thread, user; got 'user,tool'"
+    assert store.asked == []
+
+
 @pytest.mark.parametrize(
     ("parameters", "location", "message"),
     [
@@ -152,6 +165,8 @@ async def test_an_unknown_dimension_is_refused_with_the_known_ones(
         ({"to": "2026"}, "query.to", "expected a time like 2026-01-31T12:00:00Z or a date, got '2026'"),
         ({"to": "3000-01-01"}, "query.to", "expected a time from 1970 to 2105, got '3000-01-01'"),
         ({"from": "2026-01-02", "to": "2026-01-01"}, "query", "expected from at or before to"),
+        ({"compare": "previous", "from": "2026-01-02"}, "query", "expected from and to beside compare"),
+        ({"compare": "year"}, "query.compare", "Input should be 'previous'"),
         ({"limit": "0"}, "query.limit", "greater than or equal to 1"),
         ({"limit": "1001"}, "query.limit", "less than or equal to 1000"),
         ({"bucket": "week"}, "query.bucket", "'hour', 'day' or 'month'"),
@@ -178,6 +193,38 @@ async def test_what_was_used_has_a_cost_a_price_and_a_count_of_what_has_none(
         (row,) = (await http.get("/usage", params={"tenant_id": tenant})).json()["items"]
         assert (row["cost"], row["price"], row["unpriced_events"]) == ({"USD": "0.0000042"}, {"USD": paid}, 1)
         assert "cells" not in row
+
+
+async def test_for_an_order_of_money_it_is_asked_first_what_there_is(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.users = 1
+    store.events = [EXAMPLES[0]]
+    response = await http.get("/usage", params={"order_by": "cost", "group_by": "user", "agent": "a", "bucket": "day"})
+    assert response.status_code == 200
+    whole, ordered = store.asked
+    assert (whole.group_by, whole.bucket, whole.filters) == ((), None, {"agent": "a"})
+    assert isinstance(ordered.order_by, Weights)
+    assert len(ordered.order_by.cells) == 1
+
+
+async def test_an_order_of_money_has_a_bound(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.users = 1
+    store.events = [EXAMPLES[0]] * (MOST_CELLS + 1)
+    document = problem(await http.get("/usage", params={"order_by": "price"}), 422, "too-much-asked")
+    assert "5,001 cells of prices, an order by price takes 5,000" in document["detail"]
+
+
+async def test_a_group_is_told_with_the_period_before_and_what_one_unit_comes_to(
+    http: httpx.AsyncClient, store: ListStore
+) -> None:
+    store.users, store.events, store.units = 1, [EXAMPLES[0]], {"thread": 7, "user": 0}
+    response = await http.get("/usage", params={"compare": "previous", "from": "2026-01-02", "to": "2026-01-03"})
+    (row,) = response.json()["items"]
+    assert row["per"] == {
+        "thread": {"count": 7, "cost": {"USD": "0.0000006"}, "price": {"USD": "0.0000006"}},
+        "user": {"count": 0, "cost": {}, "price": {}},
+    }
+    assert row["previous"]["cost"] == {"USD": "0.0000042"}
+    assert "group" not in row["previous"]
 
 
 async def test_an_empty_span_of_time_is_a_question_like_any_other(http: httpx.AsyncClient) -> None:

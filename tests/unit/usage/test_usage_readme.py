@@ -7,16 +7,16 @@ from typing import get_args
 
 from fastapi.routing import APIRoute
 
-from schemas.http import UsageDimension, UsageRow
+from schemas.analytics import UsageDimension, UsageRow, UsageUnit
 from schemas.prices import PriceSpec, Rates
 from services.cli.catalog import read_specs
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.settings import RuntimeSettings
-from services.usage.api import UsageParameters
+from services.usage.api import MOST_CELLS, UsageParameters
 from services.usage.app import UsageService
 from services.usage.blocks import TABLES
 from services.usage.fingerprint import BUCKET
-from services.usage.queries import Bucket
+from services.usage.queries import Bucket, Order
 from services.usage.settings import UsageSettings
 
 README = (Path(__file__).parents[3] / "services" / "usage" / "README.md").read_text()
@@ -50,6 +50,9 @@ def test_the_table_of_parameters_has_every_one() -> None:
     meanings = dict(rows("parameter"))
     assert tuple(re.findall(r"`(\w+)`", meanings["`group_by`"])) == get_args(UsageDimension)
     assert tuple(re.findall(r"`(\w+)`", meanings["`bucket`"]))[:-2] == get_args(Bucket)
+    assert tuple(re.findall(r"`(\w+)`", meanings["`per`"])) == get_args(UsageUnit)
+    assert tuple(re.findall(r"`(\w+)`", meanings["`order_by`"]))[:-1] == get_args(Order)
+    assert f"More than {MOST_CELLS:,} cells" in README
 
 
 async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> None:
