@@ -1,13 +1,16 @@
 """The HTTP interface of usage: inside the platform only; the gateway is the door."""
 
+import asyncio
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from tempfile import TemporaryFile
+from typing import Annotated, BinaryIO, Literal, Self
 
 from fastapi import FastAPI, Query
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schemas.analytics import UsageRow
@@ -15,6 +18,8 @@ from schemas.base import DEFAULT_TENANT
 from schemas.http import Page
 from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem
+from services.usage.export import CsvWriter, columns_of
+from services.usage.parquet import ParquetWriter
 from services.usage.priced import priced
 from services.usage.pricing.book import PriceBook
 from services.usage.pricing.weights import weights_of
@@ -25,6 +30,12 @@ LAST_OFFSET = 10**9
 
 MOST_CELLS = 5000
 """Of an order by money: what each cell of prices counts goes along with the question."""
+
+PAGE = 100
+
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+
+SENT_BYTES = 1 << 16
 
 Time = Annotated[datetime, BeforeValidator(parse_time)]
 
@@ -51,8 +62,9 @@ class UsageParameters(BaseModel):
     outcome: str | None = None
     tool: str | None = None
     order_by: Order = "tokens"
-    limit: int = Field(default=100, ge=1, le=1000)
+    limit: int | None = Field(default=None, ge=1, le=1000)
     cursor: str | None = None
+    format: Literal["json", "csv", "parquet"] = "json"
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -60,6 +72,8 @@ class UsageParameters(BaseModel):
             raise ValueError("expected from at or before to")
         if self.compare is not None and (self.since is None or self.until is None or self.since == self.until):
             raise ValueError("expected from and to beside compare: the period before is as long as theirs")
+        if self.format != "json" and self.cursor is not None:
+            raise ValueError("expected no cursor: a file has every group, or the first of them by limit")
         return self
 
 
@@ -69,22 +83,54 @@ def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: Readine
     install_problems(app)
     install_health(app, check)
 
-    @app.get("/usage")
-    async def usage(asked: Annotated[UsageParameters, Query()]) -> Page[UsageRow]:
+    @app.get("/usage", response_model=Page[UsageRow])
+    async def usage(asked: Annotated[UsageParameters, Query()]) -> Page[UsageRow] | StreamingResponse:
         book = prices()
         query = query_of(asked, book)
-        offset = _offset(asked.cursor)
+        offset, limit = _offset(asked.cursor), asked.limit or PAGE
         try:
-            groups = await store.query(
-                replace(await _weighed(query, asked.order_by, book, store), limit=asked.limit + 1, offset=offset)
-            )
+            query = await _weighed(query, asked.order_by, book, store)
+            if asked.format != "json":
+                return await _exported(replace(query, limit=asked.limit), asked.format, book, store)
+            groups = await store.query(replace(query, limit=limit + 1, offset=offset))
         except TooMuchAskedError as error:
             raise problem(422, "too-much-asked", "Too much asked", str(error)) from error
-        following = _cursor(offset + asked.limit) if len(groups) > asked.limit else None
-        items = [priced(group, asked.tenant_id, book) for group in groups[: asked.limit]]
+        following = _cursor(offset + limit) if len(groups) > limit else None
+        items = [priced(group, asked.tenant_id, book) for group in groups[:limit]]
         return Page[UsageRow](items=items, next_cursor=following)
 
     return app
+
+
+async def _exported(
+    query: UsageQuery, form: Literal["csv", "parquet"], book: PriceBook, store: UsageStore
+) -> StreamingResponse:
+    """The whole file, then its bytes: what goes wrong is a problem document, and a slow reader holds nothing up.
+
+    The file has no name on the disk, so nothing is left of it whatever is killed.
+    """
+    file = TemporaryFile()  # noqa: SIM115 - what sends it closes it
+    try:
+        columns = columns_of(query, book.currencies(query.tenant_id))
+        writer = (CsvWriter if form == "csv" else ParquetWriter)(file, columns)
+        try:
+            await store.export(
+                query, lambda groups: writer.write([priced(group, query.tenant_id, book) for group in groups])
+            )
+        finally:
+            await asyncio.to_thread(writer.close)
+    except BaseException:
+        file.close()
+        raise
+    headers = {"Content-Length": str(file.tell()), "Content-Disposition": f'attachment; filename="usage.{form}"'}
+    return StreamingResponse(_sent(file), media_type=MEDIA_TYPES[form], headers=headers)
+
+
+def _sent(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        file.seek(0)
+        while part := file.read(SENT_BYTES):
+            yield part
 
 
 def query_of(asked: UsageParameters, book: PriceBook) -> UsageQuery:

@@ -81,9 +81,14 @@ async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
 
 @router.get("/v1/usage", response_model=Page[UsageRow], tags=["usage"])
 async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
-    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, `compare`, `per`, filters, `order_by`, `limit`."""
-    parameters: dict[str, object] = dict(request.query_params)
-    return await ports.usage.get("usage", **{**parameters, "tenant_id": tenant_id})
+    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, `compare`, `per`, filters, `order_by`, `limit`.
+
+    `format=csv` and `format=parquet` answer with a file of every group.
+    """
+    parameters: dict[str, object] = {**request.query_params, "tenant_id": tenant_id}
+    if request.query_params.get("format", "json") != "json":
+        return await ports.usage.stream("usage", **parameters)
+    return await ports.usage.get("usage", **parameters)
 
 
 async def _apply(ports: Ports, topic: Topic, spec: Spec, tenant_id: str) -> None:

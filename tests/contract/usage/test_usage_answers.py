@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.pricing.cells import Boundaries, Cell, cell_of
 from services.usage.pricing.sums import amounts_of
 from services.usage.pricing.weights import weights_of
-from services.usage.queries import EARLIEST, FILTERS, UsageQuery
+from services.usage.queries import EARLIEST, FILTERS, UsageGroup, UsageQuery
 from services.usage.rows import check_event
 from services.usage.store import ReadBounds, TooMuchAskedError
 from services.usage.sums_sql import COLUMNS
@@ -327,3 +327,38 @@ async def test_groups_come_in_the_order_of_their_cost(store: ClickHouseUsageStor
         amounts = [getattr(amounts_of(row.cells, "default", book), figure).get("USD", 0) for row in rows]
         assert amounts == sorted(amounts, reverse=True)
         assert len({*amounts}) > 10
+
+
+async def test_an_export_has_every_group_while_others_ask(store: ClickHouseUsageStore) -> None:
+    users = [f"user-{number:05}" for number in range(10_000)]
+    await store.insert(block(*(spent(number, user_id=user) for number, user in enumerate(users))))
+    parts: list[Sequence[UsageGroup]] = []
+    exported = asyncio.create_task(store.export(UsageQuery("default", ["user"], limit=None), parts.append))
+    while not exported.done():
+        assert (await total(store)).events == 10_000
+    await exported
+    assert max(map(len, parts)) <= 1000
+    groups = [group for part in parts for group in part]
+    assert [group.group["user"] for group in groups] == users
+    assert {(group.events, len(group.cells)) for group in groups} == {(1, 1)}
+    limited: list[Sequence[UsageGroup]] = []
+    await store.export(UsageQuery("default", ["user"], limit=7), limited.append)
+    assert [len(part) for part in limited] == [7]
+
+
+async def test_an_export_has_the_bounds_of_a_question_and_ends_with_what_it_writes(place: Place) -> None:
+    store = ClickHouseUsageStore(url=place.url, folder=place.folder, bounds=ReadBounds(rows=9))
+    await store.open()
+    try:
+        await store.insert(block(*(spent(number) for number in range(12))))
+        with pytest.raises(TooMuchAskedError):
+            await store.export(UsageQuery("default", ["turn"], limit=None), lambda _: None)
+
+        def full(_: object) -> None:
+            raise OSError("no space left")
+
+        for _ in range(2):
+            with pytest.raises(OSError, match="no space left"):
+                await store.export(UsageQuery("default", limit=None), full)
+    finally:
+        await store.close()

@@ -1,10 +1,15 @@
 """`GET /usage` over a store that answers from a list and remembers what it was asked."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import csv
+import io
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import httpx
+import pyarrow.parquet
 import pytest
 
 from schemas.analytics import UsageUnit
@@ -27,6 +32,7 @@ class ListStore(UsageStore):
     def __init__(self) -> None:
         self.users = 0
         self.events: list[UsageRecorded] = []
+        self.user: str | None = None
         self.units: dict[UsageUnit, int] = {}
         self.asked: list[UsageQuery] = []
         self.trouble: Exception | None = None
@@ -50,9 +56,16 @@ class ListStore(UsageStore):
         cells = [cell_of(event, query.boundaries) for event in self.events]
         sums = {"events": 1, "cells": cells, "units": self.units, **counts}
         previous = PeriodSums(**sums) if query.compare else None
-        rows = [UsageGroup(group={"user": f"u-{number}"}, previous=previous, **sums) for number in range(self.users)]
+        rows = [
+            UsageGroup(group={"user": self.user or f"u-{number}"}, previous=previous, **sums)
+            for number in range(self.users)
+        ]
         assert query.limit is not None
         return rows[query.offset : query.offset + query.limit]
+
+    async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
+        for first in range(0, self.users, 3):
+            take(await self.query(replace(query, offset=first, limit=3)))
 
 
 @pytest.fixture
@@ -167,6 +180,8 @@ async def test_an_unknown_unit_is_refused_with_the_known_ones(http: httpx.AsyncC
         ({"from": "2026-01-02", "to": "2026-01-01"}, "query", "expected from at or before to"),
         ({"compare": "previous", "from": "2026-01-02"}, "query", "expected from and to beside compare"),
         ({"compare": "year"}, "query.compare", "Input should be 'previous'"),
+        ({"format": "csv", "cursor": "MQ"}, "query", "a file has every group, or the first of them by limit"),
+        ({"format": "xml"}, "query.format", "Input should be 'json', 'csv' or 'parquet'"),
         ({"limit": "0"}, "query.limit", "greater than or equal to 1"),
         ({"limit": "1001"}, "query.limit", "less than or equal to 1000"),
         ({"bucket": "week"}, "query.bucket", "'hour', 'day' or 'month'"),
@@ -225,6 +240,63 @@ async def test_a_group_is_told_with_the_period_before_and_what_one_unit_comes_to
     }
     assert row["previous"]["cost"] == {"USD": "0.0000042"}
     assert "group" not in row["previous"]
+
+
+EXPORTED = {"group_by": "user", "compare": "previous", "from": "2026-01-02", "to": "2026-01-03", "per": "user"}
+
+
+async def test_an_export_is_a_csv_of_every_group_with_its_money_by_currency(
+    http: httpx.AsyncClient, store: ListStore
+) -> None:
+    store.users, store.events, store.units = 7, [EXAMPLES[0]], {"user": 4}
+    response = await http.get("/usage", params={**EXPORTED, "format": "csv"})
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["content-disposition"] == 'attachment; filename="usage.csv"'
+    assert int(response.headers["content-length"]) == len(response.content)
+    header, *lines = response.text.split("\r\n")
+    counts = "billable_events,error_events,lost_events,input_tokens,cached_input_tokens,output_tokens,reasoning_tokens"
+    money = "latency_ms_avg,cost_USD,price_USD,unpriced_events,users,cost_USD_per_user,price_USD_per_user"
+    figures = f"events,{counts},{money}"
+    assert header == f"user,{figures},previous_" + figures.replace(",", ",previous_")
+    assert lines[:-1] == [
+        f"u-{number}"
+        + ",1,0,0,0,0,0,0,0,,0.0000042,0.0000042,0,4,0.00000105,0.00000105"
+        + ",1,0,0,0,0,0,0,0,,0.0000042,0.0000042,0,4,0.00000105,0.00000105"
+        for number in range(7)
+    ]
+    assert lines[-1] == ""
+
+
+async def test_an_export_is_a_parquet_file_with_exact_amounts(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.users, store.events, store.units = 7, [EXAMPLES[0]], {"user": 3}
+    response = await http.get("/usage", params={**EXPORTED, "format": "parquet"})
+    table = pyarrow.parquet.read_table(io.BytesIO(response.content))
+    assert table.num_rows == 7
+    assert table.column("user").to_pylist() == [f"u-{number}" for number in range(7)]
+    assert table.column("cost_USD").to_pylist() == [Decimal("0.0000042")] * 7
+    assert table.column("previous_cost_USD_per_user").to_pylist() == [Decimal("0.0000014")] * 7
+    assert str(table.schema.field("events").type) == "int64"
+    assert table.column("latency_ms_avg").to_pylist() == [None] * 7
+
+
+async def test_an_export_of_nothing_is_its_header(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/usage", params={"format": "csv"})).text.startswith("events,billable_events,")
+    response = await http.get("/usage", params={"format": "parquet"})
+    assert pyarrow.parquet.read_table(io.BytesIO(response.content)).num_rows == 0
+
+
+async def test_text_of_a_group_is_one_field_whatever_it_holds(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.users, store.user = 1, 'a "b",\r\nü'
+    response = await http.get("/usage", params={"group_by": "user", "format": "csv"})
+    (row,) = csv.DictReader(io.StringIO(response.text, newline=""))
+    assert row["user"] == store.user
+
+
+async def test_an_export_that_cannot_be_is_a_problem_document(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.users, store.trouble = 1, TooMuchAskedError("it would read more than 7 rows")
+    problem(await http.get("/usage", params={"format": "csv"}), 422, "too-much-asked")
+    store.trouble = UnavailableError("usage was rebuilt while it was exported: ask again")
+    problem(await http.get("/usage", params={"format": "parquet"}), 503, "unavailable")
 
 
 async def test_an_empty_span_of_time_is_a_question_like_any_other(http: httpx.AsyncClient) -> None:

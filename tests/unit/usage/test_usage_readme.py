@@ -18,6 +18,7 @@ from services.usage.blocks import TABLES
 from services.usage.fingerprint import BUCKET
 from services.usage.queries import Bucket, Order
 from services.usage.settings import UsageSettings
+from services.usage.store import ReadBounds
 
 README = (Path(__file__).parents[3] / "services" / "usage" / "README.md").read_text()
 
@@ -52,6 +53,7 @@ def test_the_table_of_parameters_has_every_one() -> None:
     assert tuple(re.findall(r"`(\w+)`", meanings["`bucket`"]))[:-2] == get_args(Bucket)
     assert tuple(re.findall(r"`(\w+)`", meanings["`per`"])) == get_args(UsageUnit)
     assert tuple(re.findall(r"`(\w+)`", meanings["`order_by`"]))[:-1] == get_args(Order)
+    assert f"each takes at most\n  {ReadBounds().export_seconds} s." in README
     assert f"More than {MOST_CELLS:,} cells" in README
 
 
