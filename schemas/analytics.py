@@ -66,3 +66,33 @@ class UsageRow(UsageFigures):
 
     group: dict[str, str | None]
     previous: UsageFigures | None = None
+
+
+class Quantiles(Model):
+    """Values that half, nine tenths and 99 of a hundred are at or below, exact."""
+
+    p50: int
+    p90: int
+    p99: int
+
+
+class UsageQuality(Model):
+    """How well the work of a group went. Shares are from 0 to 1, and null where there is nothing to have a share of."""
+
+    group: dict[str, str | None]
+    events: int
+    error_share: float | None
+    """Of the events: attempts that failed."""
+    lost_share: float | None
+    """Of the events: attempts whose result was never committed."""
+    retry_share: float | None
+    """Of the events: those that were not, or did not end with, a first attempt."""
+    cached_input_share: float | None
+    """Of the input tokens: those from the provider's cache."""
+    tool_calls: int
+    tool_success_share: float | None
+    """Of the calls of tools: those that gave a result."""
+    latency_ms: Quantiles | None
+    """Of events with outcome `ok`."""
+    first_token_ms: Quantiles | None
+    """From the call of the model to the first of its answer, of answers that were streamed."""

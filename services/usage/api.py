@@ -13,7 +13,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from schemas.analytics import UsageRow
+from schemas.analytics import UsageQuality, UsageRow, UsageUnit
 from schemas.base import DEFAULT_TENANT
 from schemas.http import Page
 from services.runtime.health import ReadinessCheck
@@ -40,8 +40,11 @@ SENT_BYTES = 1 << 16
 Time = Annotated[datetime, BeforeValidator(parse_time)]
 
 
-class UsageParameters(BaseModel):
-    """What `GET /usage` takes. A name that is not here is refused: a misspelt filter would answer for everybody."""
+class QualityParameters(BaseModel):
+    """What `GET /usage/quality` takes, and `GET /usage` too.
+
+    A name that is not here is refused: a misspelt filter would answer for everybody.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,8 +53,6 @@ class UsageParameters(BaseModel):
     bucket: Bucket | None = None
     since: Time | None = Field(default=None, alias="from")
     until: Time | None = Field(default=None, alias="to")
-    compare: Literal["previous"] | None = None
-    per: str = ""
     user_id: str | None = None
     thread_id: str | None = None
     turn_id: str | None = None
@@ -61,15 +62,26 @@ class UsageParameters(BaseModel):
     kind: str | None = None
     outcome: str | None = None
     tool: str | None = None
-    order_by: Order = "tokens"
     limit: int | None = Field(default=None, ge=1, le=1000)
     cursor: str | None = None
-    format: Literal["json", "csv", "parquet"] = "json"
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.since is not None and self.until is not None and self.since > self.until:
             raise ValueError("expected from at or before to")
+        return self
+
+
+class UsageParameters(QualityParameters):
+    """What `GET /usage` takes."""
+
+    compare: Literal["previous"] | None = None
+    per: str = ""
+    order_by: Order = "tokens"
+    format: Literal["json", "csv", "parquet"] = "json"
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
         if self.compare is not None and (self.since is None or self.until is None or self.since == self.until):
             raise ValueError("expected from and to beside compare: the period before is as long as theirs")
         if self.format != "json" and self.cursor is not None:
@@ -78,7 +90,7 @@ class UsageParameters(BaseModel):
 
 
 def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: ReadinessCheck) -> FastAPI:
-    """`GET /usage`: sums by any set of dimensions and what they come to, paged."""
+    """`GET /usage`: sums by any set of dimensions and what they come to; `GET /usage/quality`: how well it went."""
     app = FastAPI(title="Turnlog usage", docs_url=None, redoc_url=None)
     install_problems(app)
     install_health(app, check)
@@ -87,6 +99,12 @@ def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: Readine
     async def usage(asked: Annotated[UsageParameters, Query()]) -> Page[UsageRow] | StreamingResponse:
         book = prices()
         query = query_of(asked, book)
+        query = replace(
+            query,
+            compare=asked.compare is not None,
+            per=_units(asked.per),
+            order_by="events" if asked.order_by == "events" else "tokens",
+        )
         offset, limit = _offset(asked.cursor), asked.limit or PAGE
         try:
             query = await _weighed(query, asked.order_by, book, store)
@@ -98,6 +116,16 @@ def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: Readine
         following = _cursor(offset + limit) if len(groups) > limit else None
         items = [priced(group, asked.tenant_id, book) for group in groups[:limit]]
         return Page[UsageRow](items=items, next_cursor=following)
+
+    @app.get("/usage/quality")
+    async def quality(asked: Annotated[QualityParameters, Query()]) -> Page[UsageQuality]:
+        offset, limit = _offset(asked.cursor), asked.limit or PAGE
+        try:
+            groups = await store.quality(replace(query_of(asked, prices()), limit=limit + 1, offset=offset))
+        except TooMuchAskedError as error:
+            raise problem(422, "too-much-asked", "Too much asked", str(error)) from error
+        following = _cursor(offset + limit) if len(groups) > limit else None
+        return Page[UsageQuality](items=list(groups[:limit]), next_cursor=following)
 
     return app
 
@@ -133,16 +161,12 @@ def _sent(file: BinaryIO) -> Iterator[bytes]:
             yield part
 
 
-def query_of(asked: UsageParameters, book: PriceBook) -> UsageQuery:
-    """The question without its page, in the order of tokens or events. Raises ProblemError."""
+def query_of(asked: QualityParameters, book: PriceBook) -> UsageQuery:
+    """Whose usage, when and in which groups, without the page. Raises ProblemError."""
     try:
         dimensions = parse_dimensions(asked.group_by)
     except ValueError as error:
         raise problem(400, "bad-group-by", "Bad group_by", str(error)) from error
-    try:
-        units = parse_units(asked.per)
-    except ValueError as error:
-        raise problem(400, "bad-per", "Bad per", str(error)) from error
     return UsageQuery(
         tenant_id=asked.tenant_id,
         group_by=dimensions,
@@ -150,11 +174,15 @@ def query_of(asked: UsageParameters, book: PriceBook) -> UsageQuery:
         since=asked.since,
         until=asked.until,
         filters={name: value for name in FILTERS if (value := getattr(asked, name)) is not None},
-        compare=asked.compare is not None,
-        per=units,
-        order_by="events" if asked.order_by == "events" else "tokens",
         boundaries=book.boundaries(asked.tenant_id),
     )
+
+
+def _units(text: str) -> list[UsageUnit]:
+    try:
+        return parse_units(text)
+    except ValueError as error:
+        raise problem(400, "bad-per", "Bad per", str(error)) from error
 
 
 async def _weighed(query: UsageQuery, order: Order, book: PriceBook, store: UsageStore) -> UsageQuery:

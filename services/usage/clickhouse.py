@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
+from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
@@ -21,6 +22,7 @@ from services.runtime.metrics import USAGE_CONFLICTS
 from services.usage.blocks import BlockWriter, empty, go_live, live_writer, positions_sql
 from services.usage.fingerprint import BUCKET, values_sql
 from services.usage.migrate import migrate
+from services.usage.quality_sql import quality_from, quality_parameters, quality_sql
 from services.usage.queries import UsageGroup, UsageQuery
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.rollups import RAW, Slot
@@ -151,6 +153,10 @@ class ClickHouseUsageStore:
         result = await self._ask(lambda slot: sums_sql(query, slot), parameters_of(query))
         return [group_from(query, row) for row in result.named_results()]
 
+    async def quality(self, query: UsageQuery) -> Sequence[UsageQuality]:
+        result = await self._ask(lambda slot: quality_sql(query, slot), quality_parameters(query))
+        return [quality_from(query, row) for row in result.named_results()]
+
     async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
         live = self._live
         _opened(self._reader)
@@ -189,6 +195,7 @@ class ClickHouseUsageStore:
             yield {
                 "max_execution_time": seconds,
                 "timeout_overflow_mode": "throw",
+                "max_memory_usage": self._bounds.memory_bytes,
                 "max_rows_to_read": self._bounds.rows,
                 "read_overflow_mode": "throw",
             }
@@ -196,7 +203,8 @@ class ClickHouseUsageStore:
             if _code(error) not in TOO_MUCH:
                 raise
             raise TooMuchAskedError(
-                f"it would read more than {self._bounds.rows:,} rows or take more than {seconds} s: ask "
+                f"it would read more than {self._bounds.rows:,} rows, take more than {seconds} s or "
+                f"{self._bounds.memory_bytes >> 20:,} MB: ask "
                 "for a shorter time, for whole days, or without the thread and the turn"
             ) from error
 

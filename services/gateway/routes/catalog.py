@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from schemas.agents import AgentSpec
-from schemas.analytics import UsageRow
+from schemas.analytics import UsageQuality, UsageRow
 from schemas.base import Spec
 from schemas.http import Page
 from schemas.prices import PriceSpec
@@ -89,6 +89,12 @@ async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
     if request.query_params.get("format", "json") != "json":
         return await ports.usage.stream("usage", **parameters)
     return await ports.usage.get("usage", **parameters)
+
+
+@router.get("/v1/usage/quality", response_model=Page[UsageQuality], tags=["usage"])
+async def quality(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
+    """Latency, time to the first token, errors, retries and lost attempts: `group_by`, `bucket`, times, filters."""
+    return await ports.usage.get("usage/quality", **{**request.query_params, "tenant_id": tenant_id})
 
 
 async def _apply(ports: Ports, topic: Topic, spec: Spec, tenant_id: str) -> None:

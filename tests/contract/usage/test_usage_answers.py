@@ -232,7 +232,7 @@ async def test_a_question_may_read_so_many_rows_and_no_more(place: Place) -> Non
         await store.insert(block(*(spent(number) for number in range(9))))
         assert (await total(store, **EXACT_AND_SUMMED[0])).events == 9
         await store.insert(block(*(spent(number) for number in range(9, 12)), first=9))
-        with pytest.raises(TooMuchAskedError, match="more than 9 rows or take more than 20 s: ask for a shorter time"):
+        with pytest.raises(TooMuchAskedError, match="more than 9 rows, take more than 20 s or 4,096 MB: ask for a shorter time"):
             await total(store, **EXACT_AND_SUMMED[0])
         assert (await total(store)).events == 12
     finally:
@@ -362,3 +362,55 @@ async def test_an_export_has_the_bounds_of_a_question_and_ends_with_what_it_writ
                 await store.export(UsageQuery("default", limit=None), full)
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("seed", [random.randrange(10**6)])
+async def test_quality_is_that_of_the_events(store: ClickHouseUsageStore, seed: int) -> None:
+    chance = random.Random(seed)
+    events = [
+        spent(
+            number,
+            kind=(kind := chance.choice(["completion", "tool"])),
+            model=chance.choice(["small", "large"]),
+            outcome=chance.choice(["ok", "ok", "ok", "error", "lost"]),
+            attempt=chance.choice([1, 1, 2]),
+            input_tokens=100 if kind == "completion" else 0,
+            cached_input_tokens=chance.randrange(50) if kind == "completion" else 0,
+            latency_ms=chance.randrange(5000),
+            first_token_ms=chance.choice([None, chance.randrange(500)]),
+            occurred_at=START + timedelta(minutes=chance.randrange(60)),
+        )
+        for number in range(200)
+    ]
+    await store.insert(block(*events))
+    dimensions: list[UsageDimension] = ["model", "kind"]
+    rows = await store.quality(UsageQuery("default", dimensions, bucket="day"))
+    assert len(rows) > 4
+    for row in rows:
+        day, model, kind = row.group.values()
+        assert day is not None
+        of = [
+            each
+            for each in events
+            if (each.model, each.kind) == (model, kind) and f"{each.occurred_at:%d}" in day[8:10]
+        ]
+        assert row.events == len(of)
+        assert row.error_share == sum(each.outcome == "error" for each in of) / len(of)
+        assert row.lost_share == sum(each.outcome == "lost" for each in of) / len(of)
+        assert row.retry_share == sum(each.attempt > 1 for each in of) / len(of)
+        given, cached = sum(each.input_tokens for each in of), sum(each.cached_input_tokens for each in of)
+        assert row.cached_input_share == (cached / given if given else None)
+        ok = [each for each in of if each.outcome == "ok"]
+        assert row.tool_success_share == (len(ok) / len(of) if kind == "tool" else None)
+        assert row.tool_calls == (len(of) if kind == "tool" else 0)
+        firsts = [each.first_token_ms for each in of if each.first_token_ms is not None]
+        for told, values in ((row.latency_ms, [each.latency_ms for each in ok]), (row.first_token_ms, firsts)):
+            values.sort()
+            expected = [values[int(share * len(values))] for share in (0.5, 0.9, 0.99)] if values else None
+            assert (told and [told.p50, told.p90, told.p99]) == expected
+
+
+async def test_quality_of_nothing_has_no_shares(store: ClickHouseUsageStore) -> None:
+    (row,) = await store.quality(UsageQuery("default"))
+    assert (row.events, row.error_share, row.latency_ms, row.first_token_ms) == (0, None, None, None)
+    assert await store.quality(UsageQuery("default", ["user"])) == []

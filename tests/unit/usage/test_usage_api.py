@@ -12,7 +12,7 @@ import httpx
 import pyarrow.parquet
 import pytest
 
-from schemas.analytics import UsageUnit
+from schemas.analytics import Quantiles, UsageQuality, UsageUnit
 from schemas.http import ComponentHealth
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import UnavailableError
@@ -24,6 +24,20 @@ from services.usage.store import Block, TooMuchAskedError, UsageStore
 from tests.support.prices import book_of, price
 
 BOOK = book_of(price(rates={"input": "0.1", "output": "1"}), price(tenant_id="acme", figure="price", markup="0.5"))
+
+
+QUALITY = UsageQuality(
+    group={},
+    events=1,
+    error_share=0.5,
+    lost_share=0,
+    retry_share=0,
+    cached_input_share=None,
+    tool_calls=0,
+    tool_success_share=None,
+    latency_ms=Quantiles(p50=1, p90=2, p99=3),
+    first_token_ms=None,
+)
 
 
 class ListStore(UsageStore):
@@ -62,6 +76,14 @@ class ListStore(UsageStore):
         ]
         assert query.limit is not None
         return rows[query.offset : query.offset + query.limit]
+
+    async def quality(self, query: UsageQuery) -> Sequence[UsageQuality]:
+        self.asked.append(query)
+        if self.trouble is not None:
+            raise self.trouble
+        return [QUALITY.model_copy(update={"events": number}) for number in range(self.users)][
+            query.offset : query.offset + (query.limit or 0)
+        ]
 
     async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
         for first in range(0, self.users, 3):
@@ -240,6 +262,22 @@ async def test_a_group_is_told_with_the_period_before_and_what_one_unit_comes_to
     }
     assert row["previous"]["cost"] == {"USD": "0.0000042"}
     assert "group" not in row["previous"]
+
+
+async def test_quality_takes_the_same_groups_filters_and_pages(http: httpx.AsyncClient, store: ListStore) -> None:
+    store.users = 3
+    asked = {"group_by": "model", "bucket": "day", "from": "2026-01-01", "kind": "completion", "limit": "2"}
+    page = (await http.get("/usage/quality", params=asked)).json()
+    assert page["items"][0]["latency_ms"] == {"p50": 1, "p90": 2, "p99": 3}
+    (query,) = store.asked
+    assert (query.group_by, query.bucket, query.filters, query.limit) == (["model"], "day", {"kind": "completion"}, 3)
+    page = (await http.get("/usage/quality", params={**asked, "cursor": page["next_cursor"]})).json()
+    assert ([item["events"] for item in page["items"]], page["next_cursor"]) == ([2], None)
+
+
+@pytest.mark.parametrize("parameters", [{"compare": "previous"}, {"order_by": "cost"}, {"format": "csv"}, {"usr": "u"}])
+async def test_what_quality_does_not_take_is_refused(http: httpx.AsyncClient, parameters: dict[str, str]) -> None:
+    problem(await http.get("/usage/quality", params=parameters), 422, "invalid-request")
 
 
 EXPORTED = {"group_by": "user", "compare": "previous", "from": "2026-01-02", "to": "2026-01-03", "per": "user"}

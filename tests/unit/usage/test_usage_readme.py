@@ -7,7 +7,7 @@ from typing import get_args
 
 from fastapi.routing import APIRoute
 
-from schemas.analytics import UsageDimension, UsageRow, UsageUnit
+from schemas.analytics import UsageDimension, UsageQuality, UsageRow, UsageUnit
 from schemas.prices import PriceSpec, Rates
 from services.cli.catalog import read_specs
 from services.runtime.groups import USAGE_GROUP
@@ -55,6 +55,11 @@ def test_the_table_of_parameters_has_every_one() -> None:
     assert tuple(re.findall(r"`(\w+)`", meanings["`order_by`"]))[:-1] == get_args(Order)
     assert f"each takes at most\n  {ReadBounds().export_seconds} s." in README
     assert f"More than {MOST_CELLS:,} cells" in README
+
+
+def test_the_table_of_quality_has_every_figure() -> None:
+    written = {name for names, _ in rows("an item of quality") for name in re.findall(r"`(\w+)`", names)}
+    assert written == UsageQuality.model_fields.keys()
 
 
 async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> None:
