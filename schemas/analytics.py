@@ -7,6 +7,7 @@ from schemas.base import Model, Money
 UsageDimension = Literal[
     "tenant",
     "user",
+    "team",
     "thread",
     "turn",
     "agent",
@@ -18,7 +19,7 @@ UsageDimension = Literal[
     "outcome",
 ]
 
-UsageUnit = Literal["thread", "user"]
+UsageUnit = Literal["thread", "completed_turn", "user"]
 """Of what a group can be told the cost of one."""
 
 
@@ -39,7 +40,7 @@ class UsageCounts(Model):
 
 
 class UsagePerUnit(Model):
-    """What one thread or user of a group comes to: its cost and price by how many there are, to 12 decimals."""
+    """What one thread, completed turn or user comes to: a group's cost and price by their number, to 12 decimals."""
 
     count: int
     cost: dict[str, Money]

@@ -249,6 +249,7 @@ class PromptBody(RequestBody):
     agent: Name = "assistant"
     content: Content
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     prompt_id: Identifier | None = None
     options: TurnOptions = TurnOptions()
     metadata: JsonObject = {}

@@ -54,6 +54,7 @@ class QualityParameters(BaseModel):
     since: Time | None = Field(default=None, alias="from")
     until: Time | None = Field(default=None, alias="to")
     user_id: str | None = None
+    team_id: str | None = None
     thread_id: str | None = None
     turn_id: str | None = None
     agent: str | None = None

@@ -19,7 +19,7 @@ Values = tuple[str | None, ...]
 """What a row holds as text, in the order of COLUMNS."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FLAGS = ("estimated", "billable")
+_FLAGS = ("estimated", "billable", "completes_turn")
 _TIMES = ("occurred_at",)
 
 

@@ -9,7 +9,9 @@ from schemas.analytics import UsageCounts, UsageDimension, UsageUnit
 from services.usage.pricing.cells import Boundaries, Cell, Weights
 
 Bucket = Literal["minute", "hour", "day", "month"]
-FilterField = Literal["user_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"]
+FilterField = Literal[
+    "user_id", "team_id", "thread_id", "turn_id", "agent", "model", "provider", "kind", "outcome", "tool"
+]
 
 Order = Literal["tokens", "events", "cost", "price"]
 

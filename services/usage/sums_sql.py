@@ -17,6 +17,7 @@ from services.usage.rollups import DAYS, Slot, Source, source_of
 COLUMNS: dict[UsageDimension, str] = {
     "tenant": "tenant_id",
     "user": "user_id",
+    "team": "team_id",
     "thread": "thread_id",
     "turn": "turn_id",
     "agent": "agent",
@@ -28,7 +29,7 @@ COLUMNS: dict[UsageDimension, str] = {
     "outcome": "outcome",
 }
 
-UNITS: dict[UsageUnit, str] = {"thread": "thread_id", "user": "user_id"}
+UNITS: dict[UsageUnit, str] = {"thread": "thread_id", "completed_turn": "completes_turn", "user": "user_id"}
 
 _BUCKETS: dict[Bucket, tuple[timedelta, str]] = {
     "minute": (timedelta(minutes=1), "%Y-%m-%dT%H:%i:00Z"),
@@ -178,7 +179,12 @@ def _figures(prefix: str, when: str, per: Sequence[UsageUnit]) -> dict[str, str]
             "reasoning_sum": total("reasoning"),
             "latency_avg": f"{total('latency')} / {total('events')}",
             "cells": f"groupArray{of_period.format(f'({_CELL})')}",
-            **{f"{unit}s": f"uniqExactMerge{of_period.format(f'{unit}_states')}" for unit in per},
+            **{
+                f"{unit}s": total("completed_turn_states")
+                if unit == "completed_turn"
+                else f"uniqExactMerge{of_period.format(f'{unit}_states')}"
+                for unit in per
+            },
         }.items()
     }
 
@@ -233,7 +239,12 @@ def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
         name: f"sumIf({source.weight}, outcome = '{outcome}')"
         for name, outcome in (("errors", "error"), ("lost", "lost"))
     }
-    states = {f"{unit}_states": f"uniqExactState({column})" for unit, column in units.items()}
+    states = {
+        f"{unit}_states": f"sumIf({source.weight}, completes_turn)"
+        if unit == "completed_turn"
+        else f"uniqExactState({column})"
+        for unit, column in units.items()
+    }
     hashed = {"cell_hash": _CELL_HASH} if isinstance(query.order_by, Weights) else {}
     added_up = {
         "events": f"sum({source.weight})",

@@ -34,7 +34,7 @@ async def test_a_tenant_sees_its_own_usage_alone(store: ClickHouseUsageStore) ->
 
 
 async def test_every_dimension_and_filter_has_its_column(store: ClickHouseUsageStore) -> None:
-    event = EXAMPLES[0].model_copy(update={"tool": "calculate"})
+    event = EXAMPLES[0].model_copy(update={"tool": "calculate", "team_id": "blue"})
     await store.insert(block(event, spent(1, kind="embedding", outcome="error", billable=False)))
     for dimension, column in COLUMNS.items():
         values = {row.group[dimension] for row in await store.query(UsageQuery("default", [dimension]))}
@@ -232,7 +232,9 @@ async def test_a_question_may_read_so_many_rows_and_no_more(place: Place) -> Non
         await store.insert(block(*(spent(number) for number in range(9))))
         assert (await total(store, **EXACT_AND_SUMMED[0])).events == 9
         await store.insert(block(*(spent(number) for number in range(9, 12)), first=9))
-        with pytest.raises(TooMuchAskedError, match="more than 9 rows, take more than 20 s or 4,096 MB: ask for a shorter time"):
+        with pytest.raises(
+            TooMuchAskedError, match="more than 9 rows, take more than 20 s or 4,096 MB: ask for a shorter time"
+        ):
             await total(store, **EXACT_AND_SUMMED[0])
         assert (await total(store)).events == 12
     finally:
@@ -287,9 +289,17 @@ async def test_the_period_before_is_told_beside_each_group(store: ClickHouseUsag
 
 async def test_different_threads_and_users_are_counted_by_rows_and_sums_alike(store: ClickHouseUsageStore) -> None:
     who = [("t-1", "ann"), ("t-1", "bob"), ("t-2", "ann"), (None, None), ("t-2", "ann")]
-    await store.insert(block(*(spent(at, thread_id=thread, user_id=user) for at, (thread, user) in enumerate(who))))
+    await store.insert(
+        block(
+            *(
+                spent(at, thread_id=thread, user_id=user, completes_turn=at % 3 == 0)
+                for at, (thread, user) in enumerate(who)
+            )
+        )
+    )
     for each in EXACT_AND_SUMMED:
         assert (await total(store, per=["thread", "user"], **each)).units == {"thread": 2, "user": 2}
+        assert (await total(store, per=["completed_turn"], **each)).units == {"completed_turn": 2}
         assert (await total(store, per=["user"], filters={"agent": "nobody"}, **each)).units == {"user": 0}
 
 

@@ -182,14 +182,14 @@ async def test_an_unknown_dimension_is_refused_with_the_known_ones(
     http: httpx.AsyncClient, store: ListStore, group_by: str
 ) -> None:
     document = problem(await http.get("/usage", params={"group_by": group_by}), 400, "bad-group-by")
-    assert "tenant, user, thread, turn, agent" in document["detail"]
+    assert "tenant, user, team, thread, turn, agent" in document["detail"]
     assert group_by in document["detail"]
     assert store.asked == []
 
 
 async def test_an_unknown_unit_is_refused_with_the_known_ones(http: httpx.AsyncClient, store: ListStore) -> None:
     document = problem(await http.get("/usage", params={"per": "user,tool"}), 400, "bad-per")
-    assert document["detail"] == "expected different units of thread, user; got 'user,tool'"
+    assert document["detail"] == "expected different units of thread, completed_turn, user; got 'user,tool'"
     assert store.asked == []
 
 
