@@ -83,6 +83,8 @@ class AgentSpec(Spec):
     tools: list[Name] = []
     handoffs: list[Name] = []
     context: ContextOptions = ContextOptions()
+    context_handler: Name | None = None
+    """What gets the past that was found and says what the model sees of it: one of `TURNLOG_CONTEXT_HANDLERS`."""
     stop: StopConditions = StopConditions()
     call: JsonObject = {}
     """`temperature`, `max_output_tokens` and anything else that the provider takes."""

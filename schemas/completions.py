@@ -10,7 +10,9 @@ ErrorCode = Annotated[
     Literal[
         "auth",
         "bad_request",
+        "budget",
         "busy",
+        "context_handler",
         "context_length",
         "deadline",
         "malformed_response",

@@ -34,7 +34,7 @@ class ToolArgsDelta(_Delta):
 
 
 class StreamAborted(_Delta):
-    """What was streamed for this attempt will not be committed."""
+    """What was streamed for this attempt is no answer; where its turn ends with it, it is kept as a failed one."""
 
     type: Literal["stream.aborted"] = "stream.aborted"
     reason: str

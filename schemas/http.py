@@ -16,7 +16,7 @@ from schemas.base import (
     Timestamp,
     TokenCounts,
 )
-from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
+from schemas.journal import ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, Part
 from schemas.prompts import TurnOptions
 
@@ -49,8 +49,22 @@ ThreadOrder = Literal["updated", "created"]
 """Which threads of a list come first: those that changed last, or those that were created last."""
 
 
+ThreadState = ThreadStatus | Literal["deleting"]
+"""A thread that is being deleted is there until all of its messages are gone."""
+
+
+class ThreadDeletion(Model):
+    """How far the deletion of a thread is: so many of its messages are gone, of so many."""
+
+    removed: int
+    total: int
+
+
 class ThreadView(Model):
-    """A thread as memory holds it. `user_id` is whose it is; `users` and `agents` all that took part, as they came."""
+    """A thread as memory holds it. `user_id` is whose it is; `users` and `agents` all that took part, as they came.
+
+    `deletion` is there while the status is `deleting`.
+    """
 
     thread_id: ThreadId
     tenant_id: TenantId = DEFAULT_TENANT
@@ -60,7 +74,8 @@ class ThreadView(Model):
     forked_from: ForkedFrom | None = None
     title: str | None = None
     summary: str | None = None
-    status: ThreadStatus = "active"
+    status: ThreadState = "active"
+    deletion: ThreadDeletion | None = None
     metadata: JsonObject = {}
     created_at: Timestamp
     updated_at: Timestamp
@@ -68,12 +83,12 @@ class ThreadView(Model):
 
 PageLimit = Annotated[int, Field(ge=1, le=1000)]
 
-MessagePosition = Annotated[int, Field(ge=0, le=2**53)]
-"""No offset of Kafka gets beyond, where a number is not the same to every reader of JSON."""
-
 
 class MessageView(Model):
-    """A message as memory holds it. `position` orders the messages of a thread."""
+    """A message as memory holds it. `position` orders the messages of a thread.
+
+    An answer that is `pending`, or `streaming` as its text comes, is behind all others until it is written.
+    """
 
     message_id: str
     thread_id: ThreadId
@@ -146,6 +161,35 @@ class ThreadContext(ContextResponse):
     instructions: str | None = None
 
 
+class ContextHandlerRequest(Model):
+    """What a context handler gets: the past as memory has found it, and of the turn what there is so far.
+
+    `messages` say why each is there; those of the reason `turn` come behind whatever the handler answers.
+    """
+
+    tenant_id: TenantId = DEFAULT_TENANT
+    thread_id: ThreadId
+    turn_id: str
+    user_id: str | None = None
+    agent: Name
+    agent_version: str
+    instructions: str
+    messages: list[ContextMessage]
+
+
+class HandledMessage(Model):
+    """A message as a context handler wants the model to see it: one that it got, changed or not, or one of its own."""
+
+    role: Role
+    content: Content
+
+
+class ContextHandlerAnswer(Model):
+    """The past that the model sees, in this order, before the turn's own messages."""
+
+    messages: list[HandledMessage] = Field(max_length=10_000)
+
+
 class SeenPrompt(Model):
     tenant_id: TenantId = DEFAULT_TENANT
     thread_id: ThreadId
@@ -196,10 +240,10 @@ class SearchPage(Page[SearchHit]):
 
 
 class ThreadListQuery(Model):
-    """Which threads, by their fields; with `q` those whose title or summary match, the best first, on one page."""
+    """Which threads, by their fields; with `q` those whose title or summary match, the best first."""
 
     user_id: str | None = None
-    status: ThreadStatus | None = None
+    status: ThreadState | None = None
     q: str | None = None
     order: ThreadOrder = "updated"
     cursor: str | None = None
@@ -207,7 +251,11 @@ class ThreadListQuery(Model):
 
 
 class MessageListQuery(Model):
-    """Which messages of a thread, in which direction. Both positions are inclusive."""
+    """Which messages of a thread, in which direction. Both positions are inclusive.
+
+    Answers that are not written yet come where their `status` is asked for: `pending`, or `streaming` of those the
+    ones whose text is coming.
+    """
 
     cursor: str | None = None
     limit: PageLimit = 50

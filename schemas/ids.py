@@ -49,6 +49,11 @@ def turn_id_of(tenant_id: str, thread_id: str, prompt_id: str) -> str:
     return derived_id("turn", tenant_id, thread_id, prompt_id, at=time_of(prompt_id))
 
 
+def message_id_of(turn_id: str, step: int, role: str, index: object, *, opened_at: datetime) -> str:
+    """The message of a turn at a step, also before it is written. `index` tells those of a step and role apart."""
+    return derived_id("message", turn_id, step, role, index, at=opened_at)
+
+
 def record_id(topic: str, partition: int, offset: int) -> str:
     """The id of a record that came without one; two readers of the log agree on it."""
     return derived_id("record", topic, partition, offset, at=EPOCH)

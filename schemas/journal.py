@@ -35,9 +35,20 @@ class MessageAdded(ThreadEvent):
     created_at: Timestamp
 
 
+LAST_POSITION = 2**53
+"""No offset of Kafka gets beyond, where a number is not the same to every reader of JSON."""
+
+MessagePosition = Annotated[int, Field(ge=0, le=LAST_POSITION)]
+"""Where a message is in its thread: the offset of its event."""
+
+
 class MessageDeleted(ThreadEvent):
+    """Messages by their ids, and those at positions before this event, both inclusive; one of them may be open."""
+
     type: Literal["message.deleted"] = "message.deleted"
     message_ids: list[Identifier]
+    from_position: MessagePosition | None = None
+    to_position: MessagePosition | None = None
     deleted_at: Timestamp
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.agents import ContextOptions, Limits, ModelRef
 from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
-from schemas.journal import ForkedFrom, MessageStatus, Role, ThreadStatus
+from schemas.journal import ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, TextPart
 
 
@@ -113,8 +113,15 @@ class MessagesAppend(ThreadEvent):
 
 
 class MessagesDelete(ThreadEvent):
+    """By ids, by positions, or both. One position may be left out; both are inclusive.
+
+    By position it removes what is there when it is carried out, however many that are; without any of them nothing.
+    """
+
     type: Literal["messages.delete"] = "messages.delete"
-    message_ids: Annotated[list[Identifier], Field(min_length=1, max_length=1000)]
+    message_ids: Annotated[list[Identifier], Field(max_length=1000)] = []
+    from_position: MessagePosition | None = None
+    to_position: MessagePosition | None = None
 
 
 PromptsEvent = Annotated[

@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from schemas import (
     agents,
+    budgets,
     completions,
     dead_letters,
     deltas,
@@ -158,6 +159,16 @@ PRICES = Topic(
     compacted=True,
     keyed_by="name",
 )
+BUDGETS = Topic(
+    name="budgets",
+    default_type="budget.applied",
+    event=TypeAdapter(budgets.BudgetEvent),
+    examples=budgets.EXAMPLES,
+    writers="gateway, command line; usage for what is spent",
+    incoming=True,
+    compacted=True,
+    keyed_by="name",
+)
 DEAD_LETTERS = Topic(
     name="dead-letters",
     default_type="record.rejected",
@@ -180,6 +191,7 @@ ALL: tuple[Topic, ...] = (
     AGENTS,
     TOOLS,
     PRICES,
+    BUDGETS,
     DEAD_LETTERS,
 )
 

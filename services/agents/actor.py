@@ -9,15 +9,19 @@ from typing import Any
 import structlog
 from opentelemetry.trace import Span, SpanKind
 
-from schemas.agents import AgentSpec, ContextOptions
-from schemas.http import ContextRequest, ContextResponse, MessageView
+from schemas.agents import AgentSpec
+from schemas.completions import TurnFailed, TurnRejected
+from schemas.http import ContextHandlerRequest, ContextRequest, ContextResponse, MessageView
 from schemas.journal import MessageAdded, TurnClosed, TurnOpened
 from schemas.parts import text_of
 from schemas.tools import ToolSpec
 from schemas.topics import state_key
-from schemas.turns import Thinking
+from schemas.turns import AwaitingHuman, Thinking
+from services.agents.budgets import BudgetGate
 from services.agents.chat import chat_messages, function_specs
+from services.agents.context_handlers import ContextHandlers
 from services.agents.deltas import DeltaEvent, DeltaStream
+from services.agents.failures import CallFailed
 from services.agents.intake import Intake
 from services.agents.memory import MemoryClient
 from services.agents.model import ModelAnswer, ModelClient, ModelFailure, ModelRequest
@@ -40,6 +44,7 @@ from services.agents.turn.state import (
     WantedCall,
     next_due,
     restore_states,
+    spender,
     state_records,
     wanted_call,
 )
@@ -79,8 +84,10 @@ class TurnActor:
         intake: Intake,
         memory: MemoryClient,
         model: ModelClient,
+        context_handlers: ContextHandlers,
         agents: Registry[AgentSpec],
         tools: Registry[ToolSpec],
+        budgets: BudgetGate,
         default_model: str,
         call_seconds: float,
         send_delta: Callable[[DeltaEvent], None],
@@ -89,13 +96,16 @@ class TurnActor:
         self._intake = intake
         self._memory = memory
         self._model = model
+        self._context_handlers = context_handlers
         self._agents = agents
         self._tools = tools
+        self._budgets = budgets
         self._default_model = default_model
         self._call_seconds = call_seconds
         self._send_delta = send_delta
         self._traces = traces
         self._working: dict[str, _Working] = {}
+        self._streams: dict[str, DeltaStream] = {}
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
         self._intake.taken(partition, recent, journal_end)
@@ -104,7 +114,7 @@ class TurnActor:
         return await self._intake.prepare(topic, records, journal_end)
 
     def decide(self, state: ThreadState | None, happened: ThreadInput, at: datetime) -> Decision:
-        return traced(decide(state, happened, self._environment(at)), state, happened)
+        return traced(decide(state, happened, self._environment(at, self._written(state))), state, happened)
 
     def state_records(self, before: ThreadState | None, after: ThreadState | None) -> Sequence[StateRecord]:
         return state_records(before, after)
@@ -133,11 +143,17 @@ class TurnActor:
                     working.own.append(event)
             elif isinstance(event, TurnClosed):
                 metrics.TURNS.labels(event.outcome).inc()
+            elif isinstance(event, TurnRejected | TurnFailed) and event.error.code == "budget":
+                metrics.BUDGET_STOPS.labels(event.type).inc()
+        spends = outcome.state is not None and not isinstance(outcome.state.turn.phase, AwaitingHuman)
+        self._budgets.in_flight(key, spender(outcome.state) if outcome.state is not None and spends else None)
         if outcome.state is None:
-            self._working.pop(key, None)
+            self.forgotten(key)
 
     def forgotten(self, key: str) -> None:
         self._working.pop(key, None)
+        self._streams.pop(key, None)
+        self._budgets.in_flight(key, None)
 
     async def call(self, state: ThreadState, journal_position: JournalPosition) -> ThreadInput:
         """Asks the model for the next step. Whatever goes wrong with it becomes a ModelFailed.
@@ -173,8 +189,11 @@ class TurnActor:
             return ModelFailure("", model, "unknown_agent", f"agent {turn.agent!r} is gone", False, 0)
         names = turn.options.tools if turn.options.tools is not None else spec.tools
         tools = [tool for name in names if (tool := self._tools.get(name, tenant_id=state.tenant_id))]
-        messages = await self._messages(state, turn.options.context or spec.context, journal_position)
         instructions = turn.options.instructions if turn.options.instructions is not None else spec.instructions
+        try:
+            messages = await self._messages(state, spec, instructions, journal_position)
+        except CallFailed as failure:
+            return ModelFailure("", model, failure.code, failure.message, failure.retryable, 0)
         left = (turn.deadline_at - datetime.now(UTC)).total_seconds()
         request = ModelRequest(
             model=model,
@@ -186,6 +205,7 @@ class TurnActor:
             tenant_id=state.tenant_id,
         )
         stream = DeltaStream(state.tenant_id, state.thread_id, turn, spec.stream, self._send_delta)
+        self._streams[state.key] = stream
         try:
             outcome = await self._model.attempt(request, stream)
         except BaseException:
@@ -198,9 +218,12 @@ class TurnActor:
         return outcome
 
     async def _messages(
-        self, state: ThreadState, options: ContextOptions, journal_position: JournalPosition
+        self, state: ThreadState, spec: AgentSpec, instructions: str, journal_position: JournalPosition
     ) -> list[MessageAdded | MessageView]:
-        """The past once a turn, and the turn's own messages; after a takeover those come from memory too."""
+        """The past once a turn, and the turn's own messages; after a takeover those come from memory too.
+
+        Raises CallFailed when the agent's context handler gives no past.
+        """
         key = state_key(state.tenant_id, state.thread_id)
         turn = state.turn
         working = self._working.get(key)
@@ -216,13 +239,26 @@ class TurnActor:
                     turn_id=turn.turn_id,
                     user_id=turn.user_id,
                     query=next((text_of(each.parts) for each in own if each.role == "user"), None),
-                    options=options,
+                    options=turn.options.context or spec.context,
                     min_offset=position,
                     partition=self._intake.partition_of(state.thread_id),
                 )
             )
             remembered = [each.message for each in answer.messages]
-            working.past = [message for message in remembered if message.turn_id != turn.turn_id]
+            past = [message for message in remembered if message.turn_id != turn.turn_id]
+            if spec.context_handler is not None:
+                request = ContextHandlerRequest(
+                    tenant_id=state.tenant_id,
+                    thread_id=state.thread_id,
+                    turn_id=turn.turn_id,
+                    user_id=turn.user_id,
+                    agent=turn.agent,
+                    agent_version=turn.agent_version,
+                    instructions=instructions,
+                    messages=answer.messages,
+                )
+                past = await self._context_handlers.handle(spec.context_handler, request)
+            working.past = past
             if not working.whole:
                 decided = {message.message_id for message in working.own}
                 earlier = [m for m in remembered if m.turn_id == turn.turn_id and m.message_id not in decided]
@@ -236,12 +272,20 @@ class TurnActor:
             except UnavailableError as error:
                 log.warning("context_waits", turn_id=request.turn_id, reason=str(error))
                 await asyncio.sleep(MEMORY_RETRY_SECONDS)
+                await self._memory.until_reachable()
 
-    def _environment(self, at: datetime) -> Environment:
+    def _written(self, state: ThreadState | None) -> str:
+        """What this worker has got of the answer that the state waits for."""
+        stream = self._streams.get(state.key) if state is not None else None
+        return stream.written if stream is not None and wanted_call(state) == stream.call else ""
+
+    def _environment(self, at: datetime, written: str = "") -> Environment:
         return Environment(
             at=at,
+            written=written,
             agent=lambda tenant, name, version: self._agents.get(name, tenant_id=tenant, version=version),
             tool=lambda tenant, name: self._tools.get(name, tenant_id=tenant),
+            budget=lambda spender, opening: self._budgets.closed(spender, at, opening=opening),
         )
 
 

@@ -5,13 +5,16 @@ from schemas.http import ComponentHealth
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, PROMPTS, TOOLS
 from services.agents.actor import TurnActor
+from services.agents.budgets import BudgetGate
 from services.agents.chat_completions import ChatCompletions
+from services.agents.context_handlers import ContextHandlers
 from services.agents.intake import Intake
 from services.agents.kafka import DeltaPublisher
 from services.agents.memory import MemoryClient
 from services.agents.providers import providers_from
 from services.agents.settings import AgentsSettings
 from services.agents.turn.state import ThreadState
+from services.runtime.budgets import BudgetBoard
 from services.runtime.definitions import DefinitionsCheck
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import AGENTS_GROUP
@@ -33,9 +36,11 @@ class AgentsService:
         self._clients = KafkaClients(settings, client_id="turnlog-agents")
         self._agents: Registry[AgentSpec] = Registry(self._clients, settings, AGENTS)
         self._tools: Registry[ToolSpec] = Registry(self._clients, settings, TOOLS)
+        self._budgets = BudgetBoard(self._clients, settings)
         self._definitions = DefinitionsCheck(self._clients, settings)
         self._memory = MemoryClient(settings.memory_base_url)
         self._models = ChatCompletions(providers_from(settings))
+        self._context_handlers = ContextHandlers(settings.context_handlers)
         self._deltas = DeltaPublisher(self._clients)
         self._failpoints = Failpoints(settings.failpoints)
         self._traces = traces_of(settings, self.name)
@@ -49,17 +54,21 @@ class AgentsService:
         partitions = await count_partitions(self._clients, settings, PROMPTS)
         await self._memory.start()
         await self._models.start()
+        await self._context_handlers.start()
         await self._deltas.start()
         await self._agents.start()
         await self._tools.start()
+        await self._budgets.start()
         await self._definitions.start()
         intake = Intake(memory=self._memory, agents=self._agents, tools=self._tools, partitions=partitions)
         actor = TurnActor(
             intake=intake,
             memory=self._memory,
             model=self._models,
+            context_handlers=self._context_handlers,
             agents=self._agents,
             tools=self._tools,
+            budgets=BudgetGate(self._budgets),
             default_model=settings.model,
             call_seconds=settings.model_timeout_seconds,
             send_delta=self._deltas.send,
@@ -83,8 +92,10 @@ class AgentsService:
             await self._worker.stop(self._settings.grace_seconds)
         await self._definitions.stop()
         await self._deltas.stop()
+        await self._budgets.stop()
         await self._tools.stop()
         await self._agents.stop()
+        await self._context_handlers.stop()
         await self._models.stop()
         await self._memory.stop()
         await self._health.stop()

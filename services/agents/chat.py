@@ -6,15 +6,31 @@ from typing import Any
 
 from schemas.http import MessageView
 from schemas.journal import MessageAdded
-from schemas.parts import FilePart, ImagePart, Part, TextPart, ToolCallPart, ToolResultPart, text_of
+from schemas.parts import (
+    FilePart,
+    ImagePart,
+    Part,
+    ReasoningPart,
+    SourcePart,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from schemas.tools import ToolSpec
 
 ChatMessage = dict[str, Any]
 """A message in the format of OpenAI's chat completions."""
 
+EMPTY = "[empty message]"
+"""What a message without any content says: servers refuse one that says nothing."""
+
 
 def chat_messages(instructions: str, messages: Iterable[MessageView | MessageAdded]) -> list[ChatMessage]:
-    """System instructions, then the messages. A tool's answer comes only behind the call that asked for it."""
+    """System instructions, then the messages. A tool's answer comes only behind the call that asked for it.
+
+    What the API has no place for is said in words, as a file of a prompt or an image in an answer. An assistant's
+    reasoning stays away: no API takes it back.
+    """
     chat: list[ChatMessage] = []
     if instructions:
         chat.append({"role": "system", "content": instructions})
@@ -32,16 +48,18 @@ def chat_messages(instructions: str, messages: Iterable[MessageView | MessageAdd
             case "assistant":
                 calls = [part for part in message.parts if isinstance(part, ToolCallPart) and part.call_id in answered]
                 called |= {call.call_id for call in calls}
-                text = text_of(message.parts)
+                said = [part for part in message.parts if not isinstance(part, ToolCallPart | ReasoningPart)]
+                text = _in_words(said)
                 if text or calls:
                     chat.append(_assistant(text, calls))
             case "tool":
                 for part in message.parts:
                     if isinstance(part, ToolResultPart) and part.call_id in called:
-                        content = part.result if isinstance(part.result, str) else json.dumps(part.result)
-                        chat.append({"role": "tool", "tool_call_id": part.call_id, "content": content})
-            case role:
-                chat.append({"role": role, "content": _content(message.parts)})
+                        chat.append({"role": "tool", "tool_call_id": part.call_id, "content": _result(part)})
+            case "user":
+                chat.append({"role": "user", "content": _content(message.parts)})
+            case "system":
+                chat.append({"role": "system", "content": _in_words(message.parts) or EMPTY})
     return chat
 
 
@@ -71,17 +89,40 @@ def _assistant(text: str, calls: Sequence[ToolCallPart]) -> ChatMessage:
 
 
 def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
-    if all(isinstance(part, TextPart) for part in parts):
-        return text_of(list(parts))
-    content: list[dict[str, Any]] = []
-    for part in parts:
-        match part:
-            case TextPart(text=text):
-                content.append({"type": "text", "text": text})
-            case ImagePart(url=url, detail=detail):
-                content.append({"type": "image_url", "image_url": {"url": url, "detail": detail}})
-            case FilePart(name=name, file_id=file_id):
-                content.append({"type": "text", "text": f"[file {name or file_id}]"})
-            case _:
-                pass
-    return content
+    """Text alone as text, which every server takes; beside an image as a list."""
+    if not any(isinstance(part, ImagePart) for part in parts):
+        return _in_words(parts) or EMPTY
+    return [
+        {"type": "image_url", "image_url": {"url": part.url, "detail": part.detail}}
+        if isinstance(part, ImagePart)
+        else {"type": "text", "text": _words(part)}
+        for part in parts
+    ]
+
+
+def _in_words(parts: Sequence[Part]) -> str:
+    return "\n".join(map(_words, parts))
+
+
+def _words(part: Part) -> str:
+    """A part as a person would be told of it."""
+    match part:
+        case TextPart(text=text):
+            return text
+        case ImagePart(url=url):
+            where = f"inside the message, {url[5:].partition(';')[0].partition(',')[0]}" if url[:5] == "data:" else url
+            return f"[image: {where}]"
+        case FilePart(name=name, file_id=file_id, media_type=media_type):
+            return f"[file: {name or file_id}, {media_type}]"
+        case SourcePart(title=title, url=url):
+            return f"[source: {', '.join(each for each in (title, url) if each) or 'unnamed'}]"
+        case ReasoningPart(text=text):
+            return f"[reasoning: {text}]"
+        case ToolCallPart(name=name, arguments=arguments):
+            return f"[tool call: {name} {arguments}]"
+        case ToolResultPart(name=name):
+            return f"[tool result: {name} {_result(part)}]"
+
+
+def _result(part: ToolResultPart) -> str:
+    return part.result if isinstance(part.result, str) else json.dumps(part.result)

@@ -9,6 +9,7 @@ from typing import Any
 from schemas.agents import StreamOptions
 from schemas.deltas import ReasoningDelta, StreamAborted, TextDelta, ToolArgsDelta
 from schemas.turns import ActiveTurn, Thinking
+from services.agents.turn.state import WantedCall
 
 DeltaEvent = TextDelta | ReasoningDelta | ToolArgsDelta | StreamAborted
 
@@ -41,12 +42,26 @@ class DeltaStream:
     options: StreamOptions
     send: Callable[[DeltaEvent], None]
     _sequence: int = 0
+    _written: list[str] = field(default_factory=list[str])
     _text: str = ""
     _reasoning: str = ""
     _arguments: dict[int, _Arguments] = field(default_factory=dict[int, _Arguments])
     _flush_at: asyncio.TimerHandle | None = None
 
+    @property
+    def call(self) -> WantedCall:
+        """The model call that it is of."""
+        phase = self.turn.phase
+        assert isinstance(phase, Thinking)
+        return WantedCall(self.turn.turn_id, self.turn.step, phase.attempt)
+
+    @property
+    def written(self) -> str:
+        """All of the text so far, also of an attempt that came to nothing."""
+        return "".join(self._written)
+
     def text(self, piece: str) -> None:
+        self._written.append(piece)
         self._text += piece
         self._schedule()
 

@@ -1,5 +1,6 @@
 """Memory over HTTP: the past of a thread, and prompts that were seen before."""
 
+import asyncio
 from collections.abc import Sequence
 
 import aiohttp
@@ -19,6 +20,9 @@ SILENCE_SECONDS = 15
 """Longer than memory itself waits for an offset, so that its own answer arrives. Waiting for a connection is not meant:
 thousands of turns may begin at once."""
 
+PROBE_SECONDS, PROBE_AGAIN_SECONDS = 2, 0.5
+"""Wait for the answer to a probe, and pause between two while memory is away."""
+
 
 class MemoryClient:
     """Asks the memory service. Every failure is an UnavailableError: the log waits until memory is back."""
@@ -26,6 +30,7 @@ class MemoryClient:
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
         self._session: aiohttp.ClientSession | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
@@ -35,6 +40,8 @@ class MemoryClient:
         )
 
     async def stop(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
         if self._session is not None:
             await self._session.close()
 
@@ -50,13 +57,29 @@ class MemoryClient:
             seen += SeenResponse.model_validate_json(await self._post("prompts/seen", request)).seen
         return seen
 
+    async def until_reachable(self) -> None:
+        """Returns when memory answers anything. One asks, for however many turns wait: they would be thousands."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+        await asyncio.shield(self._probing)
+
+    async def _probe(self) -> None:
+        while True:
+            if await self._status("healthz") is not None:
+                return
+            await asyncio.sleep(PROBE_AGAIN_SECONDS)
+
     async def ready(self) -> bool:
+        return await self._status("readyz") == 200
+
+    async def _status(self, path: str) -> int | None:
+        """None: it does not answer."""
         assert self._session is not None
         try:
-            async with self._session.get("readyz", timeout=aiohttp.ClientTimeout(total=2)) as response:
-                return response.status == 200
+            async with self._session.get(path, timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS)) as response:
+                return response.status
         except (aiohttp.ClientError, TimeoutError):
-            return False
+            return None
 
     async def _post(self, path: str, body: BaseModel) -> bytes:
         assert self._session is not None

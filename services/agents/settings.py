@@ -15,6 +15,9 @@ class AgentsSettings(RuntimeSettings):
     model_base_url: str | None = Field(default=None, description="OpenAI-compatible base URL of the default provider")
     model_api_key: SecretStr | None = Field(default=None, description="key of the default provider")
     providers: str | None = Field(default=None, description="table of providers, a JSON or YAML list")
+    context_handlers: str | None = Field(
+        default=None, description="what agents may name as `context_handler`, a JSON or YAML list"
+    )
     model_timeout_seconds: float = Field(default=120, gt=0, description="longest wait for one model call, seconds")
     model_concurrency: int = Field(
         default=256, ge=1, description="calls in flight to the default provider at most, a worker"

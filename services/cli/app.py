@@ -28,11 +28,13 @@ topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 agents_app = typer.Typer(help="Agents: apply and list.", no_args_is_help=True)
 tools_app = typer.Typer(help="Tools that workers have announced.", no_args_is_help=True)
 prices_app = typer.Typer(help="What usage costs: apply and list.", no_args_is_help=True)
+budgets_app = typer.Typer(help="What may be spent: apply, list, show what is.", no_args_is_help=True)
 dead_letters_app = typer.Typer(help="Records that nobody could use.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(agents_app, name="agents")
 app.add_typer(tools_app, name="tools")
 app.add_typer(prices_app, name="prices")
+app.add_typer(budgets_app, name="budgets")
 app.add_typer(dead_letters_app, name="dead-letters")
 
 CONFIGURATION_EXIT = 2
@@ -184,6 +186,24 @@ def prices_apply(file: Annotated[Path, typer.Argument(help="YAML file, one price
 def prices_list() -> None:
     """Lists every price that was applied, the latest last."""
     _run(catalog.list_prices())
+
+
+@budgets_app.command("apply")
+def budgets_apply(file: Annotated[Path, typer.Argument(help="YAML file, one budget a document.")]) -> None:
+    """Applies budgets; running workers go by them at once."""
+    _run(catalog.apply_budgets(file))
+
+
+@budgets_app.command("list")
+def budgets_list() -> None:
+    """Lists the budgets that hold now."""
+    _run(catalog.list_budgets())
+
+
+@budgets_app.command("show")
+def budgets_show(name: Annotated[str, typer.Argument(help="The budget's name.")]) -> None:
+    """Shows what each account of a budget has spent, most first."""
+    _run(catalog.show_budget(name))
 
 
 @dead_letters_app.command("list")

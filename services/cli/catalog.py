@@ -1,6 +1,7 @@
-"""`turnlog agents`, `turnlog tools` and `turnlog prices`."""
+"""`turnlog agents`, `turnlog tools`, `turnlog prices` and `turnlog budgets`."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +12,11 @@ from rich.table import Table
 
 from schemas.agents import AgentSpec
 from schemas.base import DEFAULT_TENANT, Spec, format_amount, format_time
+from schemas.budgets import BudgetSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
-from schemas.topics import AGENTS, PRICES, TOOLS, Topic
+from schemas.topics import AGENTS, BUDGETS, PRICES, TOOLS, Topic
+from services.runtime.budgets import BudgetBoard
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.registry import Registry, apply_spec
@@ -53,6 +56,10 @@ async def apply_agents(file: Path) -> None:
 
 async def apply_prices(file: Path) -> None:
     await _apply(PRICES, read_specs(file, PriceSpec))
+
+
+async def apply_budgets(file: Path) -> None:
+    await _apply(BUDGETS, read_specs(file, BudgetSpec))
 
 
 async def _apply(topic: Topic, specs: Sequence[Spec]) -> None:
@@ -112,16 +119,77 @@ def _what(price: PriceSpec) -> str:
     return ", ".join([*said, f"{price.markup:+%}"] if price.markup or not said else said)
 
 
+async def list_budgets() -> None:
+    table = Table("budget", "version", "tenant", "by", "per", "of", "warns at", "stops at", "accounts", "used up")
+    board = await _board()
+    for budget in board.budgets.all():
+        accounts = [state for state in board.accounts(budget.name) if state.is_of(budget)]
+        table.add_row(
+            budget.name,
+            budget.version,
+            budget.tenant_id or "(each)",
+            f"{budget.by} {budget.who}" if budget.who else budget.by,
+            budget.per,
+            _unit(budget),
+            _amount(budget.soft),
+            _amount(budget.hard),
+            str(len(accounts)),
+            str(sum(state.level == "exceeded" for state in accounts)),
+        )
+    console.print(table)
+
+
+async def show_budget(name: str) -> None:
+    """Raises ConfigurationError when there is none of the name."""
+    table = Table("tenant", "who", "period", "spent", "of", "level", "events", "uncounted")
+    board = await _board()
+    units = {budget.tenant_id: _unit(budget) for budget in board.budgets.all() if budget.name == name}
+    if not units:
+        raise ConfigurationError(f"there is no budget {name!r}: see `turnlog budgets list`")
+    for state in board.accounts(name):
+        table.add_row(
+            state.tenant_id,
+            state.who or "",
+            state.period,
+            f"{format_amount(state.spent)} {units[state.budget_tenant_id]}",
+            _amount(state.hard),
+            state.level,
+            str(state.events),
+            str(state.uncounted_events),
+        )
+    console.print(table)
+
+
+def _unit(budget: BudgetSpec) -> str:
+    return budget.unit if budget.unit == "tokens" else f"{budget.currency} of {budget.unit}"
+
+
+def _amount(limit: Decimal | None) -> str:
+    return "" if limit is None else format_amount(limit)
+
+
+async def _board() -> BudgetBoard:
+    settings = load_settings(RuntimeSettings)
+    board = BudgetBoard(KafkaClients(settings, client_id="turnlog-cli"), settings)
+    await _load(board, settings)
+    return board
+
+
 async def _read(topic: Topic) -> Registry[Any]:
     settings = load_settings(RuntimeSettings)
     registry: Registry[Any] = Registry(KafkaClients(settings, client_id="turnlog-cli"), settings, topic)
+    await _load(registry, settings)
+    return registry
+
+
+async def _load(registry: Registry[Any], settings: RuntimeSettings) -> None:
+    """Reads what is on the topic now."""
     try:
         await registry.start()
     except KafkaError as error:
         raise _no_kafka(settings) from error
     finally:
         await registry.stop()
-    return registry
 
 
 def _no_kafka(settings: RuntimeSettings) -> UnavailableError:

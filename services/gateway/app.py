@@ -12,9 +12,10 @@ from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, MAX_EVENT_BYTES, PRICES, PROMPTS, TOOLS
 from services.gateway.kafka import ThreadLog
 from services.gateway.ports import Ports
-from services.gateway.routes import catalog, openai, prompts, threads
+from services.gateway.routes import budgets, catalog, openai, prompts, threads
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
+from services.runtime.budgets import BudgetBoard
 from services.runtime.groups import AGENTS_GROUP
 from services.runtime.health import ReadinessCheck
 from services.runtime.kafka import KafkaClients
@@ -32,7 +33,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
     app.state.ports = ports
     install_problems(app)
     install_health(app, check)
-    for router in (threads.router, prompts.router, catalog.router, openai.router):
+    for router in (threads.router, prompts.router, catalog.router, budgets.router, openai.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)
@@ -77,6 +78,7 @@ class GatewayService:
             agents=Registry[AgentSpec](self._clients, settings, AGENTS),
             tools=Registry[ToolSpec](self._clients, settings, TOOLS),
             prices=Registry[PriceSpec](self._clients, settings, PRICES),
+            budgets=BudgetBoard(self._clients, settings),
         )
         self._beside = beside
         self._server = WebServer(
@@ -91,10 +93,12 @@ class GatewayService:
         await ports.agents.start()
         await ports.tools.start()
         await ports.prices.start()
+        await ports.budgets.start()
         await self._server.start()
 
     async def stop(self) -> None:
         await self._server.stop()
+        await self._ports.budgets.stop()
         await self._ports.prices.stop()
         await self._ports.tools.stop()
         await self._ports.agents.stop()

@@ -14,7 +14,7 @@ from schemas.journal import ForkedFrom
 from schemas.prompts import MessagesAppend, NewMessage, ThreadCreate
 from schemas.topics import MAX_EVENT_BYTES
 from services.gateway.ports import Ports
-from services.gateway.reads import message_pages, read_thread
+from services.gateway.reads import known_thread, message_pages, read_thread
 from services.gateway.writes import ThreadChange
 from services.runtime.web import ProblemError, problem
 
@@ -27,16 +27,17 @@ async def fork(
 ) -> AsyncIterator[tuple[ThreadChange, int]]:
     """The commands, each with how many messages it copies.
 
-    Raises ProblemError: 404 where the source or its message is not there, 409 where the new thread is another one.
+    Raises ProblemError: 404 where the source or its message is not there, 409 where the new thread is another one, or
+    where the source was deleted meanwhile: what was copied then is not all of it.
     """
-    original = ThreadView.model_validate(await read_thread(ports, tenant_id, source.thread_id))
+    original = await known_thread(ports, tenant_id, source.thread_id)
     last = await _position_of(ports, tenant_id, source)
     there = await _ids_there(ports, create, source)
     if there is None:
         inherited = {"title": original.title, "summary": original.summary, "user_id": original.user_id}
         filled = {name: value for name, value in inherited.items() if getattr(create, name) is None}
         yield create.model_copy(update={**filled, "metadata": original.metadata | create.metadata}), 0
-    async for page in message_pages(ports, tenant_id, source.thread_id, to_position=last):
+    async for page in _pages_of(ports, original, last, create):
         copies = [_copy(create, each) for each in page]
         for batch in batches([each for each in copies if each.message_id not in (there or ())]):
             append = MessagesAppend(tenant_id=tenant_id, thread_id=create.thread_id, messages=batch)
@@ -65,6 +66,26 @@ def batches(messages: Sequence[NewMessage]) -> Iterator[list[NewMessage]]:
         size += added
     if batch:
         yield batch
+
+
+async def _pages_of(
+    ports: Ports, original: ThreadView, last: int | None, create: ThreadCreate
+) -> AsyncIterator[list[MessageView]]:
+    """Its messages up to a position, page by page. Whoever still finds the thread at the end has found all of them."""
+    try:
+        async for page in message_pages(ports, original.tenant_id, original.thread_id, to_position=last):
+            yield page
+        now = ThreadView.model_validate(await read_thread(ports, original.tenant_id, original.thread_id))
+        if now.created_at == original.created_at and now.status != "deleting":
+            return
+    except ProblemError as error:
+        if error.problem.status != 404:
+            raise
+    detail = (
+        f"thread {original.thread_id!r} was deleted while it was copied: "
+        f"thread {create.thread_id!r} may have a part of it, delete it"
+    )
+    raise problem(409, "source-deleted", "Source deleted", detail)
 
 
 async def _position_of(ports: Ports, tenant_id: str, source: ForkedFrom) -> int | None:

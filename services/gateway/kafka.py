@@ -15,6 +15,7 @@ from schemas.envelope import header_map
 from schemas.http import ComponentHealth
 from schemas.ids import new_id
 from schemas.topics import COMPLETIONS, DELTAS, MESSAGES, PROMPTS, TOOL_CALLS, TOOL_RESULTS, USAGE, Topic
+from services.gateway.answers import written_of
 from services.gateway.fanout import Fanout, Listener, LogEvent, Position
 from services.runtime.errors import UnavailableError
 from services.runtime.kafka import (
@@ -22,6 +23,7 @@ from services.runtime.kafka import (
     AIOKafkaProducer,
     KafkaClients,
     KafkaError,
+    OffsetAndTimestamp,
     Record,
     TopicPartition,
     partition_of,
@@ -34,6 +36,9 @@ log = structlog.get_logger(__name__)
 TAILED: tuple[Topic, ...] = (PROMPTS, MESSAGES, DELTAS, TOOL_CALLS, TOOL_RESULTS, COMPLETIONS, USAGE)
 PRODUCE_SECONDS = 10
 RETRY_SECONDS = 1.0
+
+WRITTEN_SECONDS = 5.0
+"""Reading what the model has written so far: some hundred thousand deltas of other threads may be in between."""
 
 LULL_SECONDS = 0.25
 """How late the tail may be while nobody listens: it takes what has come at once, instead of waking the broker for every
@@ -151,6 +156,29 @@ class ThreadLog:
             await consumer.stop()
         for event in heapq.merge(*stretches, key=lambda each: each.timestamp_ms):
             yield event
+
+    async def written(self, tenant_id: str, thread_id: str, turn_id: str, since: datetime) -> dict[int, str]:
+        """By step, what the model has written of the answers of a turn, from what `deltas` still has since then.
+
+        Of several attempts the last one counts, and none that was given up. Raises UnavailableError when they are not
+        to be had in time.
+        """
+        partition = TopicPartition(self._settings.topic(DELTAS.name), self.partition(thread_id))
+        consumer = self._clients.consumer()
+        try:
+            async with asyncio.timeout(WRITTEN_SECONDS):
+                await consumer.start()
+                asked = {partition: int(since.timestamp() * 1000)}
+                begins: dict[TopicPartition, OffsetAndTimestamp | None] = await consumer.offsets_for_times(asked)
+                ends: dict[TopicPartition, int] = await consumer.end_offsets([partition])
+                if (begin := begins[partition]) is None:
+                    return {}
+                deltas = await self._stretch(consumer, partition, begin.offset, ends[partition], (tenant_id, thread_id))
+        except (KafkaError, TimeoutError) as error:
+            raise UnavailableError(f"deltas of turn {turn_id} are not to be had: {error!r}") from error
+        finally:
+            await consumer.stop()
+        return written_of(each for each in deltas if each.body.get("turn_id") == turn_id)
 
     async def _stretch(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, begin: int, end: int, key: tuple[str, str]

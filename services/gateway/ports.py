@@ -12,6 +12,7 @@ from schemas.tools import ToolSpec
 from services.gateway.kafka import ThreadLog
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
+from services.runtime.budgets import BudgetBoard
 from services.runtime.registry import Registry
 
 
@@ -26,6 +27,7 @@ class Ports:
     agents: Registry[AgentSpec]
     tools: Registry[ToolSpec]
     prices: Registry[PriceSpec]
+    budgets: BudgetBoard
 
 
 def ports_of(request: Request) -> Ports:

@@ -1,13 +1,40 @@
 """Reads of a thread, as of everything that this gateway has shown of it."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
-from schemas.http import MessageView, Page
+from schemas.http import MessageListQuery, MessageView, Page, ThreadView
+from services.gateway.answers import streaming
 from services.gateway.ports import Ports
+from services.runtime.errors import UnavailableError
+from services.runtime.web import ProblemError
+
+Known = TypeVar("Known")
 
 PAGE = 1000
 """Messages of a page: the most that memory gives."""
+
+KNOWN_TRIES, KNOWN_SECONDS = 20, 0.1
+"""Memory is a moment behind the log: who acts on what an answer has just named, here or at another gateway, is not told
+that there is no such thing before it had this time to come into being."""
+
+
+async def once_known(read: Callable[[], Awaitable[Known]]) -> Known:
+    """What memory knows. Raises ProblemError: 404 when it does not come to know of it in 2 s; UnavailableError."""
+    for _ in range(KNOWN_TRIES):
+        try:
+            return await read()
+        except ProblemError as error:
+            if error.problem.status != 404:
+                raise
+        await asyncio.sleep(KNOWN_SECONDS)
+    return await read()
+
+
+async def known_thread(ports: Ports, tenant_id: str, thread_id: str) -> ThreadView:
+    """A thread that is to be changed; see `once_known`."""
+    return ThreadView.model_validate(await once_known(lambda: read_thread(ports, tenant_id, thread_id)))
 
 
 async def read_thread(ports: Ports, tenant_id: str, thread_id: str, path: str = "", **parameters: object) -> Any:
@@ -18,15 +45,30 @@ async def read_thread(ports: Ports, tenant_id: str, thread_id: str, path: str = 
     )
 
 
+async def answers_in_progress(
+    ports: Ports, tenant_id: str, thread_id: str, asked: MessageListQuery
+) -> Page[MessageView]:
+    """Answers that open turns have yet to give, those that are `streaming` with what has come of them.
+
+    Where the deltas are not to be had in time, they are all `pending`.
+    """
+    parameters = asked.model_copy(update={"status": "pending"}).model_dump(mode="json")
+    page = Page[MessageView].model_validate(await read_thread(ports, tenant_id, thread_id, "/messages", **parameters))
+    answers: list[MessageView] = []
+    for answer in page.items:
+        assert answer.turn_id is not None
+        try:
+            written = await ports.log.written(tenant_id, thread_id, answer.turn_id, answer.created_at)
+        except UnavailableError:
+            written = {}
+        answers.append(streaming(answer, written.get(answer.step)))
+    return Page(items=[each for each in answers if each.status == asked.status])
+
+
 async def message_pages(
-    ports: Ports,
-    tenant_id: str,
-    thread_id: str,
-    *,
-    from_position: int | None = None,
-    to_position: int | None = None,
+    ports: Ports, tenant_id: str, thread_id: str, *, to_position: int | None = None
 ) -> AsyncIterator[list[MessageView]]:
-    """The messages of a thread in order, those at these positions, both inclusive; no page is empty.
+    """The messages of a thread in order, up to and with a position; no page is empty.
 
     Raises ProblemError where there is no such thread.
     """
@@ -37,7 +79,6 @@ async def message_pages(
             tenant_id,
             thread_id,
             "/messages",
-            from_position=from_position,
             to_position=to_position,
             cursor=cursor,
             limit=PAGE,

@@ -13,6 +13,9 @@ from services.gateway.ports import Ports
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
+DELETING_SECONDS = 0.2
+"""Between two looks at a thread that is being deleted."""
+
 ThreadChange = ThreadCreate | ThreadUpdate | ThreadDelete | MessagesAppend | MessagesDelete
 
 
@@ -69,7 +72,7 @@ async def _written(listener: Listener, event_id: str) -> int:
 async def _shown(ports: Ports, change: ThreadChange, partition: int, min_offset: int) -> Literal[200, 202]:
     while True:
         try:
-            await ports.memory.get(
+            thread = await ports.memory.get(
                 f"threads/{change.thread_id}", tenant_id=change.tenant_id, partition=partition, min_offset=min_offset
             )
         except ProblemError as error:
@@ -80,4 +83,6 @@ async def _shown(ports: Ports, change: ThreadChange, partition: int, min_offset:
         except UnavailableError:
             return 202
         else:
-            return 200
+            if thread["status"] != "deleting":
+                return 200
+            await asyncio.sleep(DELETING_SECONDS)

@@ -22,6 +22,7 @@ from schemas.http import (
 from services.memory.projector import CallView, TurnView
 from services.memory.reads import BadCursorError, NotFoundError, Reads
 from services.memory.store import Range
+from services.runtime.errors import BehindError
 from services.runtime.health import ReadinessCheck
 from services.runtime.web import install_health, install_problems, problem_response
 
@@ -102,7 +103,14 @@ def build_api(
     async def thread(
         thread_id: str, tenant_id: TenantId = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
     ) -> ThreadView:
-        await reflect(partition, min_offset)
+        """One that is being deleted is answered at once: memory reads nothing on until it is gone."""
+        if await reads.is_being_deleted(tenant_id, thread_id):
+            return await reads.thread(tenant_id, thread_id)
+        try:
+            await reflect(partition, min_offset)
+        except BehindError:
+            if not await reads.is_being_deleted(tenant_id, thread_id):
+                raise
         return await reads.thread(tenant_id, thread_id)
 
     @app.get("/threads/{thread_id}/messages")
@@ -124,7 +132,7 @@ def build_api(
                 below=None if asked.to_position is None else asked.to_position + 1,
             ),
         )
-        if not page.items and asked.cursor is None:
+        if not page.items:
             await reads.thread(asked.tenant_id, thread_id)
         return page
 

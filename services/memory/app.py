@@ -14,13 +14,13 @@ from services.memory.embedder_http import HttpEmbedder
 from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import Embedder, Embeddings
 from services.memory.fill import EmbeddingFill
-from services.memory.projector import points_read, project
+from services.memory.projector import being_deleted, points_read, project
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.qdrant_server import ServerMemoryStore
+from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.reads import Reads
 from services.memory.search import Search
 from services.memory.settings import MemorySettings
-from services.memory.store import Changes, MemoryBuild, MemoryStore, VectorSpace, wants_vector
+from services.memory.store import Changes, MemoryBuild, MemoryStore, ThreadRemoval, VectorSpace, wants_vector
 from services.memory.usage_log import UsageProducer
 from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
@@ -37,6 +37,9 @@ from services.runtime.web import WebServer
 log = structlog.get_logger(__name__)
 
 CONNECT_RETRY_SECONDS = 1.0
+
+REMOVED_AT_ONCE = 1000
+"""Messages of a thread that go in one step."""
 
 REBUILD_BATCH = 256
 """Records that are projected between two reads: 10 to 20 ms."""
@@ -55,8 +58,27 @@ class JournalProjection:
         events = [(record.offset, record.event) for record in records]
         existing = {each.point_id: each for each in await self._store.get(points_read([event for _, event in events]))}
         changes = project(events, existing)
+        for removal in changes.removals:
+            await self._remove(partition, removal, records[0].offset)
         await self._store.write(partition, changes, next_offset)
         await self._written(changes)
+
+    async def _remove(self, partition: int, removal: ThreadRemoval, offset: int) -> None:
+        """Removes the messages of a long thread in steps, which the thread shows. What is left then is not many.
+
+        A process that dies meanwhile is at `offset` still, and goes on with those that are left.
+        """
+        thread, left = removal.thread, await self._store.count(removal.messages)
+        while left >= REMOVED_AT_ONCE:
+            thread = being_deleted(thread, left)
+            await self._store.write(partition, Changes(upserts=[thread]), offset)
+            some = await self._store.scroll(
+                removal.messages, order_by="position", descending=False, limit=REMOVED_AT_ONCE
+            )
+            if not some:
+                break
+            await self._store.write(partition, Changes(deletes=[each.point_id for each in some]), offset)
+            left -= len(some)
 
     async def _written(self, changes: Changes) -> None:
         """What follows from a batch that can be read."""
@@ -99,6 +121,9 @@ class JournalBuilds:
         space = await self._embeddings.space() if self._embeddings else None
         return BuildProjection(await self._store.begin_build(), self._store, space)
 
+    async def optimise(self) -> None:
+        await self._store.optimise_build()
+
     async def switch(self) -> None:
         await self._store.switch()
 
@@ -112,7 +137,10 @@ def build_store(settings: MemorySettings) -> MemoryStore:
         return EdgeMemoryStore(settings.data_dir / "memory")
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     return ServerMemoryStore(
-        settings.qdrant_url, api_key=key, collection=f"{settings.topic_prefix}{settings.qdrant_collection}"
+        settings.qdrant_url,
+        api_key=key,
+        collection=f"{settings.topic_prefix}{settings.qdrant_collection}",
+        layout=CollectionLayout(settings.qdrant_shards, settings.qdrant_replicas, settings.qdrant_quantization),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic_core import to_json
 
 from schemas.http import ContextMessage, FoundBy, MessageView
-from schemas.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
+from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 from schemas.tokens import estimated_tokens
 
 Reason = Literal["recent", "hit", "neighbour", "turn"]
@@ -33,7 +33,8 @@ def assemble(
 ) -> list[ContextMessage]:
     """Every message once, for its strongest reason: first those of other threads, then those of the thread, in order.
 
-    A tool's answer comes only where its call comes too. A call without an answer stays: it may be on its way.
+    A tool's call comes only with its answer and an answer only with its call, but for the turn's own: there the answer
+    may be on its way.
     """
     by_id = {hit.message.message_id: hit for hit in hits}
     chosen: dict[str, ContextMessage] = {}
@@ -58,13 +59,17 @@ def within_budget(messages: Sequence[ContextMessage], max_tokens: int) -> list[C
     First go neighbours, the oldest first; then hits, the weakest first; then recent messages, the oldest first. The
     turn's own stay, even where they are too many by themselves. A call takes its answers along.
     """
-    sizes = {each.message.message_id: tokens_of([each]) for each in messages}
-    kept, total = list(messages), sum(sizes.values())
+    sizes: dict[tuple[str, int], int] = {}
+
+    def size(each: ContextMessage) -> int:
+        key = each.message.message_id, len(each.message.parts)
+        return sizes.get(key) or sizes.setdefault(key, tokens_of([each]))
+
+    kept = list(messages)
     for goes in sorted((each for each in messages if each.reason != "turn"), key=_worth):
-        if total <= max_tokens:
+        if sum(map(size, kept)) <= max_tokens:
             break
-        kept = _whole_calls([each for each in kept if each is not goes])
-        total = sum(sizes[each.message.message_id] for each in kept)
+        kept = _whole_calls([each for each in kept if each.message.message_id != goes.message.message_id])
     return kept
 
 
@@ -104,10 +109,26 @@ def _place(message: MessageView, thread_id: str) -> tuple[bool, str, int]:
 
 
 def _whole_calls(messages: Sequence[ContextMessage]) -> list[ContextMessage]:
-    called = {part.call_id for each in messages for part in each.message.parts if isinstance(part, ToolCallPart)}
-    return [
-        each
-        for each in messages
-        if each.message.role != "tool"
-        or any(part.call_id in called for part in each.message.parts if isinstance(part, ToolResultPart))
-    ]
+    """Without calls and answers that have lost each other, and without messages that nothing else is left of."""
+    parts = [part for each in messages for part in each.message.parts]
+    called = {part.call_id for part in parts if isinstance(part, ToolCallPart)}
+    answered = {part.call_id for part in parts if isinstance(part, ToolResultPart)}
+
+    def is_whole(part: Part, reason: Reason) -> bool:
+        match part:
+            case ToolCallPart():
+                return reason == "turn" or part.call_id in answered
+            case ToolResultPart():
+                return part.call_id in called
+            case _:
+                return True
+
+    whole: list[ContextMessage] = []
+    for each in messages:
+        left = [part for part in each.message.parts if is_whole(part, each.reason)]
+        if len(left) == len(each.message.parts):
+            whole.append(each)
+        elif not all(isinstance(part, ReasoningPart) for part in left):
+            message = each.message.model_copy(update={"parts": left})
+            whole.append(each.model_copy(update={"message": message}))
+    return whole

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from schemas.base import Model, TenantId, ThreadId, Timestamp
-from schemas.http import MessageView, ThreadView
+from schemas.http import MessageView, ThreadDeletion, ThreadView
 from schemas.ids import EPOCH
 from schemas.journal import (
     JournalEvent,
@@ -23,12 +23,18 @@ from schemas.journal import (
     TurnWaiting,
 )
 from schemas.parts import ToolCallPart, text_of
-from services.memory.store import Changes, Document, Fields, Find, point_id
+from services.memory.store import Changes, Document, Fields, Find, Kind, Range, ThreadRemoval, point_id
 
 TITLE_LENGTH = 80
 
 ABOUT_TOOLS: Fields = {"about": "tools"}
 """Field of a tool's answer, and of a message that does nothing but call tools."""
+
+OF_MESSAGES: tuple[Kind, ...] = ("message", "call")
+"""Kinds of documents that go with the messages that they are from."""
+
+CALLS = "calls"
+"""Field of a message: the ids of the tool calls that are known by it."""
 
 
 SAID_OF_A_MESSAGE = sorted(MessageAdded.model_fields.keys() & MessageView.model_fields.keys())
@@ -81,12 +87,26 @@ def microseconds(at: datetime) -> int:
 
 
 def points_read(events: Sequence[JournalEvent]) -> list[str]:
-    """The documents that `project` needs to see: the threads, and the turns that change."""
+    """The documents that `project` needs to see: the threads, the turns that change, and messages that may be there."""
     points = {thread_point(event.tenant_id, event.thread_id) for event in events}
-    points |= {
-        turn_point(event.tenant_id, event.turn_id) for event in events if isinstance(event, TurnWaiting | TurnClosed)
-    }
+    for event in events:
+        match event:
+            case TurnWaiting() | TurnClosed():
+                points.add(turn_point(event.tenant_id, event.turn_id))
+            case MessageAdded():
+                points.add(message_point(event.tenant_id, event.thread_id, event.message_id))
+            case MessageDeleted():
+                points.update(message_point(event.tenant_id, event.thread_id, each) for each in event.message_ids)
+            case _:
+                pass
     return sorted(points)
+
+
+@dataclass(frozen=True, slots=True)
+class _Thread:
+    view: ThreadView
+    position: int
+    """Offset of the last event that it shows."""
 
 
 @dataclass(slots=True)
@@ -95,20 +115,31 @@ class _Batch:
     upserts: dict[str, Document] = field(default_factory=dict[str, Document])
     deletes: set[str] = field(default_factory=set[str])
     delete_all: list[Find] = field(default_factory=list[Find])
-    threads: dict[str, ThreadView] = field(default_factory=dict[str, ThreadView])
+    removals: list[ThreadRemoval] = field(default_factory=list[ThreadRemoval])
+    threads: dict[str, _Thread] = field(default_factory=dict[str, _Thread])
     """Those that change. A batch has many messages of a thread, which is read and written once."""
 
-    def thread(self, point: str) -> ThreadView | None:
-        body = None if point in self.threads else self.body(point)
-        return self.threads.get(point) if body is None else ThreadView.model_validate_json(body)
+    def thread(self, point: str) -> _Thread | None:
+        if point in self.threads or (document := self.document(point)) is None:
+            return self.threads.get(point)
+        return _Thread(ThreadView.model_validate_json(document.body), position_of(document))
 
-    def put_thread(self, point: str, thread: ThreadView) -> None:
+    def has_passed(self, offset: int, event: JournalEvent) -> bool:
+        """Whether the thread shows this event already, and whatever came of it: a restart reads it again."""
+        point = thread_point(event.tenant_id, event.thread_id)
+        document = self.document(point)
+        known = self.threads.get(point)
+        return (known is not None and known.position >= offset) or (
+            document is not None and position_of(document) >= offset
+        )
+
+    def put_thread(self, point: str, thread: _Thread) -> None:
         self.deletes.discard(point)
         self.threads[point] = thread
 
-    def body(self, point: str) -> str | None:
-        document = self.upserts.get(point) or (None if point in self.deletes else self.existing.get(point))
-        return document.body if document else None
+    def document(self, point: str) -> Document | None:
+        """As the events so far have left it."""
+        return self.upserts.get(point) or (None if point in self.deletes else self.existing.get(point))
 
     def put(self, document: Document) -> None:
         self.deletes.discard(document.point_id)
@@ -119,14 +150,42 @@ class _Batch:
         self.threads.pop(point, None)
         self.deletes.add(point)
 
+    def remove_all(self, find: Find) -> None:
+        """Those that the batch knows of, and whatever else the store has."""
+        known = [self.document(point) for point in {*self.existing, *self.upserts}]
+        for document in known:
+            if document is not None and find.matches(document):
+                self.remove(document.point_id)
+        self.delete_all.append(find)
+
+
+def position_of(document: Document) -> int:
+    """Offset of the event that a message is from, or of the last one that a thread shows.
+
+    Of a thread that an earlier release wrote it is not known: any event is behind it.
+    """
+    position = document.fields.get("position", -1)
+    assert isinstance(position, int)
+    return position
+
 
 def project(events: Sequence[tuple[int, JournalEvent]], existing: Mapping[str, Document]) -> Changes:
-    """What a batch of one partition (offset and event, in order) changes. The same batch twice changes nothing more."""
+    """What a batch of one partition (offset and event, in order) changes.
+
+    The same batch twice changes nothing more, also where what came behind it is there already: a thread knows how far
+    it is. Threads are written last, so that one that is this far has all of its documents.
+    """
     batch = _Batch(existing)
     for offset, event in events:
-        _apply(batch, offset, event)
+        match event:
+            case TurnOpened() | TurnWaiting() | TurnClosed() | PromptDropped():
+                _turn_changed(batch, event)
+            case _:
+                pass
+        if not batch.has_passed(offset, event):
+            _apply(batch, offset, event)
     upserts = batch.upserts | {point: _thread_document(point, thread) for point, thread in batch.threads.items()}
-    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all)
+    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all, batch.removals)
 
 
 def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
@@ -135,26 +194,37 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             _message_added(batch, offset, event)
         case MessageDeleted():
             for message_id in event.message_ids:
-                batch.remove(message_point(event.tenant_id, event.thread_id, message_id))
+                _message_deleted(batch, message_point(event.tenant_id, event.thread_id, message_id), event.tenant_id)
+            if event.from_position is not None or event.to_position is not None:
+                _range_deleted(batch, offset, event)
+            _thread_passes(batch, offset, event)
         case ThreadCreated():
-            _put_thread(
-                batch, event, event.created_at, _given(event, "forked_from", "user_id", "title", "summary", "metadata")
-            )
+            said = _given(event, "forked_from", "user_id", "title", "summary", "metadata")
+            _put_thread(batch, offset, event, event.created_at, said)
         case ThreadUpdated():
-            _put_thread(batch, event, event.updated_at, _given(event, "title", "summary", "status", "metadata"))
+            if batch.thread(thread_point(event.tenant_id, event.thread_id)) is not None:
+                said = _given(event, "title", "summary", "status", "metadata")
+                _put_thread(batch, offset, event, event.updated_at, said)
         case ThreadDeleted():
-            _thread_deleted(batch, event)
+            _thread_deleted(batch, offset, event)
         case TurnOpened():
-            _put_thread(batch, event, event.opened_at, {}, first_user=event.user_id, agent=event.agent)
-            turn = TurnView.model_validate(event.model_dump(exclude={"type"}))
-            _put_turn(batch, turn)
+            _put_thread(batch, offset, event, event.opened_at, {}, first_user=event.user_id, agent=event.agent)
+        case PromptDropped() | TurnWaiting() | TurnClosed():
+            pass
+
+
+def _turn_changed(batch: _Batch, event: TurnOpened | TurnWaiting | TurnClosed | PromptDropped) -> None:
+    """A turn outlives its thread, so it does not go by how far that is."""
+    match event:
+        case TurnOpened():
+            _put_turn(batch, TurnView.model_validate(event.model_dump(exclude={"type"})))
         case PromptDropped():
             ended = {"status": "cancelled", "opened_at": event.dropped_at, "closed_at": event.dropped_at}
             _put_turn(batch, TurnView.model_validate(event.model_dump(exclude={"type", "dropped_at"}) | ended))
         case TurnWaiting() | TurnClosed():
-            body = batch.body(turn_point(event.tenant_id, event.turn_id))
-            if body is not None:
-                turn = TurnView.model_validate_json(body)
+            document = batch.document(turn_point(event.tenant_id, event.turn_id))
+            if document is not None:
+                turn = TurnView.model_validate_json(document.body)
                 changed: dict[str, Any] = (
                     {"status": event.outcome, "closed_at": event.closed_at}
                     if isinstance(event, TurnClosed)
@@ -164,51 +234,68 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
 
 
 def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
+    """The first message of an id stays as it is and where it is, until it is deleted."""
+    point = message_point(event.tenant_id, event.thread_id, event.message_id)
+    known = batch.document(point)
+    if known is not None and position_of(known) < offset:
+        _thread_passes(batch, offset, event)
+        return
+    calls = [part for part in event.parts if isinstance(part, ToolCallPart)] if event.turn_id is not None else []
+    batch.put(_message_document(point, offset, event, [each.call_id for each in calls]))
+    for call in calls:
+        batch.put(_call_document(offset, event, call))
+    title = text_of(event.parts).strip().split("\n")[0][:TITLE_LENGTH] if event.role == "user" else None
+    _put_thread(
+        batch, offset, event, event.created_at, {}, first_user=event.user_id, first_title=title, agent=event.agent
+    )
+
+
+def _message_document(point: str, offset: int, event: MessageAdded, call_ids: Sequence[str]) -> Document:
     text = text_of(event.parts)
     said = {name: getattr(event, name) for name in SAID_OF_A_MESSAGE}
     view = MessageView(**said, position=offset, text=text)
-    fields: dict[str, str | int] = {
+    fields: dict[str, str | int | Sequence[str]] = {
         "thread_id": event.thread_id,
         "position": offset,
         "role": event.role,
         "status": event.status,
         "created": microseconds(event.created_at),
     }
+    if call_ids:
+        fields[CALLS] = call_ids
     if _only_about_tools(event):
         fields |= ABOUT_TOOLS
     for name in ("turn_id", "user_id", "agent"):
         if (value := getattr(event, name)) is not None:
             fields[name] = value
-    batch.put(
-        Document(
-            message_point(event.tenant_id, event.thread_id, event.message_id),
-            "message",
-            event.tenant_id,
-            fields,
-            view.model_dump_json(exclude_none=True),
-            text,
-        )
+    return Document(point, "message", event.tenant_id, fields, view.model_dump_json(exclude_none=True), text)
+
+
+def _call_document(offset: int, event: MessageAdded, part: ToolCallPart) -> Document:
+    assert event.turn_id is not None
+    call = CallView(
+        call_id=part.call_id,
+        thread_id=event.thread_id,
+        tenant_id=event.tenant_id,
+        turn_id=event.turn_id,
+        name=part.name,
     )
-    title = text.strip().split("\n")[0][:TITLE_LENGTH] if event.role == "user" else None
-    _put_thread(batch, event, event.created_at, {}, first_user=event.user_id, first_title=title, agent=event.agent)
-    for part in event.parts:
-        if isinstance(part, ToolCallPart) and event.turn_id is not None:
-            call = CallView(
-                call_id=part.call_id,
-                thread_id=event.thread_id,
-                tenant_id=event.tenant_id,
-                turn_id=event.turn_id,
-                name=part.name,
-            )
-            batch.put(
-                Document(
-                    call_point(event.tenant_id, part.call_id),
-                    "call",
-                    event.tenant_id,
-                    {"thread_id": event.thread_id, "turn_id": event.turn_id},
-                    call.model_dump_json(),
-                )
-            )
+    return Document(
+        call_point(event.tenant_id, part.call_id),
+        "call",
+        event.tenant_id,
+        {"thread_id": event.thread_id, "turn_id": event.turn_id, "position": offset},
+        call.model_dump_json(),
+    )
+
+
+def _message_deleted(batch: _Batch, point: str, tenant_id: str) -> None:
+    """Its tool calls go with it, so that nobody can approve one that no message tells of."""
+    known = batch.document(point)
+    batch.remove(point)
+    calls = known.fields.get(CALLS) if known is not None else None
+    for call_id in calls if isinstance(calls, list) else ():
+        batch.remove(call_point(tenant_id, call_id))
 
 
 def _only_about_tools(event: MessageAdded) -> bool:
@@ -217,18 +304,46 @@ def _only_about_tools(event: MessageAdded) -> bool:
     )
 
 
-def _thread_deleted(batch: _Batch, event: ThreadDeleted) -> None:
+def _range_deleted(batch: _Batch, offset: int, event: MessageDeleted) -> None:
+    """Messages at positions, of those before the event; their calls are from the same ones."""
+    last = offset - 1 if event.to_position is None else min(event.to_position, offset - 1)
+    within = Range(above=None if event.from_position is None else event.from_position - 1, below=last + 1)
+    for kind in OF_MESSAGES:
+        batch.remove_all(Find(kind, event.tenant_id, {"thread_id": event.thread_id}, between={"position": within}))
+
+
+def _thread_deleted(batch: _Batch, offset: int, event: ThreadDeleted) -> None:
     """Removes everything of the thread; its turns stay, so that an old prompt id is still known."""
-    where = {"thread_id": event.thread_id}
-    for document in [d for d in batch.upserts.values() if d.tenant_id == event.tenant_id]:
-        if document.fields.get("thread_id") == event.thread_id and document.kind != "turn":
-            batch.remove(document.point_id)
-    batch.remove(thread_point(event.tenant_id, event.thread_id))
-    batch.delete_all += [Find("message", event.tenant_id, where), Find("call", event.tenant_id, where)]
+    point = thread_point(event.tenant_id, event.thread_id)
+    where, before = {"thread_id": event.thread_id}, {"position": Range(below=offset)}
+    stored = batch.existing.get(point)
+    if stored is not None and point not in batch.deletes:
+        batch.removals.append(ThreadRemoval(stored, Find("message", event.tenant_id, where, between=before)))
+    batch.remove(point)
+    for kind in OF_MESSAGES:
+        batch.remove_all(Find(kind, event.tenant_id, where, between=before))
+
+
+def being_deleted(thread: Document, remaining: int) -> Document:
+    """A thread while it goes, with so many messages still there; what an earlier start has removed counts too."""
+    view = ThreadView.model_validate_json(thread.body)
+    total = max(view.deletion.total if view.deletion else 0, remaining)
+    deletion = ThreadDeletion(removed=total - remaining, total=total)
+    changed = view.model_copy(update={"status": "deleting", "deletion": deletion})
+    return _thread_document(thread.point_id, _Thread(changed, position_of(thread)))
+
+
+def _thread_passes(batch: _Batch, offset: int, event: JournalEvent) -> None:
+    """The thread shows an event that changes nothing of it, if there is such a thread."""
+    point = thread_point(event.tenant_id, event.thread_id)
+    known = batch.thread(point)
+    if known is not None:
+        batch.put_thread(point, _Thread(known.view, offset))
 
 
 def _put_thread(
     batch: _Batch,
+    offset: int,
     event: JournalEvent,
     at: datetime,
     changes: Mapping[str, Any],
@@ -239,8 +354,11 @@ def _put_thread(
 ) -> None:
     """Creates or changes the thread; `first_*` fill what nobody has said yet, user and agent take part from now on."""
     point = thread_point(event.tenant_id, event.thread_id)
-    thread = batch.thread(point) or ThreadView(
-        tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at
+    known = batch.thread(point)
+    thread = (
+        known.view
+        if known
+        else ThreadView(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
     )
     filled = {
         name: value
@@ -252,12 +370,14 @@ def _put_thread(
         "agents": _with(thread.agents, agent),
     }
     changed = {**filled, **took_part, **changes, "updated_at": max(at, thread.updated_at)}
-    batch.put_thread(point, thread.model_copy(update=changed))
+    batch.put_thread(point, _Thread(thread.model_copy(update=changed), offset))
 
 
-def _thread_document(point: str, thread: ThreadView) -> Document:
-    fields: dict[str, str | int | list[str]] = {
+def _thread_document(point: str, known: _Thread) -> Document:
+    thread = known.view
+    fields: dict[str, str | int | Sequence[str]] = {
         "thread_id": thread.thread_id,
+        "position": known.position,
         "created": microseconds(thread.created_at),
         "updated": microseconds(thread.updated_at),
         "status": thread.status,
@@ -274,7 +394,12 @@ def _put_turn(batch: _Batch, turn: TurnView) -> None:
             turn_point(turn.tenant_id, turn.turn_id),
             "turn",
             turn.tenant_id,
-            {"thread_id": turn.thread_id, "turn_id": turn.turn_id},
+            {
+                "thread_id": turn.thread_id,
+                "turn_id": turn.turn_id,
+                "status": turn.status,
+                "created": microseconds(turn.opened_at),
+            },
             turn.model_dump_json(exclude_none=True),
         )
     )

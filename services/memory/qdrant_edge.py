@@ -8,11 +8,13 @@ import asyncio
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from services.memory import qdrant_optimise
 from services.memory.qdrant_shard import MemoryShard
 from services.memory.qdrant_text import TextVectors
 from services.memory.store import Changes, Document, Find, Hit, MessageVector, Range, VectorCounts, VectorSpace
@@ -122,6 +124,26 @@ class EdgeMemoryStore:
         self._build = build
         return build
 
+    async def optimise_build(self) -> None:
+        """In a process of its own, at the lowest priority: the engine holds the GIL for as long as it takes."""
+        build = self._build
+        if build is None:
+            raise UnavailableError("nothing was built that could be optimised")
+        await build.close()
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", qdrant_optimise.__name__, str(build.folder)), stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            _, said = await child.communicate()
+        except asyncio.CancelledError:
+            child.kill()
+            await child.wait()
+            raise
+        if child.returncode != 0:
+            reason = said.decode(errors="replace").strip()[-500:]
+            raise UnavailableError(f"{build.folder} cannot be optimised ({child.returncode}): {reason}")
+        await asyncio.get_running_loop().run_in_executor(self._thread, build.load)
+
     async def switch(self) -> None:
         old, new = self._opened(), self._build
         if new is None:
@@ -157,6 +179,9 @@ class EdgeMemoryStore:
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
     ) -> Sequence[Document]:
         return await self._opened().scroll(find, order_by=order_by, descending=descending, limit=limit, within=within)
+
+    async def count(self, find: Find) -> int:
+        return await self._opened().count(find)
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         return await self._opened().search(find, text, limit)

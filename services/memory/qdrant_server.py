@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
@@ -15,6 +16,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from services.memory.qdrant_text import TextVectors, matched
+from services.memory.settings import Quantization
 from services.memory.store import (
     EMBEDDING,
     INTEGER_FIELDS,
@@ -40,13 +42,34 @@ TEXT = "text"
 OFFSET_KIND = "offset"
 
 
+@dataclass(frozen=True, slots=True)
+class CollectionLayout:
+    """How a cluster holds a collection, from when it is made on. `shards` None: as many as the cluster takes."""
+
+    shards: int | None = None
+    replicas: int = 1
+    quantization: Quantization = "none"
+
+    def quantization_config(self) -> models.ScalarQuantization | models.BinaryQuantization | None:
+        """What is searched stays in memory, the vectors that the best are compared by again need not."""
+        match self.quantization:
+            case "none":
+                return None
+            case "scalar":
+                scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+                return models.ScalarQuantization(scalar=scalar)
+            case "binary":
+                return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+
+
 class MemoryCollection:
     """One collection, by its name or an alias of it. Its tenants are kept together by a tenant index."""
 
-    def __init__(self, client: AsyncQdrantClient, url: str, name: str) -> None:
+    def __init__(self, client: AsyncQdrantClient, url: str, name: str, layout: CollectionLayout) -> None:
         self._client = client
         self._url = url
         self._collection = name
+        self._layout = layout
         self._text = TextVectors()
         self._writing = asyncio.Lock()
 
@@ -57,6 +80,9 @@ class MemoryCollection:
                 self._collection,
                 vectors_config={},
                 sparse_vectors_config={TEXT: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                shard_number=self._layout.shards,
+                replication_factor=self._layout.replicas,
+                quantization_config=self._layout.quantization_config(),
             )
         for name in (*KEYWORD_FIELDS, EMBEDDING):
             schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "tenant_id")
@@ -92,10 +118,10 @@ class MemoryCollection:
         with self._calling():
             for find in delete_all:
                 await self._client.delete(self._collection, models.FilterSelector(filter=_condition(find)), wait=True)
-            for start in range(0, len(points), BATCH):
-                await self._client.upsert(self._collection, points[start : start + BATCH], wait=True)
             if deletes.points:
                 await self._client.delete(self._collection, deletes, wait=True)
+            for start in range(0, len(points), BATCH):
+                await self._client.upsert(self._collection, points[start : start + BATCH], wait=True)
             await self._client.upsert(self._collection, [offset], wait=True)
 
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
@@ -129,6 +155,10 @@ class MemoryCollection:
                 limit=limit,
             )
         return [_document(record) for record in records]
+
+    async def count(self, find: Find) -> int:
+        with self._calling():
+            return (await self._client.count(self._collection, count_filter=_condition(find), exact=True)).count
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         vector = self._text.of_query(text)
@@ -260,14 +290,20 @@ class ServerMemoryStore(MemoryCollection):
     """The collection behind an alias, and while memory is rebuilt one beside it."""
 
     def __init__(
-        self, url: str, *, api_key: str | None = None, collection: str, client: AsyncQdrantClient | None = None
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        collection: str,
+        layout: CollectionLayout = CollectionLayout(),
+        client: AsyncQdrantClient | None = None,
     ) -> None:
         """Connects with the first call. Raises ConfigurationError when the URL is none."""
         try:
             client = client or AsyncQdrantClient(url=url, api_key=api_key, check_compatibility=False)
         except ValueError as error:
             raise ConfigurationError(f"TURNLOG_QDRANT_URL: {error}") from error
-        super().__init__(client, url, collection)
+        super().__init__(client, url, collection, layout)
         self._build: str | None = None
 
     async def open(self) -> None:
@@ -278,11 +314,11 @@ class ServerMemoryStore(MemoryCollection):
                     await self._refuse_a_collection_of_the_name()
                     await self._remove_all_but(None)
                     live = self._numbered(1)
-                    await MemoryCollection(self._client, self._url, live).create()
+                    await self._of(live).create()
                     await self._point_at(live)
                 else:
                     await self._remove_all_but(live)
-                    await MemoryCollection(self._client, self._url, live).create()
+                    await self._of(live).create()
             except UnexpectedResponse as error:
                 if error.status_code in (401, 403):
                     raise ConfigurationError(
@@ -306,9 +342,12 @@ class ServerMemoryStore(MemoryCollection):
             await self._remove_all_but(live)
             number = int(live.rpartition("-")[2]) + 1 if live else 1
             self._build = self._numbered(number)
-            build = MemoryCollection(self._client, self._url, self._build)
+            build = self._of(self._build)
             await build.create()
         return build
+
+    async def optimise_build(self) -> None:
+        """Nothing: a cluster optimises by itself."""
 
     async def switch(self) -> None:
         if self._build is None:
@@ -321,6 +360,9 @@ class ServerMemoryStore(MemoryCollection):
         self._build = None
         with self._calling():
             await self._remove_all_but(await self._live())
+
+    def _of(self, name: str) -> MemoryCollection:
+        return MemoryCollection(self._client, self._url, name, self._layout)
 
     def _numbered(self, number: int) -> str:
         return f"{self._collection}-build-{number}"

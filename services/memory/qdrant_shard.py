@@ -96,8 +96,10 @@ class MemoryShard:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """Closes without a flush, behind every call that was made before."""
+        """Closes without a flush, behind every call that was made before; one that is closed stays so."""
         await self._stop_flushing()
+        if self._shard is None:
+            return
         try:
             await self._run(lambda shard: shard.close())
         finally:
@@ -125,11 +127,11 @@ class MemoryShard:
             require_room(self.folder)
         for find in changes.delete_all:
             await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
+        if changes.deletes:
+            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
         points = [self._point(partition, document) for document in changes.upserts]
         for start in range(0, len(points), BATCH):
             await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + BATCH]))
-        if changes.deletes:
-            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
         self._unflushed[partition] = next_offset
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
@@ -194,6 +196,9 @@ class MemoryShard:
         )
         records, _ = await self._run(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
+
+    async def count(self, find: Find) -> int:
+        return await self._run(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         vector = self._text.of_query(text)

@@ -26,6 +26,7 @@ from schemas.ids import turn_id_of
 from services.memory.context import MessageHit, assemble, tokens_of, within_budget
 from services.memory.embeddings import Asker
 from services.memory.fusion import Found
+from services.memory.pending import OPEN_STATUSES, pending_answer
 from services.memory.projector import (
     ABOUT_TOOLS,
     CallView,
@@ -42,6 +43,9 @@ from services.runtime.errors import TurnlogError, UnavailableError
 
 OWN_MESSAGES = 1000
 """Most messages of one turn that a context carries: far more than any turn's steps."""
+
+OPEN_TURNS = 10
+"""Most open turns of a thread that are looked at: by its journal there is never more than one."""
 
 MOST_FOUND = 1000
 """Hits of a search that can be paged through: each page looks for those before it too."""
@@ -87,17 +91,31 @@ def decode_cursor(cursor: str) -> Cursor:
     return Cursor(int(value), frozenset(given))
 
 
-def encode_place(place: int) -> str:
-    """The cursor of a page of a search: how many hits come before it."""
-    return _encoded(f"@{place}")
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which hits of a search are on a page. Its cursor says how many come before it."""
 
+    begin: int
+    end: int
 
-def decode_place(cursor: str) -> int:
-    """Raises BadCursorError."""
-    text = _decoded(cursor)
-    if not re.fullmatch(r"@[0-9]{1,4}", text):
-        raise BadCursorError(FOREIGN_CURSOR)
-    return int(text[1:])
+    @staticmethod
+    def after(cursor: str | None, limit: int) -> "_Place":
+        """Raises BadCursorError."""
+        if cursor is None:
+            return _Place(0, limit)
+        text = _decoded(cursor)
+        if not re.fullmatch(r"@[0-9]{1,4}", text):
+            raise BadCursorError(FOREIGN_CURSOR)
+        begin = int(text[1:])
+        return _Place(begin, begin + limit)
+
+    @property
+    def depth(self) -> int:
+        """How many hits to look for: one more tells whether another page follows."""
+        return min(self.end + 1, MOST_FOUND)
+
+    def following(self, found: int) -> str | None:
+        return _encoded(f"@{self.end}") if found > self.end else None
 
 
 def _encoded(text: str) -> str:
@@ -131,6 +149,10 @@ class Reads:
         """Raises NotFoundError."""
         return ThreadView.model_validate_json(await self._one(thread_point(tenant_id, thread_id), "thread", thread_id))
 
+    async def is_being_deleted(self, tenant_id: str, thread_id: str) -> bool:
+        documents = await self._store.get([thread_point(tenant_id, thread_id)])
+        return any(each.fields.get("status") == "deleting" for each in documents)
+
     async def message(self, tenant_id: str, thread_id: str, message_id: str) -> MessageView:
         """Raises NotFoundError, also when it is of another thread."""
         body = await self._one(message_point(tenant_id, thread_id, message_id), "message", message_id)
@@ -157,13 +179,15 @@ class Reads:
     ) -> Page[ThreadView]:
         """Those in which `user_id` took part, last changed or created first.
 
-        With a query the best matches of title and summary, on one page.
+        With a query the best matches of title and summary, the first 1000, whatever the order.
         """
         where = _asked(user_id=user_id or None, status=status)
         find = Find("thread", tenant_id, where)
         if query:
-            hits = await self._store.search(find, query, limit)
-            return Page[ThreadView](items=[ThreadView.model_validate_json(hit.document.body) for hit in hits])
+            place = _Place.after(cursor, limit)
+            hits = [hit.document for hit in await self._store.search(find, query, place.depth)]
+            items = [ThreadView.model_validate_json(document.body) for document in hits[place.begin : place.end]]
+            return Page[ThreadView](items=items, next_cursor=place.following(len(hits)))
         documents, following = await self._page(find, order, descending=True, cursor=cursor, limit=limit)
         items = [ThreadView.model_validate_json(document.body) for document in documents]
         return Page[ThreadView](items=items, next_cursor=following)
@@ -183,13 +207,34 @@ class Reads:
         exclude_tool: bool = False,
         positions: Range = Range(),
     ) -> Page[MessageView]:
-        """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools."""
+        """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools.
+
+        Those that are `pending` are on one page: what open turns have yet to answer, and nothing that is stored.
+        """
+        if status == "pending":
+            return Page[MessageView](items=await self._pending(tenant_id, thread_id, role, agent, turn_id))
         where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
         documents, following = await self._page(
             find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
         )
         return Page[MessageView](items=_messages(documents), next_cursor=following)
+
+    async def _pending(
+        self, tenant_id: str, thread_id: str, role: str | None, agent: str | None, turn_id: str | None
+    ) -> list[MessageView]:
+        turns: list[TurnView] = []
+        for status in OPEN_STATUSES:
+            find = Find("turn", tenant_id, {**_asked(thread_id=thread_id, turn_id=turn_id), "status": status})
+            found = await self._store.scroll(find, order_by="created", descending=False, limit=OPEN_TURNS)
+            turns += [TurnView.model_validate_json(document.body) for document in found]
+        pending: list[MessageView] = []
+        for turn in turns:
+            page = await self.messages(
+                tenant_id, thread_id, turn_id=turn.turn_id, role="assistant", limit=1, descending=True
+            )
+            pending.append(pending_answer(turn, page.items))
+        return [each for each in pending if role in (None, each.role) and agent in (None, each.agent)]
 
     async def search(
         self,
@@ -214,21 +259,15 @@ class Reads:
         created = Range(microseconds(since) - 1 if since else None, microseconds(until) if until else None)
         where = _asked(user_id=user_id, thread_id=thread_id, agent=agent, role=role)
         find = Find("message", tenant_id, where, between={"created": created})
-        skipped = decode_place(cursor) if cursor is not None else 0
+        place = _Place.after(cursor, limit)
         result = await self._search.messages(
-            find,
-            query,
-            WAYS[mode],
-            min(skipped + limit + 1, MOST_FOUND),
-            Asker(tenant_id, user_id, thread_id),
-            least=least,
+            find, query, WAYS[mode], place.depth, Asker(tenant_id, user_id, thread_id), least=least
         )
         if result.without_vector and mode == "vector":
             raise UnavailableError(result.without_vector)
-        end = skipped + limit
         return SearchPage(
-            items=[self._hit(each, query) for each in result.found[skipped:end]],
-            next_cursor=encode_place(end) if len(result.found) > end else None,
+            items=[self._hit(each, query) for each in result.found[place.begin : place.end]],
+            next_cursor=place.following(len(result.found)),
             without_vector=result.without_vector,
         )
 

@@ -1,8 +1,12 @@
 """Settings of memory."""
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from services.runtime.settings import RuntimeSettings
+
+Quantization = Literal["none", "scalar", "binary"]
 
 
 class MemorySettings(RuntimeSettings):
@@ -11,6 +15,14 @@ class MemorySettings(RuntimeSettings):
     qdrant_url: str | None = Field(default=None, description="URL of a Qdrant cluster; unset: the engine in process")
     qdrant_api_key: SecretStr | None = Field(default=None, description="API key of the Qdrant cluster")
     qdrant_collection: str = Field(default="turnlog", description="collection on the cluster, behind the prefix")
+    qdrant_shards: int | None = Field(
+        default=None, ge=1, description="shards of a collection that is made; unset: as many as the cluster takes"
+    )
+    qdrant_replicas: int = Field(default=1, ge=1, description="copies of each shard of a collection that is made")
+    qdrant_quantization: Quantization = Field(
+        default="none",
+        description="how vectors are held for searching: `none`, `scalar` (a quarter) or `binary` (1/32)",
+    )
     embedding_model: str = Field(
         default="wordllama",
         min_length=1,

@@ -125,6 +125,9 @@ class Range:
     above: int | None = None
     below: int | None = None
 
+    def holds(self, value: int) -> bool:
+        return (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
     def within(self, other: "Range") -> "Range":
         """What is in both."""
         above = [each for each in (self.above, other.above) if each is not None]
@@ -146,6 +149,17 @@ class Find:
         """What every document has. Kind and tenant win over whatever else asks for them."""
         return {**self.where, "kind": self.kind, "tenant_id": self.tenant_id}
 
+    def matches(self, document: Document) -> bool:
+        """Whether a document of single words is among them."""
+        if (document.kind, document.tenant_id) != (self.kind, self.tenant_id):
+            return False
+        values = [(bounds, document.fields.get(name)) for name, bounds in self.between.items()]
+        return (
+            all(document.fields.get(name) == value for name, value in self.where.items())
+            and not any(document.fields.get(name) == value for name, value in self.without.items())
+            and all(isinstance(value, int) and bounds.holds(value) for bounds, value in values)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -157,12 +171,23 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadRemoval:
+    """A thread that is to go, as it is stored, with the messages that go with it."""
+
+    thread: Document
+    messages: Find
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
-    """What a batch of the journal does: whole threads are deleted first, then documents written and deleted."""
+    """What a batch of the journal does. Whole threads are deleted first, then documents, then those that stay written:
+    a document that is replaced tells, until it is, of others that must go with it."""
 
     upserts: Sequence[Document] = ()
     deletes: Sequence[str] = ()
     delete_all: Sequence[Find] = ()
+    removals: Sequence[ThreadRemoval] = ()
+    """Threads of which `delete_all` takes the messages: where these are many, somebody may want to see how it goes."""
 
 
 class MemoryBuild(Protocol):
@@ -178,6 +203,16 @@ class MemoryBuild(Protocol):
 
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
         """Those of the documents that exist, in no order."""
+        ...
+
+    async def scroll(
+        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
+    ) -> Sequence[Document]:
+        """In order of an integer field; equal ones in an order that stays while nothing is written."""
+        ...
+
+    async def count(self, find: Find) -> int:
+        """How many there are, exactly."""
         ...
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
@@ -205,6 +240,13 @@ class MemoryStore(MemoryBuild, Protocol):
         """An empty store beside this one, which goes on. A build before it that was not finished is removed."""
         ...
 
+    async def optimise_build(self) -> None:
+        """Makes what was built as fast to search as the engine can; nobody may use the build during the call.
+
+        The live store goes on. Raises UnavailableError when it fails: the build is of no use then.
+        """
+        ...
+
     async def switch(self) -> None:
         """Every call from now on is about what was built, also after a restart.
 
@@ -221,12 +263,6 @@ class MemoryStore(MemoryBuild, Protocol):
 
         `partition` None: documents of which nothing says so; a projection writes no such.
         """
-        ...
-
-    async def scroll(
-        self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
-    ) -> Sequence[Document]:
-        """In order of an integer field; equal ones in an order that stays while nothing is written."""
         ...
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:

@@ -24,6 +24,8 @@ Failpoint = Literal[
     "rebuild.after_batch",
     "rebuild.before_switch",
     "rebuild.after_switch",
+    "budgets.before_write",
+    "budgets.after_write",
     "tools.before_result",
     "tools.after_result",
 ]

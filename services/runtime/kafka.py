@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalOperation, KafkaConnectionError, KafkaError, ProducerFenced
 from aiokafka.partitioner import murmur2  # pyright: ignore[reportUnknownVariableType]
+from aiokafka.structs import OffsetAndTimestamp
 from pydantic import BaseModel
 
 from schemas.envelope import Headers, encode_event, encode_headers
@@ -30,6 +31,7 @@ __all__ = [
     "KafkaConnectionError",
     "KafkaError",
     "NewTopic",
+    "OffsetAndTimestamp",
     "ProducerFenced",
     "Record",
     "TopicPartition",

@@ -28,3 +28,7 @@ MODEL_SECONDS = Histogram(
 )
 RECORDS_REJECTED = Counter("turnlog_records_rejected_total", "Records sent to dead-letters", ["source", "reason"])
 USAGE_CONFLICTS = Counter("turnlog_usage_conflicts_total", "Usage refused since its id came again with other values")
+BUDGET_WARNINGS = Counter("turnlog_budget_warnings_total", "Soft caps that were reached")
+BUDGET_STOPS = Counter(
+    "turnlog_budget_stops_total", "Prompts rejected and turns ended since a budget is used up", ["what"]
+)

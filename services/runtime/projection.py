@@ -30,6 +30,7 @@ from services.runtime.kafka import (
     Record,
     TopicPartition,
 )
+from services.runtime.markers import MarkerReader
 from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
@@ -47,6 +48,9 @@ MARKER_SECONDS = 0.25
 
 LOG_CHECK_SECONDS = 5.0
 """Kafka's client waits for ever for a topic that does not exist."""
+
+LAG_SECONDS = 5.0
+"""Between two measurements of the lag. They go on while nothing can be applied: that is when it grows."""
 
 LAG = Gauge("turnlog_projection_lag_records", "Records that a projection is behind", ["topic", "partition"])
 
@@ -98,7 +102,10 @@ class Projection(ConsumerRebalanceListener):
         self._pause_seconds = pause_seconds
         self._check = check
         self._producer: AIOKafkaProducer = clients.producer()
+        self._markers = MarkerReader(self._name, clients)
         self._positions: dict[int, int] = {}
+        self._in_hand: set[int] = set()
+        self._measuring: asyncio.Task[None] | None = None
         self._moved = asyncio.Condition()
         self._applying = asyncio.Lock()
         self._started = False
@@ -128,8 +135,10 @@ class Projection(ConsumerRebalanceListener):
         if self._positions:
             await self._check_log()
         await self._producer.start()
+        await self._markers.start()
         self._started = True
         self._trouble = None
+        self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
 
     async def _check_log(self) -> None:
         """Offsets of another log would make new records look like known ones, which are left out without a word."""
@@ -151,6 +160,10 @@ class Projection(ConsumerRebalanceListener):
                 )
 
     async def stop(self) -> None:
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.gather(self._measuring, return_exceptions=True)
+        await self._markers.stop()
         await self._producer.stop()
 
     def health(self) -> ComponentHealth:
@@ -173,20 +186,19 @@ class Projection(ConsumerRebalanceListener):
 
     async def wait_for(self, partition: int, min_offset: int, timeout_seconds: float) -> None:
         """Returns when the store reflects everything before `min_offset`. Raises BehindError after the time-out."""
-        if self.position(partition) >= min_offset:
-            return
         try:
             async with asyncio.timeout(timeout_seconds):
-                if not await self._moves_to(partition, min_offset, MARKER_SECONDS):
+                while not await self._moves_to(partition, min_offset, MARKER_SECONDS):
                     await self._pass_markers(partition, min_offset)
-                    await self._moves_to(partition, min_offset, timeout_seconds)
         except (TimeoutError, KafkaError) as error:
             raise BehindError(
                 f"{self._topic.name}[{partition}] is at {self.position(partition)}, asked for {min_offset}"
             ) from error
 
     async def _moves_to(self, partition: int, min_offset: int, seconds: float) -> bool:
-        """Whether the partition gets there in time."""
+        """Whether the partition is there, or gets there in time."""
+        if self.position(partition) >= min_offset:
+            return True
         try:
             async with asyncio.timeout(seconds), self._moved:
                 return await self._moved.wait_for(lambda: self.position(partition) >= min_offset)
@@ -196,20 +208,8 @@ class Projection(ConsumerRebalanceListener):
     async def _pass_markers(self, partition: int, min_offset: int) -> None:
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
-        if begin >= min_offset:
-            return  # it moved there while the wait for it ended
-        tp = TopicPartition(self._name, partition)
-        consumer = self._clients.consumer()
-        try:
-            await consumer.start()
-            consumer.assign([tp])
-            consumer.seek(tp, begin)
-            while await consumer.position(tp) < min_offset:
-                batches: dict[TopicPartition, list[Record]] = await consumer.getmany(tp, timeout_ms=100)
-                if any(record.offset < min_offset for records in batches.values() for record in records):
-                    return
-        finally:
-            await consumer.stop()
+        if await self._markers.next_record(partition, begin, min_offset) < min_offset:
+            return
         async with self._applying:
             await self._move(partition, max(self.position(partition), min_offset))
 
@@ -229,8 +229,10 @@ class Projection(ConsumerRebalanceListener):
         by_partition: dict[int, list[Record]] = {}
         for record in records:
             by_partition.setdefault(record.partition, []).append(record)
+        self._in_hand = {*by_partition}
         for partition, batch in by_partition.items():
             await self._apply(partition, batch)
+            self._in_hand.discard(partition)
         await asyncio.sleep(self._pause_seconds)
 
     async def _apply(self, partition: int, batch: Sequence[Record]) -> None:
@@ -269,17 +271,31 @@ class Projection(ConsumerRebalanceListener):
                 self._trouble = trouble
                 await asyncio.sleep(RETRY_SECONDS)
         self._trouble = None
-        self._measure(partition, next_offset)
 
     async def _move(self, partition: int, next_offset: int) -> None:
         async with self._moved:
             self._positions[partition] = next_offset
             self._moved.notify_all()
 
-    def _measure(self, partition: int, next_offset: int) -> None:
+    async def _keep_measuring(self) -> None:
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(LAG_SECONDS):
+                    await self.measure()
+
+    async def measure(self) -> None:
+        """Sets the lag of each partition that is read here. Raises KafkaError where its end is not to be had."""
         consumer = self._subscriber.consumer
-        end = consumer.highwater(TopicPartition(self._name, partition)) if consumer else None
-        LAG.labels(self._topic.name, str(partition)).set(max(0, (end or next_offset) - next_offset))
+        if consumer is None or not consumer.assignment():
+            return
+        ends: dict[TopicPartition, int] = await consumer.end_offsets([*consumer.assignment()])
+        for tp, end in ends.items():
+            done = self.position(tp.partition)
+            if tp.partition not in self._in_hand:
+                # The consumer has passed the markers of transactions too, which no record tells of.
+                done = max(done, await consumer.position(tp))
+            LAG.labels(self._topic.name, str(tp.partition)).set(max(0, end - done))
 
     async def _decode(self, records: Sequence[Record]) -> list[ProjectedRecord]:
         """The records that are events. Returns when the others are on `dead-letters`."""

@@ -44,6 +44,10 @@ class Builds(Protocol):
         """An empty store; whatever an earlier build has left is gone."""
         ...
 
+    async def optimise(self) -> None:
+        """Makes what was built so far fast to read. The live one goes on, and more is built afterwards."""
+        ...
+
     async def switch(self) -> None:
         """What was built is the live one from now on, also after a restart. As a whole, whatever is killed."""
         ...
@@ -162,6 +166,8 @@ class Rebuild:
             self._reached = {each: await consumer.position(each) for each in partitions}
             self._begins = dict(self._reached)
             build = await self._builds.begin()
+            await self._catch_up(consumer, build)
+            await self._builds.optimise()
             for _ in range(ROUNDS):
                 await self._catch_up(consumer, build)
                 if sum(max(0, self._target(each) - self._reached[each]) for each in partitions) <= HELD_RECORDS:

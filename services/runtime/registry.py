@@ -1,10 +1,10 @@
-"""Reads a compacted topic of definitions (`agents`, `tools`, `prices`) and follows it; applies new ones."""
+"""Reads a compacted topic of definitions (`agents`, `tools`, `prices`, `budgets`) and follows it; applies new ones."""
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -90,6 +90,15 @@ class Registry(Generic[S]):
         """Every version of every definition, in the order in which they were applied last."""
         return tuple(self._records.values())
 
+    def current(self) -> Sequence[S]:
+        """The current definition of every name, of every tenant."""
+        return tuple(self._current.values())
+
+    async def moved(self) -> None:
+        """Returns when the topic has been looked at again, within about a second."""
+        async with self._moved:
+            await self._moved.wait()
+
     async def _follow(self) -> None:
         while True:
             batches: dict[TopicPartition, list[Record]] = await self._consumer.getmany(timeout_ms=1000)
@@ -104,17 +113,26 @@ class Registry(Generic[S]):
     def _take(self, record: Record) -> None:
         key = record.key or b""
         if record.value is None:
-            gone = self._records.pop(key, None)
-            if gone is not None:
-                self._versions.pop((gone.tenant_id, gone.name, gone.version), None)
-                if self._current.get((gone.tenant_id, gone.name)) is gone:
-                    del self._current[gone.tenant_id, gone.name]
+            self._remove(key)
             return
         try:
-            spec: S = decode_event(self._topic, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
+            event = decode_event(self._topic, record.value, header_map(record.headers), max_bytes=MAX_RECORD_BYTES)
         except RecordRejectedError as error:
             log.debug("definition_ignored", topic=record.topic, offset=record.offset, reason=str(error))
             return
+        self._put(key, event)
+
+    def _remove(self, key: bytes) -> None:
+        """A tombstone was read."""
+        gone = self._records.pop(key, None)
+        if gone is not None:
+            self._versions.pop((gone.tenant_id, gone.name, gone.version), None)
+            if self._current.get((gone.tenant_id, gone.name)) is gone:
+                del self._current[gone.tenant_id, gone.name]
+
+    def _put(self, key: bytes, event: Any) -> None:
+        """An event of the topic was read."""
+        spec: S = event
         self._records.pop(key, None)
         self._records[key] = spec
         self._current[spec.tenant_id, spec.name] = spec

@@ -22,6 +22,7 @@ from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
 from services.usage.api import build_api
 from services.usage.audit import install_audit
+from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.prices import Prices
 from services.usage.rows import check_event
@@ -63,6 +64,9 @@ class UsageBuilds:
     async def begin(self) -> UsageProjection:
         return UsageProjection(await self._store.begin_build())
 
+    async def optimise(self) -> None:
+        """Nothing: ClickHouse merges what it has by itself."""
+
     async def switch(self) -> None:
         await self._store.switch()
 
@@ -71,7 +75,7 @@ class UsageBuilds:
 
 
 class UsageService:
-    """Projects usage and answers what was spent."""
+    """Projects usage, answers what was spent, and counts it against the budgets."""
 
     name = "usage"
 
@@ -109,6 +113,7 @@ class UsageService:
             check=check_event,
         )
         self._prices = Prices(clients, settings)
+        self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints)
         self.api = build_api(self._store, self._prices.book, self.readiness)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
@@ -133,6 +138,7 @@ class UsageService:
         """Returns while ClickHouse is still down; it is tried until it answers. Raises ConfigurationError."""
         await self._server.start()
         await self._prices.start()
+        await self._budgets.start()
         try:
             await self._connect()
         except UnavailableError as error:
@@ -147,13 +153,18 @@ class UsageService:
         await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()
+        await self._budgets.stop()
         await self._prices.stop()
         await self._store.close()
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         connections = ComponentHealth(ready=not self._trouble, detail=self._trouble)
-        return {"connections": connections, "projection": self._projection.health()}
+        return {
+            "connections": connections,
+            "projection": self._projection.health(),
+            "budgets": self._budgets.health(),
+        }
 
     async def _connect(self) -> None:
         """Starts what is not started yet, one after the other."""

@@ -63,7 +63,7 @@ class BlockWriter:
         """Inserts what of a block is new, and keeps what contradicts. Returns how many facts did."""
         last = self.last
         again = last is not None and last.bounds == block.bounds
-        number = last.number if last is not None and again else (last.number if last is not None else 0) + 1
+        number = (last.number if last is not None else 0) + (0 if again else 1)
         found = sort_out(block, number, self._stored(client, block))
         if found.conflicts:
             self._keep(client, found.conflicts)

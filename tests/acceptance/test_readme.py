@@ -29,6 +29,9 @@ SAYS = {
     "uv run turnlog audit": "usage: equal to the log",
     "uv run turnlog prices apply": "applied house-model version ",
     "uv run turnlog prices list": "+20%",
+    "uv run turnlog budgets apply": "applied each-user version ",
+    "uv run turnlog budgets list": "100000",
+    "uv run turnlog budgets show": "spent",
     "uv run turnlog rebuild": "is rebuilt: ",
     "uv run turnlog doctor": "a prompt would be answered",
 }

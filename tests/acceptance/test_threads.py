@@ -65,6 +65,37 @@ async def test_a_turn_is_cancelled_as_soon_as_it_is_accepted(turnlog: Installati
     assert (await turnlog.completion(thread))["type"] == "turn.cancelled"
 
 
+async def test_an_answer_is_pending_then_streaming_and_kept_as_far_as_it_came_when_its_turn_is_cancelled(
+    turnlog: Installation, thread: str
+) -> None:
+    path = f"/v1/threads/{thread}/messages"
+
+    async def in_progress(status: str) -> Any:
+        async with turnlog.http.get(f"{turnlog.base_url}{path}?status={status}") as response:
+            items = (await response.json())["items"] if response.status == 200 else []
+            return items or None
+
+    accepted = await turnlog.post(f"/v1/threads/{thread}/prompts", {"content": "[[think 30]]"}, status=202)
+    [pending] = await eventually(lambda: in_progress("pending"), "a pending answer")
+    assert (pending["role"], pending["turn_id"], pending["text"]) == ("assistant", accepted["turn_id"], "")
+    assert await in_progress("streaming") is None
+    await turnlog.post(f"/v1/turns/{accepted['turn_id']}/cancel", {}, status=202)
+    await turnlog.completion(thread)
+    assert len(await turnlog.messages(thread, count=1)) == 1
+
+    content = "[[long 300]] [[slow 0.2]]"
+    accepted = await turnlog.post(f"/v1/threads/{thread}/prompts", {"content": content}, status=202)
+    [streaming] = await eventually(lambda: in_progress("streaming"), "an answer that streams")
+    assert streaming["text"].startswith("word0 ")
+    await turnlog.post(f"/v1/turns/{accepted['turn_id']}/cancel", {}, status=202)
+    assert (await turnlog.completion(thread, count=2))["type"] == "turn.cancelled"
+    kept = (await turnlog.messages(thread, count=3))[-1]
+    assert (kept["message_id"], kept["status"]) == (streaming["message_id"], "cancelled")
+    assert kept["text"].startswith(streaming["text"].rstrip())
+    assert await in_progress("cancelled") == [kept]
+    assert await in_progress("streaming") is await in_progress("pending") is None
+
+
 async def test_a_turn_that_nobody_knows_is_a_problem(turnlog: Installation) -> None:
     problem = await turnlog.post("/v1/turns/nowhere/cancel", {}, status=404)
 
@@ -154,6 +185,65 @@ async def test_who_waits_for_a_change_reads_it_at_once(turnlog: Installation, th
     await turnlog.get(f"{path}/messages", status=404)
 
 
+async def test_a_thread_that_is_not_there_is_neither_changed_nor_made(turnlog: Installation, thread: str) -> None:
+    path = f"{turnlog.base_url}/v1/threads/{thread}"
+    for method, of, body in (
+        ("PATCH", "", {"title": "nobody's"}),
+        ("DELETE", "", None),
+        ("DELETE", "/messages", {"message_ids": ["m-1"]}),
+    ):
+        async with turnlog.http.request(method, path + of, json=body) as response:
+            assert (response.status, (await response.json())["type"]) == (404, "urn:turnlog:problem:not-found")
+    await turnlog.log.publish("prompts", {"type": "thread.update", "thread_id": thread, "title": "nobody's"})
+    await turnlog.log.wait_for(
+        "messages", lambda event: event["type"] == "thread.updated" and event["thread_id"] == thread
+    )
+    await turnlog.get(f"/v1/threads/{thread}", status=404)
+
+
+async def test_a_thread_is_changed_and_deleted_as_soon_as_its_creation_is_accepted(
+    turnlog: Installation, thread: str
+) -> None:
+    path = f"{turnlog.base_url}/v1/threads/{thread}"
+    await turnlog.post("/v1/threads", {"thread_id": thread, "title": "plans"}, status=202)
+    async with turnlog.http.patch(path, json={"title": "other plans"}) as response:
+        assert response.status == 202
+    async with turnlog.http.delete(f"{path}?wait=30") as response:
+        assert response.status == 200
+    await turnlog.get(f"/v1/threads/{thread}", status=404)
+
+
+async def test_a_message_that_is_appended_again_stays_where_it_is(turnlog: Installation, thread: str) -> None:
+    path = f"/v1/threads/{thread}/messages?wait=30"
+    first, second = ({"message_id": f"{thread}-{number}", "role": "user", "content": "a word"} for number in (1, 2))
+    await turnlog.post(path, {"messages": [first, second]}, status=200)
+    before = await turnlog.messages(thread, count=2)
+    await turnlog.post(path, {"messages": [{**first, "content": "another"}]}, status=200)
+    assert await turnlog.messages(thread, count=2) == before
+
+
+async def test_a_long_thread_is_deleted_by_position_from_kafka_and_then_as_a_whole(
+    turnlog: Installation, thread: str
+) -> None:
+    path = f"/v1/threads/{thread}"
+    for _ in range(3):
+        messages = [{"role": "user", "content": "a word"}] * 1000
+        await turnlog.post(f"{path}/messages?wait=60", {"messages": messages}, status=200)
+    [first] = (await turnlog.get(f"{path}/messages?limit=1"))["items"]
+    last = (await turnlog.get(f"{path}/messages?limit=500"))["items"][-1]
+    event = {"type": "messages.delete", "thread_id": thread}
+    event |= {"from_position": first["position"], "to_position": last["position"]}
+    await turnlog.log.publish("prompts", event)
+
+    async def is_shorter() -> bool:
+        return first not in (await turnlog.get(f"{path}/messages?limit=1"))["items"]
+
+    await eventually(is_shorter, "the first messages to be gone")
+    async with turnlog.http.delete(f"{turnlog.base_url}{path}?wait=60") as response:
+        assert response.status == 200
+    await turnlog.get(path, status=404)
+
+
 async def test_a_thread_is_forked_at_a_message_and_goes_on_by_itself(turnlog: Installation, thread: str) -> None:
     for content in ("hello", "and again"):
         await turnlog.post(f"/v1/threads/{thread}/prompts?wait=30", {"content": content}, status=200)
@@ -185,6 +275,16 @@ async def test_a_thread_is_forked_at_a_message_and_goes_on_by_itself(turnlog: In
     assert [each["message_id"] for each in await turnlog.messages(thread, count=4)] == [
         each["message_id"] for each in originals
     ]
+
+
+async def test_a_fork_that_is_repeated_at_once_copies_nothing_twice(turnlog: Installation, thread: str) -> None:
+    messages = [{"role": "user", "content": f"number {number}"} for number in range(5)]
+    await turnlog.post(f"/v1/threads/{thread}/messages?wait=30", {"messages": messages}, status=200)
+    fork = f"{thread}-fork"
+    for _ in range(3):
+        await turnlog.post(f"/v1/threads/{thread}/fork", {"thread_id": fork}, status=202)
+    await turnlog.post(f"/v1/threads/{thread}/fork?wait=30", {"thread_id": fork}, status=200)
+    assert [each["text"] for each in await turnlog.messages(fork, count=5)] == [f"number {n}" for n in range(5)]
 
 
 async def test_a_fork_of_nothing_or_onto_another_thread_is_refused(turnlog: Installation, thread: str) -> None:

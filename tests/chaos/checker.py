@@ -13,6 +13,7 @@ from tests.chaos.history import (
     Turn,
     calls_of,
     describe,
+    is_step,
     result_of,
     text_of,
     turns_of,
@@ -204,11 +205,7 @@ def models_words(evidence: Evidence) -> Iterable[str]:
 
 def steps_billed(evidence: Evidence) -> Iterable[str]:
     """Each committed step is billed once, with its own tokens; nothing else of a model is billed."""
-    steps = {
-        (event["turn_id"], event["step"]): event
-        for event in evidence.messages
-        if event["type"] == "message.added" and event["role"] == "assistant"
-    }
+    steps = {(event["turn_id"], event["step"]): event for event in evidence.messages if is_step(event)}
     asked = [event for event in evidence.usage if event["kind"] == "completion"]
     billed = Counter((event["turn_id"], event["step"]) for event in asked if event["outcome"] == "ok")
     for step in steps.keys() | billed.keys():

@@ -55,7 +55,7 @@ async def until_settled(log: Log, *, minutes: float) -> None:
                 f"{thread}:\n{describe(seen.journals.get(thread, [])[-8:])}" for thread in list(missing)[:5]
             )
             raise AssertionError(f"{sum(missing.values())} prompts of {len(missing)} threads never ended:\n{shown}")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)
 
 
 async def gather(log: Log, gateway: "Gateway", executions: Path) -> Evidence:

@@ -1,7 +1,8 @@
 """The grammar of a thread's journal. Pure, and nothing of the platform's own code.
 
 history  = turn*, with prompt.dropped anywhere between: its turn never opens
-turn     = turn.opened  user message (step 0)  step*  turn.closed
+turn     = turn.opened  user message (step 0)  step*  unfinished?  turn.closed
+unfinished = assistant message that is failed or cancelled: what there was of an answer that a turn ends without
 step n   = assistant message that calls tools (step n)  turn.waiting?  a tool message for each call
          | assistant message without calls (step n), which ends a completed turn
 """
@@ -56,6 +57,11 @@ def text_of(message: Event) -> str:
     return "\n".join(part["text"] for part in message["parts"] if part["type"] == "text")
 
 
+def is_step(event: Event) -> bool:
+    """Whether it is the message of a committed step."""
+    return _is(event, "assistant") and event.get("status", "success") == "success"
+
+
 def calls_of(message: Event) -> list[Event]:
     """The tool calls that an assistant message asks for."""
     return [part for part in message["parts"] if part["type"] == "tool_call"]
@@ -78,6 +84,11 @@ def _turn(opened: Event, rest: Iterator[Event]) -> Turn:
             _close(turn, event)
             return turn
         _demand(_is(event, "assistant"), "expected an assistant message or turn.closed", event)
+        if not is_step(event):
+            closed = _next(rest, turn_id, "turn.closed")
+            _demand(closed.get("outcome") == event["status"], "expected the end of an unfinished turn", closed)
+            _close(turn, closed)
+            return turn
         _demand(not turn.assistants or bool(calls_of(turn.assistants[-1])), "a step after the answer", event)
         turn.assistants.append(event)
         _demand(event["step"] == len(turn.assistants), f"expected step {len(turn.assistants)}", event)

@@ -22,8 +22,9 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.qdrant_server import ServerMemoryStore
+from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.qdrant_shard import BATCH
+from services.memory.settings import Quantization
 from services.memory.store import Changes, Document, Find, MemoryStore, Range, point_id
 from services.runtime.errors import ConfigurationError, UnavailableError
 from tests.support.installation import free_ports
@@ -160,6 +161,14 @@ async def test_every_field_of_a_filter_must_hold(store: MemoryStore) -> None:
     assert await positions_of(store, Find("message", "acme", {"thread_id": "t-1"}, {"role": "user"})) == [4]
 
 
+async def test_documents_are_counted_exactly(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(position, user_id=f"u-{position % 3}") for position in range(700)]), 700)
+    assert await store.count(messages()) == 700
+    assert await store.count(messages(user_id="u-0")) == 234
+    assert await store.count(Find("message", "acme", between={"position": Range(above=9, below=20)})) == 10
+    assert await store.count(messages("other")) == await store.count(Find("thread", "acme")) == 0
+
+
 async def test_kinds_are_apart(store: MemoryStore) -> None:
     thread = Document(
         point_id("thread", "acme", "t-1"), "thread", "acme", {"thread_id": "t-1", "updated": 5}, "{}", "x"
@@ -237,6 +246,14 @@ async def test_tenants_are_apart(store: MemoryStore) -> None:
     await store.write(0, Changes(delete_all=[messages(thread_id="t-1")]), 4)
     assert await positions_of(store, messages()) == []
     assert await positions_of(store, messages("other")) == [1]
+
+
+async def test_what_is_deleted_as_a_whole_may_be_bounded_and_goes_before_what_is_written(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(position) for position in range(6)]), 6)
+    within = Find("message", "acme", {"thread_id": "t-1"}, between={"position": Range(above=0, below=4)})
+    await store.write(0, Changes([message(2, "plums")], [message(5).point_id], [within]), 7)
+    assert await positions_of(store, messages()) == [0, 2, 4]
+    assert await texts_found(store, messages(), "plums") == ["2"]
 
 
 async def test_text_search_gives_the_best_first(store: MemoryStore) -> None:
@@ -370,6 +387,31 @@ async def test_a_build_is_beside_the_live_store_until_the_switch(store: MemorySt
     assert await positions_of(store, messages()) == [7, 8, 9]
 
 
+async def test_a_build_is_optimised_and_goes_on(store: MemoryStore) -> None:
+    build = await store.begin_build()
+    await build.write(0, Changes([message(position, f"number {position}") for position in range(300)]), 300)
+    await store.optimise_build()
+    await build.write(0, Changes([message(300, "one more")]), 301)
+    assert await build.count(messages()) == 301
+    await store.switch()
+    assert await positions_of(store, messages()) == list(range(301))
+    assert await texts_found(store, messages(), "number 7", 1) == ["7"]
+    assert await store.positions() == {0: 301}
+
+
+async def test_a_build_that_cannot_be_optimised_says_so_and_leaves_the_live_store(edge: EdgeMemoryStore) -> None:
+    await edge.write(0, Changes([message(1)]), 2)
+    with pytest.raises(UnavailableError, match="nothing was built"):
+        await edge.optimise_build()
+    await edge.begin_build()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("services.memory.qdrant_optimise.__name__", "no.such.module")
+        with pytest.raises(UnavailableError, match=r"cannot be optimised \(1\)"):
+            await edge.optimise_build()
+    await edge.clean()
+    assert await positions_of(edge, messages()) == [1]
+
+
 async def test_a_build_that_is_not_to_be_leaves_no_trace(store: MemoryStore) -> None:
     await store.write(0, Changes([message(1)]), 2)
     for _ in range(2):
@@ -410,6 +452,38 @@ async def test_a_cluster_holds_the_offsets_at_once(server: ServerMemoryStore) ->
     await server.write(3, Changes(), 40)
     await server.write(0, Changes([message(2)]), 3)
     assert await server.positions() == {0: 3, 3: 40}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "config"),
+    [
+        ("none", None),
+        ("scalar", {"scalar": {"type": "int8", "always_ram": True}}),
+        ("binary", {"binary": {"always_ram": True}}),
+    ],
+)
+async def test_every_collection_of_a_cluster_is_made_as_the_settings_say(
+    quantization: Quantization, config: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, made = AsyncQdrantClient(location=":memory:"), list[dict[str, Any]]()
+    create = client.create_collection
+
+    async def recording(name: str, **options: Any) -> bool:
+        made.append(options)
+        return await create(name, **options)
+
+    monkeypatch.setattr(client, "create_collection", recording)
+    store = ServerMemoryStore(":memory:", collection="test", layout=CollectionLayout(3, 2, quantization), client=client)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Payload indexes have no effect in the local Qdrant", UserWarning)
+        await store.open()
+        await store.begin_build()
+    await store.close()
+    assert len(made) == 2
+    for options in made:
+        given = options["quantization_config"]
+        assert (options["shard_number"], options["replication_factor"]) == (3, 2)
+        assert (given and given.model_dump(mode="json", exclude_none=True)) == config
 
 
 async def test_opening_a_collection_again_leaves_it_as_it_is(server: ServerMemoryStore) -> None:

@@ -342,6 +342,30 @@ async def test_what_a_transaction_took_back_is_not_read_and_its_markers_are_pass
         await producer.stop()
 
 
+async def test_hundreds_that_wait_for_one_marker_are_served_by_one_reader(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = journal.settings
+    producer = KafkaClients(settings, client_id="test").transactional_producer(f"{settings.topic_prefix}writer")
+    await producer.start()
+    try:
+        async with running(settings) as memory:
+            await producer.begin_transaction()
+            topic = settings.topic("messages")
+            last = await producer.send_and_wait(topic, encode_event(added("m-0")), key=b"t-1")
+            await producer.commit_transaction()
+            await memory.until_holds("t-1", 1)
+            made: list[str] = []
+            make = KafkaClients.consumer
+            monkeypatch.setattr(KafkaClients, "consumer", lambda *_, **__: made.append("one more") or make(*_, **__))
+            position = {"partition": last.partition, "min_offset": last.offset + 2}
+            answers = await asyncio.gather(*(memory.messages("t-1", **position) for _ in range(300)))
+            assert answers == [["m-0"]] * 300
+            assert not made
+    finally:
+        await producer.stop()
+
+
 async def test_memory_waits_for_kafka_at_its_start_and_while_it_is_away(tmp_path: Path, prefix: str) -> None:
     port = free_ports(1)
     settings = memory_settings(tmp_path / "data", f"127.0.0.1:{port}", prefix)

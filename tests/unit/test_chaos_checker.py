@@ -306,3 +306,15 @@ def test_a_dropped_prompt_that_opens_a_turn_after_all_is_found() -> None:
     journal = good_run().messages
     with pytest.raises(IllegalHistory, match="opens twice, or after it was dropped"):
         turns_of([*journal, {**THREAD, "type": "prompt.dropped", "turn_id": "T5", "prompt_id": "record-5"}])
+
+
+def test_an_unfinished_answer_is_no_step_and_has_the_status_of_its_turn() -> None:
+    def journal(status: str) -> list[Event]:
+        events = good_run().messages
+        end = next(index for index, each in enumerate(events) if each.get("outcome") == "failed")
+        return [*events[:end], message("T2", "assistant", 2, text("I was"), status=status), *events[end:]]
+
+    [turn] = [each for each in turns_of(journal("failed")) if each.turn_id == "T2"]
+    assert [each["step"] for each in turn.assistants] == [1]
+    with pytest.raises(IllegalHistory, match="expected the end of an unfinished turn"):
+        turns_of(journal("cancelled"))

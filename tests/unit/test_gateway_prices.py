@@ -52,6 +52,7 @@ def client(written: Written, **settings: Any) -> httpx.AsyncClient:
         agents=nothing,
         tools=nothing,
         prices=cast("Any", written),
+        budgets=nothing,
     )
 
     async def check() -> dict[str, ComponentHealth]:

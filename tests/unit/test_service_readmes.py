@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from schemas.agents import AgentSpec
+from services.agents.context_handlers import ContextHandlerEntry
 from services.agents.providers import providers_from
 from services.agents.settings import AgentsSettings
 from services.gateway.app import build_api
@@ -58,14 +59,16 @@ def test_the_agents_readme_tells_every_field_of_an_agent() -> None:
     assert fields <= told
 
 
-def test_the_providers_of_the_agents_readme_are_read() -> None:
-    [block] = re.findall(r"```yaml\n(.*?)```", readme("agents"), re.DOTALL)
+def test_the_providers_and_context_handlers_of_the_agents_readme_are_read() -> None:
+    [block, handlers] = re.findall(r"```yaml\n(.*?)```", readme("agents"), re.DOTALL)
     settings = AgentsSettings(providers=block)
 
     names = {each.name for each in providers_from(settings, {"GROQ_API_KEY": "k"})}
 
     assert "groq" in names
     assert yaml.safe_load(block)[0]["api_key_env"] == "GROQ_API_KEY"
+    entries = [ContextHandlerEntry.model_validate(row) for row in yaml.safe_load(handlers)]
+    assert [bool(each.url) for each in entries] == [True, False]
 
 
 def test_the_gateways_readme_tells_every_endpoint() -> None:

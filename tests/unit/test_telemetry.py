@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +23,12 @@ from schemas.ids import turn_id_of
 from schemas.prompts import PromptSubmitted, ThreadUpdate
 from schemas.tool_calls import ToolCalled
 from services.agents.actor import TurnActor
+from services.agents.budgets import BudgetGate
+from services.agents.context_handlers import ContextHandlers
 from services.agents.model import ModelAnswer, ModelFailure
 from services.agents.turn.inputs import CommandArrived, ModelAnswered, PromptArrived
 from services.agents.turn.state import restore_states
+from services.runtime.budgets import Budgets
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import Record
 from services.runtime.settings import RuntimeSettings
@@ -261,12 +265,15 @@ def actor_of(traces: Traces, outcome: ModelAnswer | ModelFailure | None = ANSWER
     scripted: Any = Scripted(outcome)
     agents: Any = Definitions(AgentSpec(name="assistant", instructions=SECRET))
     tools: Any = Definitions()
+    unlimited: Any = SimpleNamespace(budgets=Budgets())
     actor = TurnActor(
         intake=scripted,
         memory=scripted,
         model=scripted,
+        context_handlers=ContextHandlers(None),
         agents=agents,
         tools=tools,
+        budgets=BudgetGate(unlimited),
         default_model="openai/gpt-x",
         call_seconds=60,
         send_delta=lambda _: None,

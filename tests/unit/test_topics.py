@@ -39,6 +39,7 @@ TABLE = [
     ("agents", "agent.applied", "", COMPACTED),
     ("tools", "tool.applied", "", COMPACTED),
     ("prices", "price.applied", "", COMPACTED),
+    ("budgets", "budget.applied", "budget.state budget.warned", COMPACTED),
     ("dead-letters", "record.rejected", "", 30 * DAY_MS),
 ]
 BY_NAME = {topic.name: topic for topic in ALL}
@@ -65,7 +66,14 @@ def test_a_topic_carries_its_types_and_is_kept_as_long_as_it_should(
 
 
 def test_what_outsiders_may_write_is_open_to_them_and_nothing_else() -> None:
-    assert {topic.name for topic in ALL if topic.incoming} == {"prompts", "tool-results", "agents", "tools", "prices"}
+    assert {topic.name for topic in ALL if topic.incoming} == {
+        "prompts",
+        "tool-results",
+        "agents",
+        "tools",
+        "prices",
+        "budgets",
+    }
 
 
 def test_agents_write_their_results_in_a_transaction_and_deltas_outside() -> None:
@@ -76,7 +84,7 @@ def test_agents_write_their_results_in_a_transaction_and_deltas_outside() -> Non
 
 def test_everything_about_a_thread_is_keyed_by_it() -> None:
     others = {topic.name: topic.keyed_by for topic in ALL if topic.keyed_by != "thread"}
-    assert others == {"agents": "name", "tools": "name", "prices": "name", "dead-letters": "source"}
+    assert others == {"agents": "name", "tools": "name", "prices": "name", "budgets": "name", "dead-letters": "source"}
 
 
 @pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.name)

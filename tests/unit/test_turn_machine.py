@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from schemas.agents import AgentSpec, RetryPolicy, StopConditions
 from schemas.base import TokenCounts
+from schemas.completions import TurnError
 from schemas.ids import turn_id_of
 from schemas.prompts import (
     HumanReply,
@@ -93,6 +94,7 @@ class Threads(RuleBasedStateMachine):
         self.committed_taken_in: set[tuple[str, str]] = set()
         self.called: list[Any] = []
         self.deleted: set[str] = set()
+        self.used_up: TurnError | None = None
 
     # What happens.
 
@@ -214,6 +216,10 @@ class Threads(RuleBasedStateMachine):
             if due is not None and due <= self.now:
                 self.happen(key, Tick())
 
+    @rule(used_up=st.booleans())
+    def budget_changes(self, used_up: bool) -> None:
+        self.used_up = TurnError(code="budget", message="used up", retryable=True) if used_up else None
+
     @rule()
     def commit(self) -> None:
         self.committed_emits += self.group.emits
@@ -263,7 +269,10 @@ class Threads(RuleBasedStateMachine):
     @property
     def environment(self) -> Environment:
         return Environment(
-            at=self.now, agent=lambda _, name, __: AGENTS.get(name), tool=lambda _, name: TOOLS.get(name)
+            at=self.now,
+            agent=lambda _, name, __: AGENTS.get(name),
+            tool=lambda _, name: TOOLS.get(name),
+            budget=lambda _, __: self.used_up,
         )
 
     @property

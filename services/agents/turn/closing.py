@@ -6,13 +6,15 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec
+from schemas.budgets import Spender
 from schemas.completions import ErrorCode, TurnError
+from schemas.journal import MessageStatus
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
 from services.agents.turn import events
 from services.agents.turn.inputs import Decision, Environment, PromptArrived
 from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState
-from services.agents.turn.values import later
+from services.agents.turn.values import later, writable
 from services.runtime.owner.actor import Emit
 
 
@@ -74,7 +76,8 @@ def overdue(state: ThreadState, env: Environment) -> Decision:
     """Ends a turn whose time is over. A model call in flight is given up and recorded as lost."""
     seconds = (state.turn.deadline_at - state.turn.opened_at).total_seconds()
     decision = fail(state, env, "deadline", f"the turn did not end within {seconds:g} s", retryable=True)
-    return replace(decision, emits=(*lost_attempt(state, env), *decision.emits))
+    given_up = (*lost_attempt(state, env), *unfinished(state, env, "failed"))
+    return replace(decision, emits=(*given_up, *decision.emits))
 
 
 def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision:
@@ -85,6 +88,7 @@ def cancel(state: ThreadState, env: Environment, reason: str | None) -> Decision
         env,
         [
             *lost_attempt(state, env),
+            *unfinished(state, env, "cancelled"),
             *answer_open_calls(state, reason or "cancelled", env.at),
             events.turn_closed(state, "cancelled", steps, env.at),
             events.turn_cancelled(state, env.at, steps=steps, reason=reason),
@@ -119,6 +123,13 @@ def lost_attempt(state: ThreadState, env: Environment) -> list[Emit]:
     return [events.usage_lost(state, phase.attempt, model_ref(state, env), env.at)]
 
 
+def unfinished(state: ThreadState, env: Environment, status: MessageStatus) -> list[Emit]:
+    """What the model had written of the answer that the turn ends without."""
+    if not isinstance(state.turn.phase, Thinking) or not env.written:
+        return []
+    return [events.unfinished_message(state, writable(env.written), status, env.at)]
+
+
 def model_ref(state: ThreadState, env: Environment) -> str | None:
     """`provider/model` that the turn asks now: the prompt's, the agent's, or one of its fallbacks.
 
@@ -140,16 +151,19 @@ def answer_open_calls(state: ThreadState, message: str, at: datetime) -> list[Em
 
 
 def _close(state: ThreadState, env: Environment, emits: list[Emit]) -> Decision:
-    """The terminal events of a turn, then the opening of the next one whose agent still exists."""
+    """The terminal events of a turn, then the opening of the next one whose agent still exists and may spend."""
     queue = state.queue
     while queue:
         head, queue = queue[0], queue.without_first()
+        thread = state.tenant_id, state.thread_id
         spec = env.agent(state.tenant_id, head.agent, None)
-        if spec is not None:
-            opened = open_turn((state.tenant_id, state.thread_id), head, spec, env.at, queue)
+        error = unknown_agent(head.agent) if spec is None else budget_for(*thread, head, spec, env)
+        if spec is not None and error is None:
+            opened = open_turn(thread, head, spec, env.at, queue)
             return replace(opened, emits=(*emits, *opened.emits))
-        emits.append(events.prompt_dropped(state.tenant_id, state.thread_id, head, env.at))
-        emits.append(events.prompt_rejected(state.tenant_id, state.thread_id, head, unknown_agent(head.agent), env.at))
+        assert error is not None
+        emits.append(events.prompt_dropped(*thread, head, env.at))
+        emits.append(events.prompt_rejected(*thread, head, error, env.at))
     return Decision(None, tuple(emits))
 
 
@@ -159,6 +173,15 @@ def unknown_agent(name: str) -> TurnError:
         message=f"no agent {name!r} is known: apply it with `turnlog agents apply FILE`",
         retryable=False,
     )
+
+
+def budget_for(
+    tenant_id: str, thread_id: str, prompt: QueuedPrompt, spec: AgentSpec, env: Environment
+) -> TurnError | None:
+    """The budget that keeps a turn from opening. A person's turn spends nothing."""
+    if spec.kind == "human":
+        return None
+    return env.budget(Spender(tenant_id, prompt.user_id, prompt.agent, thread_id), True)
 
 
 def arrived_as_queued(arrived: PromptArrived) -> QueuedPrompt:

@@ -39,7 +39,13 @@ def command_arrived(state: ThreadState | None, arrived: CommandArrived, env: Env
                 updated_at=env.at,
             )
         case MessagesDelete():
-            event = MessageDeleted(**identity, message_ids=command.message_ids, deleted_at=env.at)
+            event = MessageDeleted(
+                **identity,
+                message_ids=command.message_ids,
+                from_position=command.from_position,
+                to_position=command.to_position,
+                deleted_at=env.at,
+            )
         case MessagesAppend():
             return Decision(state, tuple(_appended(command, arrived.record_id, env)))
         case ThreadDelete():

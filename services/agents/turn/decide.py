@@ -15,6 +15,7 @@ from schemas.turns import AwaitingHuman, Calling, Thinking
 from services.agents.turn import events
 from services.agents.turn.closing import (
     arrived_as_queued,
+    budget_for,
     cancel,
     cancel_turns,
     complete,
@@ -110,6 +111,8 @@ def _prompt_arrived(state: ThreadState | None, arrived: PromptArrived, env: Envi
     if unknown:
         message = f"agent {spec.name!r} needs tools that no worker has announced: {', '.join(unknown)}"
         return rejected(TurnError(code="unknown_tool", message=message, retryable=True))
+    if (used_up := budget_for(prompt.tenant_id, prompt.thread_id, queued, spec, env)) is not None:
+        return rejected(used_up)
     if state is None:
         return open_turn((prompt.tenant_id, prompt.thread_id), queued, spec, env.at)
     if spec.on_busy == "reject":

@@ -7,9 +7,9 @@ from pydantic import JsonValue
 
 from schemas.base import TokenCounts
 from schemas.completions import TurnCancelled, TurnCompleted, TurnError, TurnFailed, TurnRejected
-from schemas.ids import derived_id, time_of
-from schemas.journal import MessageAdded, PromptDropped, TurnClosed, TurnOpened, TurnOutcome, TurnWaiting
-from schemas.parts import Part, ToolResultPart, parts_of
+from schemas.ids import derived_id, message_id_of, time_of
+from schemas.journal import MessageAdded, MessageStatus, PromptDropped, TurnClosed, TurnOpened, TurnOutcome, TurnWaiting
+from schemas.parts import Part, TextPart, ToolResultPart, parts_of
 from schemas.tool_calls import ToolCalled
 from schemas.topics import COMPLETIONS, MESSAGES, TOOL_CALLS, USAGE, tool_queue
 from schemas.turns import ActiveTurn, PendingCall, QueuedPrompt
@@ -91,6 +91,21 @@ def assistant_message(state: ThreadState, answer: ModelAnswered, parts: list[Par
     )
 
 
+def unfinished_message(state: ThreadState, text: str, status: MessageStatus, at: datetime) -> Emit:
+    """What there is of an answer that will never be whole. It is no step, and its message is in the place of one."""
+    turn = state.turn
+    return _message(
+        state,
+        "assistant",
+        0,
+        at,
+        parts=[TextPart(text=text)],
+        status=status,
+        agent=turn.agent,
+        agent_version=turn.agent_version,
+    )
+
+
 def human_message(state: ThreadState, parts: list[Part], user_id: str | None, at: datetime) -> Emit:
     turn = state.turn
     return _message(
@@ -110,7 +125,7 @@ def tool_message(
 def _message(state: ThreadState, role: str, index: object, at: datetime, **fields: Any) -> Emit:
     turn = state.turn
     step = fields.pop("step", turn.step)
-    message_id = derived_id("message", turn.turn_id, step, role, index, at=turn.opened_at)
+    message_id = message_id_of(turn.turn_id, step, role, index, opened_at=turn.opened_at)
     event = MessageAdded(
         tenant_id=state.tenant_id,
         thread_id=state.thread_id,

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from schemas.agents import AgentSpec
 from schemas.base import TokenCounts
-from schemas.completions import ErrorCode
+from schemas.budgets import Spender
+from schemas.completions import ErrorCode, TurnError
 from schemas.prompts import (
     HumanReply,
     MessagesAppend,
@@ -126,13 +127,17 @@ ThreadInput = (
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a decision may look at besides the state: the time, and the registries as they are now."""
+    """What a decision may look at besides the state: the time, the registries and the budgets as they are now."""
 
     at: datetime
     agent: Callable[[str, str, str | None], AgentSpec | None]
     """Tenant, name and version (None: the current one) to the definition; a version that is gone: the current one."""
     tool: Callable[[str, str], ToolSpec | None]
     """Tenant and name to the definition."""
+    budget: Callable[[Spender, bool], TurnError | None]
+    """Who spends, and whether to open a turn, to the budget that is used up; None when there is room."""
+    written: str = ""
+    """What the model has written so far of the answer that is in flight, or had written when its call failed."""
 
 
 @dataclass(frozen=True, slots=True)

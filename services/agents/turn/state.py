@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from schemas.budgets import Spender
 from schemas.topics import state_key
 from schemas.turns import ActiveTurn, Calling, QueuedPrompt, Thinking, TurnQueued, TurnState
 from services.agents.turn.queue import PromptQueue
@@ -24,6 +25,11 @@ class ThreadState:
 
     def with_turn(self, **changes: object) -> "ThreadState":
         return replace(self, turn=self.turn.model_copy(update=changes))
+
+
+def spender(state: ThreadState) -> Spender:
+    """Whom the open turn spends for."""
+    return Spender(state.tenant_id, state.turn.user_id, state.turn.agent, state.thread_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, PendingCall, Phase, Thinking
 from services.agents.turn import events
-from services.agents.turn.closing import complete, fail, lost_attempt, overdue
+from services.agents.turn.closing import complete, fail, lost_attempt, overdue, unfinished
 from services.agents.turn.inputs import AskedTool, ClockJumped, Decision, Environment, ModelAnswered, ModelFailed
-from services.agents.turn.state import ThreadState
+from services.agents.turn.state import ThreadState, spender
 from services.agents.turn.values import MAX_NESTING, json_value, later, nested_too_deeply, writable
 from services.runtime.owner.actor import Emit
 
@@ -61,6 +61,7 @@ def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> 
     if spec is not None and phase.model < len(spec.fallbacks):
         other = phase.model_copy(update={**following, "tries": 1, "model": phase.model + 1, "retry_at": None})
         return Decision(state.with_turn(phase=other), tuple(emits))
+    emits += unfinished(state, env, "failed")
     return _after(emits, fail(state, env, failure.code, failure.message, retryable=failure.retryable))
 
 
@@ -130,13 +131,24 @@ def settle_calls(
         events.tool_message(state, call.call_id, call.name, result, env.at, is_error=is_error) for call in settled
     )
     left = [call for call in phase.calls if call not in settled]
+    state = state.with_turn(phase=Calling(calls=left))
     if left:
-        return Decision(state.with_turn(phase=Calling(calls=left)), emits)
-    return Decision(_next_step(state, env), emits)
+        return Decision(state, emits)
+    return _after([*emits], _next_step(state, env))
 
 
-def _next_step(state: ThreadState, env: Environment) -> ThreadState:
-    return state.with_turn(step=state.turn.step + 1, phase=Thinking(attempt=1, started_at=env.at))
+def _next_step(state: ThreadState, env: Environment) -> Decision:
+    """Asks the model again, if budgets allow."""
+    going_on = state.with_turn(step=state.turn.step + 1, phase=Thinking(attempt=1, started_at=env.at))
+    return _stopped_by_budget(state, env) or Decision(going_on)
+
+
+def _stopped_by_budget(state: ThreadState, env: Environment) -> Decision | None:
+    """The end of a turn that may not go on, since a budget is used up by now."""
+    used_up = env.budget(spender(state), False)
+    if used_up is None:
+        return None
+    return fail(state, env, used_up.code, used_up.message, retryable=used_up.retryable)
 
 
 def _expects(state: ThreadState, call: ModelAnswered | ModelFailed) -> bool:
@@ -202,15 +214,15 @@ def _call_tools(
             emits.append(events.tool_message(state, call_id, asked.name, planned, env.at, is_error=True))
         else:
             pending.append(planned)
-    if turn.step >= limit:
-        stopped = state.with_turn(phase=Calling(calls=pending))
-        message = f"the model wanted to go on after {limit} steps, the most this turn may take"
-        return _after(emits, fail(stopped, env, "max_steps", message, retryable=False))
-    if env.at >= turn.deadline_at:
-        return _after(emits, overdue(state.with_turn(phase=Calling(calls=pending)), env))
-    if not pending:
-        return Decision(_next_step(state, env), tuple(emits))
     state = state.with_turn(phase=Calling(calls=pending))
+    if turn.step >= limit:
+        message = f"the model wanted to go on after {limit} steps, the most this turn may take"
+        return _after(emits, fail(state, env, "max_steps", message, retryable=False))
+    if env.at >= turn.deadline_at:
+        return _after(emits, overdue(state, env))
+    stopped = _stopped_by_budget(state, env)
+    if stopped is not None or not pending:
+        return _after(emits, stopped or _next_step(state, env))
     emits += [events.tool_called(state, call, env.at) for call in pending if call.state == "running"]
     waiting = [call.call_id for call in pending if call.state == "approval"]
     if waiting:

@@ -1,5 +1,6 @@
 """`/v1/agents`, `/v1/tools`, `/v1/prices` and `/v1/usage`."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -53,17 +54,21 @@ async def apply_tool(spec: ToolSpec, ports: PortsDep, tenant_id: TenantDep) -> d
 
 
 def operators_own(ports: PortsDep) -> None:
-    """No tenant sets what it pays, or sees what others do."""
+    """No tenant sets what it pays or may spend, or sees what others pay."""
     if ports.settings.trust_tenant_header:
-        raise problem(403, "operators-only", "Not for tenants", "prices are applied with `turnlog prices apply FILE`")
+        raise problem(403, "operators-only", "Not for tenants", "prices and budgets are applied with `turnlog`")
 
 
-async def no_slips(request: Request) -> None:
-    """A field that a price does not have is refused: somebody would pay for the slip of the pen."""
-    try:
-        PriceSpec.model_validate_json(await request.body(), extra="forbid")
-    except ValidationError as error:
-        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from error
+def no_slips(kind: type[Spec]) -> Callable[[Request], Awaitable[None]]:
+    """A field that a definition does not have is refused: somebody would pay for the slip of the pen."""
+
+    async def check(request: Request) -> None:
+        try:
+            kind.model_validate_json(await request.body(), extra="forbid")
+        except ValidationError as error:
+            raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+
+    return check
 
 
 @router.get("/v1/prices", tags=["usage"], dependencies=[Depends(operators_own)])
@@ -72,7 +77,9 @@ async def list_prices(ports: PortsDep) -> Page[PriceSpec]:
     return Page[PriceSpec](items=list(ports.prices.history()))
 
 
-@router.post("/v1/prices", status_code=201, tags=["usage"], dependencies=[Depends(operators_own), Depends(no_slips)])
+@router.post(
+    "/v1/prices", status_code=201, tags=["usage"], dependencies=[Depends(operators_own), Depends(no_slips(PriceSpec))]
+)
 async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
     """Applies a version of a price; sums of usage follow at once."""
     await ports.log.send(PRICES, spec, spec_key(spec))

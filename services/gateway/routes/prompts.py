@@ -1,6 +1,5 @@
 """`/v1/threads/{id}/prompts`, and what is said to a turn that runs."""
 
-import asyncio
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,16 +13,13 @@ from schemas.ids import new_id
 from schemas.parts import Content
 from schemas.prompts import HumanReply, PromptSubmitted, ToolApproval, TurnCancel
 from services.gateway.ports import Ports, PortsDep, TenantDep
+from services.gateway.reads import once_known
 from services.gateway.sse import begun
 from services.gateway.turns import submit, submit_and_stream, submit_and_wait
-from services.runtime.web import ProblemError
 
 router = APIRouter(tags=["prompts"])
 
 MAX_WAIT_SECONDS = 300.0
-
-KNOWN_TRIES, KNOWN_SECONDS = 20, 0.1
-"""Memory is a moment behind the log, and who cancels at once has the id from the answer to the prompt."""
 
 
 class CancelBody(RequestBody):
@@ -130,14 +126,7 @@ async def reply(turn_id: str, body: ReplyBody, ports: PortsDep, tenant_id: Tenan
 
 async def _known(ports: Ports, path: str, tenant_id: str) -> Any:
     """What memory knows of a turn or a call; waits a little for one that has only just come into being."""
-    for _ in range(KNOWN_TRIES):
-        try:
-            return await ports.memory.get(path, tenant_id=tenant_id)
-        except ProblemError as error:
-            if error.problem.status != 404:
-                raise
-        await asyncio.sleep(KNOWN_SECONDS)
-    return await ports.memory.get(path, tenant_id=tenant_id)
+    return await once_known(lambda: ports.memory.get(path, tenant_id=tenant_id))
 
 
 def _preferred_wait(prefer: str | None) -> float | None:

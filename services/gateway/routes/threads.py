@@ -1,6 +1,5 @@
 """`/v1/threads`: threads, their messages, events, context and search."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -13,7 +12,6 @@ from schemas.base import Identifier, JsonObject, Name, ThreadId
 from schemas.http import (
     ContextRequest,
     MessageListQuery,
-    MessagePosition,
     MessageView,
     Page,
     RequestBody,
@@ -24,12 +22,12 @@ from schemas.http import (
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import ForkedFrom, ThreadStatus
+from schemas.journal import ForkedFrom, MessagePosition, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
 from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.reads import message_pages, read_thread
+from services.gateway.reads import answers_in_progress, known_thread, read_thread
 from services.gateway.sse import thread_events
 from services.gateway.writes import carry_out, write
 from services.runtime.web import problem
@@ -102,7 +100,7 @@ async def create_thread(
 
 @router.get("/v1/threads", response_model=Page[ThreadView])
 async def list_threads(asked: Annotated[ThreadListQuery, Query()], ports: PortsDep, tenant_id: TenantDep) -> Any:
-    """Last changed first, or last created; `q` searches titles and summaries, the best match first, on one page."""
+    """Last changed first, or last created; `q` searches titles and summaries, the best match first."""
     return await ports.memory.get("threads", tenant_id=tenant_id, **asked.model_dump(mode="json"))
 
 
@@ -120,7 +118,8 @@ async def patch_thread(
     tenant_id: TenantDep,
     wait: Wait = None,
 ) -> dict[str, Any]:
-    """Changes what is given."""
+    """Changes what is given. 404 where there is no such thread; one that was created a moment ago is there."""
+    await known_thread(ports, tenant_id, thread_id)
     change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump())
     response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
@@ -130,7 +129,11 @@ async def patch_thread(
 async def delete_thread(
     thread_id: ThreadId, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
 ) -> dict[str, Any]:
-    """Ends the turns of the thread, then removes it with its messages. It is there until then, and 404 afterwards."""
+    """Ends the turns of the thread, then removes it with its messages.
+
+    It is there until then, if it is long with the status `deleting` and how far that is, and 404 afterwards.
+    """
+    await known_thread(ports, tenant_id, thread_id)
     response.status_code = await write(ports, ThreadDelete(tenant_id=tenant_id, thread_id=thread_id), wait)
     return {"thread_id": thread_id}
 
@@ -164,7 +167,12 @@ async def fork_thread(
 async def list_messages(
     thread_id: ThreadId, asked: Annotated[MessageListQuery, Query()], ports: PortsDep, tenant_id: TenantDep
 ) -> Any:
-    """The conversation in order. Shows everything whose completion this gateway has given out."""
+    """The conversation in order. Shows everything whose completion this gateway has given out.
+
+    `status` `pending` and `streaming` show what open turns have yet to answer, and what has come of it.
+    """
+    if asked.status in ("pending", "streaming"):
+        return await answers_in_progress(ports, tenant_id, thread_id, asked)
     return await read_thread(ports, tenant_id, thread_id, "/messages", **asked.model_dump(mode="json"))
 
 
@@ -194,25 +202,14 @@ async def delete_messages(
     tenant_id: TenantDep,
     wait: Wait = None,
 ) -> dict[str, Any]:
-    """Removes messages, and says which. Ids that are not there are no error.
+    """Removes messages: those of the ids, or those at the positions that are there when it is carried out.
 
-    By position those that are there now: 1000 messages a record, so that a failure in the middle leaves some removed;
-    the same request again removes the rest.
+    Ids that are not there are no error; a thread that is not there is a 404.
     """
-    if body.message_ids is not None:
-        batches = [body.message_ids]
-    else:
-        pages = message_pages(
-            ports, tenant_id, thread_id, from_position=body.from_position, to_position=body.to_position
-        )
-        batches = [[each.message_id for each in page] async for page in pages]
-
-    async def deletions() -> AsyncIterator[tuple[MessagesDelete, int]]:
-        for batch in batches:
-            yield MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, message_ids=batch), len(batch)
-
-    response.status_code, _ = await carry_out(ports, deletions(), wait)
-    return {"thread_id": thread_id, "message_ids": [each for batch in batches for each in batch]}
+    await known_thread(ports, tenant_id, thread_id)
+    change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump(exclude_none=True))
+    response.status_code = await write(ports, change, wait)
+    return {"thread_id": thread_id, **body.model_dump(exclude_none=True)}
 
 
 @router.get("/v1/threads/{thread_id}/events")

@@ -37,8 +37,9 @@ log = structlog.get_logger(__name__)
 
 S = TypeVar("S")
 
-MAX_GROUP = 500
-"""Inputs of a transaction, and records that are prepared at once: enough to spread the cost, few enough to be quick."""
+MAX_GROUP = 200
+"""Inputs of a transaction, and records that are prepared at once: enough to spread the cost, few enough to let the
+heartbeats through in between."""
 
 SETTLE_SECONDS = 0.002
 """What an idle broker needs after a commit before it lets the next transaction of the id begin."""

@@ -47,7 +47,16 @@ async def filled(place: Place) -> AsyncIterator[Any]:
         "model": "m",
     }
     events = [
-        spent(0, **both, first_token_ms=5, latency_ms=9, cached_input_tokens=1, output_tokens=2, reasoning_tokens=1, completes_turn=True),
+        spent(
+            0,
+            **both,
+            first_token_ms=5,
+            latency_ms=9,
+            cached_input_tokens=1,
+            output_tokens=2,
+            reasoning_tokens=1,
+            completes_turn=True,
+        ),
         spent(1, **both, outcome="error", attempt=2, billable=False),
         spent(2, **both, outcome="lost", billable=False),
         spent(3, kind="tool", tool="calculate", thread_id="t-1", user_id="ann", input_tokens=0),

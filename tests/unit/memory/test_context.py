@@ -7,7 +7,7 @@ import pytest
 from schemas.agents import ContextOptions, MessageRange, SearchOptions
 from schemas.http import ContextMessage, ContextRequest
 from services.memory.context import MessageHit, assemble
-from tests.unit.memory.journal import Told, added, answers, asks, opened, view_of
+from tests.unit.memory.journal import Told, added, answers, asks, opened, removed, view_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -58,6 +58,24 @@ async def test_tool_messages_come_where_they_are_wanted(told: Told) -> None:
 async def test_an_answer_whose_call_is_too_old_stays_behind(told: Told) -> None:
     await told.tell(asks("m-1", "c-1"), answers("m-2", "c-1"), added("m-3", "Thanks."))
     assert ids(await seen(told, options={"exclude_tool_messages": False, "recent_messages": 2})) == ["m-3"]
+
+
+async def test_a_call_whose_answer_was_deleted_is_not_shown_nor_an_answer_without_its_call(told: Told) -> None:
+    await told.tell(
+        asks("m-1", "c-1", "c-2", text="One moment."),
+        answers("m-2", "c-1"),
+        answers("m-3", "c-2"),
+        asks("m-4", "c-3"),
+        answers("m-5", "c-3"),
+        asks("m-6", "c-4"),
+        answers("m-7", "c-4"),
+        removed("m-3", "m-5", "m-6"),
+    )
+    found = await seen(told, options={"exclude_tool_messages": False})
+    assert ids(found) == ["m-1", "m-2"]
+    assert [each.type for each in found[0].message.parts] == ["text", "tool_call"]
+    [text_alone] = await seen(told)
+    assert [each.type for each in text_alone.message.parts] == ["text"]
 
 
 async def test_the_present_turn_comes_whole_whatever_the_options(told: Told) -> None:

@@ -65,4 +65,4 @@ def test_a_budget_is_kept_with_calls_whole_and_order_as_it_was(
     assert within_budget(kept, budget) == kept
     calls = {part.call_id for each in kept for part in each.message.parts if isinstance(part, ToolCallPart)}
     results = {part.call_id for each in kept for part in each.message.parts if isinstance(part, ToolResultPart)}
-    assert results <= calls
+    assert results == calls

@@ -17,7 +17,7 @@ from services.runtime.failpoints import Failpoints
 from services.runtime.records import ProjectedRecord
 from tests.support.embedder import ScriptedEmbedder, UsageKept, meaning_of
 from tests.support.waiting import eventually
-from tests.unit.memory.journal import NOON, Told, added, asks
+from tests.unit.memory.journal import NOON, Told, added, asks, removed
 
 SPACE = VectorSpace("meanings", 4)
 
@@ -91,7 +91,7 @@ async def test_what_was_spent_is_recorded_once_a_message_and_adds_up(filling: Fi
 
 async def test_a_text_that_is_embedded_again_is_the_same_fact_and_a_changed_one_is_not(filling: Filling) -> None:
     for text in ("car", "car", "dog"):
-        await filling.told.tell(added("m-1", text))
+        await filling.told.tell(removed("m-1"), added("m-1", text))
         await filling.fill_all()
     first, again, changed = (each.usage_id for each in filling.usage.events)
     assert first == again != changed

@@ -19,12 +19,14 @@ from schemas.http import (
     Problem,
     SearchPage,
     SeenResponse,
+    ThreadDeletion,
     ThreadView,
 )
 from services.memory.api import WAIT_SECONDS, build_api
-from services.memory.projector import CallView, TurnView
+from services.memory.projector import CallView, TurnView, being_deleted, thread_point
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.reads import Reads
+from services.memory.store import Changes
 from services.runtime.errors import BehindError
 from services.runtime.web import PROBLEM_JSON
 from tests.unit.memory.journal import Told, added, answers, asks, closed, created, opened
@@ -112,6 +114,20 @@ async def test_threads_turns_and_calls_are_read_by_their_ids(http: httpx.AsyncCl
     turn = TurnView.model_validate_json((await http.get("/turns/turn-1", params=parameters)).content)
     call = CallView.model_validate_json((await http.get("/tool-calls/c-1", params=parameters)).content)
     assert (thread.title, turn.status, turn.thread_id, call.turn_id) == ("Plans", "completed", "t-1", "turn-1")
+
+
+async def test_a_thread_that_is_being_deleted_is_answered_without_waiting(
+    http: httpx.AsyncClient, told: Told, reached: Reached
+) -> None:
+    await told.tell(created(title="Plans"))
+    [thread] = await told.store.get([thread_point(told.tenant, "t-1")])
+    await told.store.write(0, Changes([being_deleted(thread, 7)]), told.offset)
+    parameters = {"tenant_id": told.tenant, "partition": 0, "min_offset": 10_000}
+    view = ThreadView.model_validate_json((await http.get("/threads/t-1", params=parameters)).content)
+    assert (view.status, view.deletion) == ("deleting", ThreadDeletion(removed=0, total=7))
+    listed = await http.get("/threads", params={"tenant_id": told.tenant, "status": "deleting"})
+    assert [each["thread_id"] for each in listed.json()["items"]] == ["t-1"]
+    assert reached.asked == []
 
 
 async def test_a_thread_whose_name_needs_escaping_is_read(http: httpx.AsyncClient, told: Told) -> None:

@@ -21,7 +21,7 @@ from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
 from services.memory.store import Kind
 from services.runtime.groups import MEMORY_GROUP
-from services.runtime.projection import LAG
+from services.runtime.projection import LAG, LAG_SECONDS
 from services.runtime.settings import RuntimeSettings
 
 README = (Path(__file__).parents[3] / "services" / "memory" / "README.md").read_text()
@@ -91,6 +91,7 @@ def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:
     assert f"a GET up to {WAIT_SECONDS:g} s" in README
     assert FLUSH_SECONDS == 1
     assert "flushes once a second" in README
+    assert f"measured every {LAG_SECONDS:g} s" in README
     for metric in (LAG, fill.WAITING):
         assert next(iter(metric.describe())).name in README
     assert f"{next(iter(fill.MESSAGES.describe())).name}_total" in README

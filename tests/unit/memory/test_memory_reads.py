@@ -2,12 +2,25 @@
 
 import pytest
 
-from schemas.http import SeenPrompt
-from schemas.ids import turn_id_of
+from schemas.http import MessageView, SeenPrompt
+from schemas.ids import message_id_of, turn_id_of
 from schemas.journal import PromptDropped
 from services.memory.reads import BadCursorError, NotFoundError
 from services.memory.store import Range
-from tests.unit.memory.journal import Told, added, answers, asks, at, closed, created, deleted, opened, removed, updated
+from tests.unit.memory.journal import (
+    Told,
+    added,
+    answers,
+    asks,
+    at,
+    closed,
+    created,
+    deleted,
+    opened,
+    removed,
+    updated,
+    waiting,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -161,6 +174,42 @@ async def test_threads_are_searched_by_title_and_summary(told: Told) -> None:
     assert {each.thread_id for each in page.items} == {"t-1", "t-2"}
     page = await told.reads.threads(told.tenant, user_id="u-2", query="lisbon", cursor=None, limit=9)
     assert [each.thread_id for each in page.items] == ["t-2"]
+
+
+async def test_threads_that_match_are_found_page_by_page(told: Told) -> None:
+    await told.tell(*(created(f"t-{number}", title="Lisbon") for number in range(7)))
+    read: list[list[str]] = []
+    cursor = None
+    while len(read) < 9:
+        page = await told.reads.threads(told.tenant, query="lisbon", cursor=cursor, limit=3)
+        read.append([each.thread_id for each in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert [len(page) for page in read] == [3, 3, 1]
+    assert {each for page in read for each in page} == {f"t-{number}" for number in range(7)}
+    with pytest.raises(BadCursorError, match="leave it out"):
+        await told.reads.threads(told.tenant, query="lisbon", cursor="MQ")
+
+
+async def test_what_an_open_turn_has_yet_to_answer_is_pending_under_the_id_that_it_will_have(told: Told) -> None:
+    async def pending(**asked: str) -> list[MessageView]:
+        return (await told.reads.messages(told.tenant, "t-1", status="pending", **asked)).items
+
+    await told.tell(created())
+    assert await pending() == []
+    await told.tell(opened(), added("m-1", "Where is it?", turn_id="turn-1"))
+    [first] = await pending()
+    assert (first.role, first.step, first.agent, first.text) == ("assistant", 1, "assistant", "")
+    assert first.message_id == message_id_of("turn-1", 1, "assistant", 0, opened_at=at(0))
+    assert len((await told.reads.messages(told.tenant, "t-1")).items) == 1
+
+    await told.tell(asks("m-2", "c-1", step=1), waiting())
+    [second] = await pending(turn_id="turn-1", role="assistant")
+    assert (second.step, second.message_id == first.message_id) == (2, False)
+    assert await pending(role="user") == await pending(agent="other") == await pending(turn_id="turn-2") == []
+    await told.tell(closed(outcome="cancelled"))
+    assert await pending() == []
 
 
 async def test_messages_are_searched_over_all_threads_or_one_users_or_in_one(told: Told) -> None:

@@ -41,7 +41,7 @@ from tests.unit.memory.journal import (
 
 
 class Documents:
-    """Applies changes as the port says: whole threads are deleted, then documents written, then deleted."""
+    """Applies changes as the port says: whole threads are deleted, then documents, then those that stay written."""
 
     def __init__(self) -> None:
         self.all: dict[str, Document] = {}
@@ -56,13 +56,11 @@ class Documents:
         changes = project(list(enumerate(events, start=first)), existing)
         for find in changes.delete_all:
             for document in list(self.all.values()):
-                if (document.kind, document.tenant_id) == (find.kind, find.tenant_id) and all(
-                    document.fields.get(name) == value for name, value in find.where.items()
-                ):
+                if find.matches(document):
                     del self.all[document.point_id]
-        self.all |= {document.point_id: document for document in changes.upserts}
         for point in changes.deletes:
             self.all.pop(point, None)
+        self.all |= {document.point_id: document for document in changes.upserts}
         self.offset = first + len(events)
 
     def thread(self, thread_id: str = "t-1", tenant_id: str = "default") -> ThreadView:
@@ -198,6 +196,7 @@ def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
     then = int(at(0).timestamp() * 1e6)
     assert document.fields == {
         "thread_id": "t-1",
+        "position": 0,
         "user_id": ["u-1"],
         "status": "active",
         "created": then,
@@ -216,6 +215,59 @@ def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
     assert thread.metadata == {"b": 2}
     assert thread.updated_at == at(9)
     assert documents.all[thread_point("default", "t-1")].text == "Plans for Monday What comes"
+
+
+def test_an_update_of_a_thread_that_is_not_there_makes_none() -> None:
+    documents = Documents().tell(updated(title="Nobody's"))
+    assert documents.all == {}
+    documents.tell(created(title="Plans"), deleted(), updated(title="Nobody's"))
+    assert documents.all == {}
+
+
+def test_the_first_message_of_an_id_stays_as_it_is_and_where_it_is() -> None:
+    documents = Documents().tell(created(), added("m-1", "first", user_id="u-1", seconds=1), added("m-2", "second"))
+    before, thread = dict(documents.all), documents.thread()
+    documents.tell(added("m-1", "another", user_id="u-2", seconds=60), asks("m-2", "c-1", seconds=61))
+    assert documents.thread() == thread
+    point = thread_point("default", "t-1")
+    assert {**documents.all, point: before[point]} == before
+
+
+def test_an_id_that_was_deleted_is_free_again() -> None:
+    documents = Documents().tell(added("m-1", "first"), removed("m-1"), added("m-1", "another"))
+    assert (documents.message("m-1").text, documents.message("m-1").position) == ("another", 2)
+    documents.tell(deleted(), added("m-1", "a third"))
+    assert (documents.message("m-1").text, documents.message("m-1").position) == ("a third", 4)
+
+
+def test_a_deleted_message_takes_its_tool_calls_with_it_and_no_others() -> None:
+    documents = Documents().tell(asks("m-1", "c-1", "c-2"), asks("m-2", "c-3"), answers("m-3", "c-1"), removed("m-1"))
+    assert documents.kinds() == ["call", "message", "message", "thread"]
+    assert call_point("default", "c-3") in documents.all
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "left"), [(1, 2, ["m-0", "m-3"]), (2, None, ["m-0", "m-1"]), (None, 0, ["m-1", "m-2", "m-3"])]
+)
+def test_messages_are_deleted_by_position_with_their_calls(
+    first: int | None, last: int | None, left: list[str]
+) -> None:
+    documents = Documents().tell(
+        *(asks(f"m-{number}", f"c-{number}") for number in range(4)),
+        removed(from_position=first, to_position=last),
+        added("m-5", "later"),
+        added("m-6", thread_id="t-2"),
+    )
+    named = {json.loads(each.body)["message_id"] for each in documents.all.values() if each.kind == "message"}
+    assert named == {*left, "m-5", "m-6"}
+    assert documents.kinds().count("call") == len(left)
+
+
+def test_a_deletion_by_position_takes_nothing_that_came_behind_it() -> None:
+    documents = Documents().tell(added("m-0"), removed(from_position=0, to_position=9), added("m-2"))
+    assert documents.message("m-2").position == 2
+    documents.batch(1, [removed(from_position=0, to_position=9)])
+    assert documents.message("m-2")
 
 
 def test_a_message_moves_its_thread_to_the_front() -> None:
@@ -282,6 +334,11 @@ def test_every_event_of_the_contract_is_projected() -> None:
     assert Documents().tell(*EXAMPLES).kinds() == ["thread", "turn"]
 
 
+def _asks(message_id: str, call_id: str, *, thread_id: str, seconds: int) -> MessageAdded:
+    """The id of a call is derived from its message, and no other's."""
+    return asks(message_id, f"{thread_id}/{message_id}/{call_id}", thread_id=thread_id, seconds=seconds)
+
+
 THREADS = st.sampled_from(["t-1", "t-2"])
 SECONDS = st.integers(0, 9)
 USERS = st.sampled_from([None, "u-1", "u-2"])
@@ -290,7 +347,7 @@ IDS = st.sampled_from(["1", "2", "3"])
 HISTORIES = st.lists(
     st.one_of(
         st.builds(added, IDS, TEXTS, thread_id=THREADS, seconds=SECONDS, user_id=USERS),
-        st.builds(asks, IDS, IDS, thread_id=THREADS, seconds=SECONDS),
+        st.builds(_asks, IDS, IDS, thread_id=THREADS, seconds=SECONDS),
         st.builds(created, THREADS, seconds=SECONDS, title=st.sampled_from([None, "A", "B"]), user_id=USERS),
         st.builds(
             updated,
@@ -301,6 +358,7 @@ HISTORIES = st.lists(
         ),
         st.builds(deleted, THREADS),
         st.builds(removed, IDS, thread_id=THREADS),
+        st.builds(removed, thread_id=THREADS, from_position=st.integers(0, 20), to_position=st.integers(0, 20)),
         st.builds(opened, IDS, thread_id=THREADS, seconds=SECONDS, user_id=USERS),
         st.builds(waiting, IDS, thread_id=THREADS),
         st.builds(closed, IDS, thread_id=THREADS),

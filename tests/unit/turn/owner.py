@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.completions import TurnError
 from schemas.envelope import decode_event, encode_event
 from schemas.topics import TURNS, state_key
 from services.agents.turn import state as turn_state
@@ -34,6 +35,8 @@ class Owner:
     tools: dict[str, Any]
     decide: Decide = decide
     state_records: StateRecords = turn_state.state_records
+    used_up: TurnError | None = None
+    """The budget of everybody, if it is used up."""
     at: datetime = NOON
     logs: dict[str, list[tuple[Thread, Any]]] = field(default_factory=lambda: {name: [] for name in LOGS})
     read: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOGS, 0))
@@ -80,7 +83,10 @@ class Owner:
     @property
     def environment(self) -> Environment:
         return Environment(
-            self.at, agent=lambda _, name, __: self.agents.get(name), tool=lambda _, name: self.tools.get(name)
+            self.at,
+            agent=lambda _, name, __: self.agents.get(name),
+            tool=lambda _, name: self.tools.get(name),
+            budget=lambda _, __: self.used_up,
         )
 
     def happens(self, key: str, event: ThreadInput) -> tuple[Emit, ...]:

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from schemas.agents import AgentSpec
 from schemas.base import TokenCounts
-from schemas.completions import ErrorCode
+from schemas.budgets import Spender
+from schemas.completions import ErrorCode, TurnError
 from schemas.envelope import decode_event, encode_event
 from schemas.ids import record_id, turn_id_of
 from schemas.prompts import HumanReply, PromptSubmitted, ToolApproval, TurnCancel
@@ -71,6 +72,11 @@ class Story:
     records: dict[str, TurnState | TurnQueued] = field(default_factory=dict)
     """What is left on `turns`."""
     offset: int = 0
+    model_wrote: str = ""
+    """What has come so far of the answer."""
+    used_up: TurnError | None = None
+    """The budget of everybody, if it is used up."""
+    asked_budgets: list[tuple[Spender, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.agents = {spec.name: spec for spec in self.agents}
@@ -198,8 +204,16 @@ class Story:
 
     @property
     def environment(self) -> Environment:
+        def budget(spender: Spender, opening: bool) -> TurnError | None:
+            self.asked_budgets.append((spender, opening))
+            return self.used_up
+
         return Environment(
-            self.at, agent=lambda _, name, __: self.agents.get(name), tool=lambda _, n: self.tools.get(n)
+            self.at,
+            agent=lambda _, name, __: self.agents.get(name),
+            tool=lambda _, n: self.tools.get(n),
+            budget=budget,
+            written=self.model_wrote,
         )
 
     @property

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.agents import AgentSpec
+from schemas.agents import AgentSpec, RetryPolicy
 from schemas.journal import ForkedFrom
 from schemas.prompts import (
     MessagesAppend,
@@ -31,6 +31,35 @@ def test_cancelling_while_the_model_thinks_gives_the_call_up_and_records_it_as_l
     assert (closed.outcome, closed.steps, cancelled.steps, cancelled.reason) == ("cancelled", 0, 0, "changed my mind")
     assert story.state is None
     assert story.happens(answer) == []
+
+
+def test_what_the_model_had_written_of_a_cancelled_answer_is_kept_as_cancelled() -> None:
+    story = Story()
+    story.prompt()
+    story.model_wrote = "The answer is \ud800"
+    written = story.cancels()
+    assert types(written) == ["usage.recorded", "message.added", "turn.closed", "turn.cancelled"]
+    message, closed = written[1:3]
+    assert (message.role, message.status, message.step) == ("assistant", "cancelled", 1)
+    assert message.parts[0].text == "The answer is \ufffd"
+    assert closed.steps == 0
+
+
+def test_what_the_model_had_written_when_its_last_call_failed_or_time_was_over_is_kept_as_failed() -> None:
+    for end in ("fails", "is late"):
+        story = Story(agents=(another(retries=RetryPolicy(max_attempts=1)),))
+        story.prompt()
+        story.model_wrote = "The answer"
+        written = story.model_fails() if end == "fails" else story.waits(601)
+        assert types(written) == ["usage.recorded", "message.added", "turn.closed", "turn.failed"]
+        assert (written[1].status, written[1].parts[0].text) == ("failed", "The answer")
+
+
+def test_what_a_failed_attempt_had_written_is_not_kept_where_another_one_follows() -> None:
+    story = Story()
+    story.prompt()
+    story.model_wrote = "The answer"
+    assert types(story.model_fails()) == ["usage.recorded"]
 
 
 def test_cancelling_while_a_retry_waits_has_no_attempt_to_lose() -> None:
@@ -255,6 +284,8 @@ def test_a_thread_is_created_with_where_it_is_from() -> None:
 
 
 def test_messages_are_deleted_by_id() -> None:
+    (deleted,) = Story().command(MessagesDelete(thread_id="t-1", from_position=3))
+    assert (deleted.message_ids, deleted.from_position, deleted.to_position) == ([], 3, None)
     (deleted,) = Story().command(MessagesDelete(thread_id="t-1", message_ids=["a", "b"]))
     assert (deleted.type, deleted.message_ids) == ("message.deleted", ["a", "b"])
 

@@ -80,8 +80,11 @@ def test_the_histories_have_something_of_everything() -> None:
         *("turn.waiting approval", "turn.waiting human"),
         *(f"turn.closed {outcome}" for outcome in ("completed", "failed", "cancelled")),
         *(f"usage.recorded {outcome}" for outcome in ("ok", "error", "lost")),
-        *(f"turn.failed {code}" for code in ("deadline", "max_steps", "rate_limited", "auth", "response_schema")),
-        *(f"turn.rejected {code}" for code in ("busy", "unknown_agent", "unknown_tool")),
+        *(
+            f"turn.failed {code}"
+            for code in ("deadline", "max_steps", "budget", "rate_limited", "auth", "response_schema")
+        ),
+        *(f"turn.rejected {code}" for code in ("busy", "budget", "unknown_agent", "unknown_tool")),
     } <= set(seen)
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from schemas.agents import AgentSpec, Limits, RetryPolicy, StopConditions
 from schemas.base import TokenCounts
+from schemas.completions import TurnError
 from schemas.ids import record_id, turn_id_of
 from schemas.prompts import (
     HumanReply,
@@ -55,6 +56,7 @@ TOOLS = {
     spec.name: spec
     for spec in (ToolSpec(name="look", timeout_seconds=5, queue="slow"), ToolSpec(name="delete", approval=True))
 }
+USED_UP = TurnError(code="budget", message="used up", retryable=True)
 ANSWERS = {
     "object": (),
     "text": (),
@@ -91,6 +93,7 @@ HAPPENINGS = (
     "time_passes",
     "timer_rings_early",
     "definitions_change",
+    "budget_changes",
 )
 
 
@@ -277,6 +280,10 @@ class World:
         self.owner.agents = {name: spec for name, spec in agents.items() if name != gone}
         self.owner.tools = {name: spec for name, spec in TOOLS.items() if name != gone}
 
+    def budget_changes(self) -> None:
+        """It is used up, or raised."""
+        self.owner.used_up = self.choose([USED_UP, None, None])
+
     def commit(self) -> None:
         known = len(self.owner.committed)
         self.owner.commit()
@@ -315,7 +322,7 @@ class World:
     def end(self, *, helping: bool) -> None:
         """Models answer, tools return and people decide, or time alone passes: all turns come to an end."""
         owner = self.owner
-        owner.agents, owner.tools = dict(AGENTS), dict(TOOLS)
+        owner.agents, owner.tools, owner.used_up = dict(AGENTS), dict(TOOLS), None
         self._choose = _first
         self.crash()
         owner.take_in("prompts")
