@@ -120,10 +120,16 @@ def tail_command(
 @app.command("usage")
 def usage_command(
     group_by: Annotated[str, typer.Option(help="Dimensions, by commas.")] = "user,model",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    since: Annotated[str | None, typer.Option("--from", help="Time or date, included.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Time or date, not included.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the period before --from beside it.")] = False,
+    order_by: Annotated[str, typer.Option(help="tokens, events, cost or price.")] = "tokens",
+    form: Annotated[usage.Form, typer.Option("--format", help="How to print; files have every group.")] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
     """Sums what was used."""
-    _run(usage.show(group_by, as_json=as_json))
+    asked = usage.Asked(group_by=group_by, since=since, until=until, compare=compare, order_by=order_by)
+    _run(usage.show(asked, "json" if as_json else form))
 
 
 @app.command("doctor")

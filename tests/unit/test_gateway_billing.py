@@ -33,7 +33,7 @@ class Behind:
         self.asked.append((path, body))
         return {**INVOICE, "a_field_of_tomorrow": "kept"} if "credits" not in path else EXAMPLES[2].model_dump()
 
-    async def file(self, path: str, **parameters: str) -> Response:
+    async def stream(self, path: str, **parameters: str) -> Response:
         self.asked.append((path, parameters))
         return Response(b"as it is", media_type="text/plain")
 

@@ -74,7 +74,7 @@ async def list_invoices(
 @router.get("/v1/invoices/draft", response_model=InvoiceDraft)
 async def draft_invoice(ports: PortsDep, tenant_id: BilledTenant, period: Period, form: DocumentForm = "json") -> Any:
     """The bill of a month as of now: what was used, adjustments of months before, and what credits would pay."""
-    return await ports.usage.file("invoices/draft", tenant_id=tenant_id, period=period, form=form)
+    return await ports.usage.stream("invoices/draft", tenant_id=tenant_id, period=period, form=form)
 
 
 @router.post("/v1/invoices", response_model=InvoiceFinalized, dependencies=OPERATORS)
@@ -86,7 +86,7 @@ async def finalize_invoice(asked: FinalizeInvoice, ports: PortsDep) -> Any:
 @router.get("/v1/invoices/{number}", response_model=InvoiceFinalized | CreditNoteIssued)
 async def get_invoice(number: str, ports: PortsDep, tenant_id: BilledTenant, form: DocumentForm = "json") -> Any:
     """An invoice or a credit note, to the byte as it is on the log; or as `csv`, or as an `html` page to print."""
-    return await ports.usage.file(f"invoices/{quote(number, safe='')}", tenant_id=tenant_id, form=form)
+    return await ports.usage.stream(f"invoices/{quote(number, safe='')}", tenant_id=tenant_id, form=form)
 
 
 @router.post("/v1/invoices/{number}/credit-notes", response_model=CreditNoteIssued, dependencies=OPERATORS)

@@ -7,21 +7,22 @@ from typing import get_args
 
 from fastapi.routing import APIRoute
 
-from schemas.http import UsageDimension, UsageRow
+from schemas.analytics import UsageDimension, UsageQuality, UsageRow, UsageUnit
 from schemas.invoices import MOST_LINES
 from schemas.plans import Charge, Meter, PackageCharge, PlanSpec, SubscriptionSpec, TierPrice, UsageScope
 from schemas.prices import PriceSpec, Rates
 from services.cli.catalog import read_plans, read_specs
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.settings import RuntimeSettings
-from services.usage.api import UsageParameters
+from services.usage.api import MOST_CELLS, UsageParameters
 from services.usage.app import UsageService
 from services.usage.billing.catalog import PlanCatalog
 from services.usage.billing.errors import REFUSALS
 from services.usage.blocks import TABLES
 from services.usage.fingerprint import BUCKET
-from services.usage.queries import Bucket
+from services.usage.queries import Bucket, Order
 from services.usage.settings import UsageSettings
+from services.usage.store import ReadBounds
 
 README = (Path(__file__).parents[3] / "services" / "usage" / "README.md").read_text()
 
@@ -54,6 +55,15 @@ def test_the_table_of_parameters_has_every_one() -> None:
     meanings = dict(rows("parameter"))
     assert tuple(re.findall(r"`(\w+)`", meanings["`group_by`"])) == get_args(UsageDimension)
     assert tuple(re.findall(r"`(\w+)`", meanings["`bucket`"]))[:-2] == get_args(Bucket)
+    assert tuple(re.findall(r"`(\w+)`", meanings["`per`"])) == get_args(UsageUnit)
+    assert tuple(re.findall(r"`(\w+)`", meanings["`order_by`"]))[:-1] == get_args(Order)
+    assert f"each takes at most\n  {ReadBounds().export_seconds} s." in README
+    assert f"More than {MOST_CELLS:,} cells" in README
+
+
+def test_the_table_of_quality_has_every_figure() -> None:
+    written = {name for names, _ in rows("an item of quality") for name in re.findall(r"`(\w+)`", names)}
+    assert written == UsageQuality.model_fields.keys()
 
 
 async def test_the_table_of_operators_paths_has_every_one(tmp_path: Path) -> None:
