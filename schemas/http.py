@@ -10,7 +10,6 @@ from schemas.base import (
     Identifier,
     JsonObject,
     Model,
-    Money,
     Name,
     TenantId,
     ThreadId,
@@ -50,7 +49,7 @@ ThreadOrder = Literal["updated", "created"]
 """Which threads of a list come first: those that changed last, or those that were created last."""
 
 
-ThreadState = ThreadStatus | Literal["deleting"]
+ThreadViewStatus = ThreadStatus | Literal["deleting"]
 """A thread that is being deleted is there until all of its messages are gone."""
 
 
@@ -75,7 +74,7 @@ class ThreadView(Model):
     forked_from: ForkedFrom | None = None
     title: str | None = None
     summary: str | None = None
-    status: ThreadState = "active"
+    status: ThreadViewStatus = "active"
     deletion: ThreadDeletion | None = None
     metadata: JsonObject = {}
     created_at: Timestamp
@@ -244,7 +243,7 @@ class ThreadListQuery(Model):
     """Which threads, by their fields; with `q` those whose title or summary match, the best first."""
 
     user_id: str | None = None
-    status: ThreadState | None = None
+    status: ThreadViewStatus | None = None
     q: str | None = None
     order: ThreadOrder = "updated"
     cursor: str | None = None
@@ -298,6 +297,7 @@ class PromptBody(RequestBody):
     agent: Name = "assistant"
     content: Content
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     prompt_id: Identifier | None = None
     options: TurnOptions = TurnOptions()
     metadata: JsonObject = {}
@@ -309,49 +309,6 @@ class PromptAccepted(Model):
     turn_id: str
     partition: int
     offset: int
-
-
-UsageDimension = Literal[
-    "tenant",
-    "user",
-    "thread",
-    "turn",
-    "agent",
-    "agent_version",
-    "provider",
-    "model",
-    "tool",
-    "kind",
-    "outcome",
-]
-
-
-class UsageSums(Model):
-    """Sums over one group. `group` has the dimensions that were asked for, in that order."""
-
-    group: dict[str, str | None]
-    events: int
-    billable_events: int
-    error_events: int = 0
-    """Attempts that failed."""
-    lost_events: int = 0
-    """Attempts whose result was never committed, since their worker died; their counts are estimated."""
-    input_tokens: int
-    cached_input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    latency_ms_avg: float | None = None
-
-
-class UsageRow(UsageSums):
-    """What a group used and what that comes to, by currency: what providers take for it, and what its customer pays.
-
-    `unpriced_events` are those whose cost, or if billable price, nobody knows: they are not in the sum of it.
-    """
-
-    cost: dict[str, Money]
-    price: dict[str, Money]
-    unpriced_events: int
 
 
 class RebuildStatus(Model):

@@ -56,6 +56,7 @@ class ActiveTurn(Model):
     turn_id: Identifier
     prompt_id: Identifier
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     agent: Name
     agent_version: str
     options: TurnOptions = TurnOptions()
@@ -78,6 +79,7 @@ class QueuedPrompt(Model):
     turn_id: Identifier
     prompt_id: Identifier
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     agent: Name
     content: Content
     options: TurnOptions = TurnOptions()

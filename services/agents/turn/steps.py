@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from schemas.agents import AgentSpec, RetryPolicy
 from schemas.base import format_amount
+from schemas.completions import TurnCompleted
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
@@ -34,13 +35,15 @@ def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) 
     turn = state.turn
     answer = _writable_answer(answer)
     calls = [(events.call_id_of(turn, index), asked) for index, asked in enumerate(answer.tool_calls)]
-    recorded = events.usage_recorded(state, answer, env.at)
-    emits = [recorded, events.assistant_message(state, answer, _parts(answer, calls), env.at)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
-    state = _paid(state.with_turn(usage=turn.usage + answer.usage), recorded, spec, env)
-    if calls:
-        return _after(emits, _call_tools(state, calls, spec, env))
-    return _after(emits, _finish(state, answer, spec, env))
+    counted = _paid(state.with_turn(usage=turn.usage + answer.usage), answer, spec, env)
+    following = _call_tools(counted, calls, spec, env) if calls else _finish(counted, answer, spec, env)
+    completes = any(isinstance(emit.event, TurnCompleted) for emit in following.emits)
+    emits = [
+        events.usage_recorded(state, answer, env.at, completes_turn=completes),
+        events.assistant_message(state, answer, _parts(answer, calls), env.at),
+    ]
+    return _after(emits, following)
 
 
 def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> Decision:
@@ -53,7 +56,7 @@ def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> 
     failure = replace(failure, message=writable(failure.message), model=writable(failure.model))
     emits = [events.usage_recorded(state, failure, env.at)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
-    state = _paid(state, emits[0], spec, env)
+    state = _paid(state, failure, spec, env)
     policy = spec.retries if spec else RetryPolicy()
     retry_at = later(env.at, _delay(policy, phase.tries, turn.turn_id, failure.retry_after_seconds))
     following = {"attempt": phase.attempt + 1, "started_at": env.at}
@@ -158,12 +161,15 @@ def _spent_up(state: ThreadState, env: Environment) -> Decision | None:
     return fail(state, env, used_up.code, used_up.message, retryable=used_up.retryable)
 
 
-def _paid(state: ThreadState, recorded: Emit, spec: AgentSpec | None, env: Environment) -> ThreadState:
-    """The turn with the cost of what was just recorded, if that matters to it."""
+def _paid(
+    state: ThreadState, call: ModelAnswered | ModelFailed, spec: AgentSpec | None, env: Environment
+) -> ThreadState:
+    """The turn with the cost of a call that has ended, if that matters to it."""
     if _max_cost(state, spec) is None:
         return state
-    assert isinstance(recorded.event, UsageRecorded)
-    return state.with_turn(cost=EXACT.add(state.turn.cost, env.cost(recorded.event)))
+    recorded = events.usage_recorded(state, call, env.at).event
+    assert isinstance(recorded, UsageRecorded)
+    return state.with_turn(cost=EXACT.add(state.turn.cost, env.cost(recorded)))
 
 
 def _max_cost(state: ThreadState, spec: AgentSpec | None) -> Decimal | None:

@@ -11,6 +11,8 @@ from typing import Protocol
 from schemas.prices import Figure, PriceSpec, Tariff
 from services.runtime.pricing.cells import Boundaries, Cell
 
+DEFAULT_CURRENCY = Tariff().currency
+
 Scope = tuple[Figure, str | None, str | None, str | None, str | None, str | None]
 """Figure, tenant, model, provider, tool and kind; None stands for any."""
 
@@ -39,22 +41,19 @@ class PriceBook:
 
     def boundaries(self, tenant_id: str) -> Boundaries:
         """Where a price of a tenant may change."""
-        known = self._boundaries.get(tenant_id)
-        if known is None:
-            known = self._boundaries[tenant_id] = self._boundaries_of(tenant_id)
-        return known
+        found = self._boundaries.get(tenant_id)
+        if found is None:
+            specs, of_defaults = self._specs_of(tenant_id), self._defaults.boundaries
+            sizes = (tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)
+            found = Boundaries.at(
+                [*of_defaults.times, *(spec.effective_from for spec in specs)], [*of_defaults.sizes, *sizes]
+            )
+            self._boundaries[tenant_id] = found
+        return found
 
-    def _boundaries_of(self, tenant_id: str) -> Boundaries:
-        specs = [
-            spec
-            for (_, tenant, *_), versions in self._scopes.items()
-            if tenant in (None, tenant_id)
-            for spec in versions
-        ]
-        return Boundaries.at(
-            [*self._defaults.boundaries.times, *(spec.effective_from for spec in specs)],
-            [*self._defaults.boundaries.sizes, *(tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)],
-        )
+    def currencies(self, tenant_id: str) -> frozenset[str]:
+        """What a tenant's amounts may be in, that of the defaults among them."""
+        return frozenset({DEFAULT_CURRENCY, *(spec.currency for spec in self._specs_of(tenant_id))})
 
     def default_cost(self, cell: Cell) -> Tariff | None:
         """What the provider is known to take."""
@@ -76,6 +75,14 @@ class PriceBook:
             if begun:
                 return versions[begun - 1]
         return None
+
+    def _specs_of(self, tenant_id: str) -> list[PriceSpec]:
+        return [
+            spec
+            for (_, tenant, *_), versions in self._scopes.items()
+            if tenant in (None, tenant_id)
+            for spec in versions
+        ]
 
 
 def _scope(spec: PriceSpec) -> Scope:
