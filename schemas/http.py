@@ -10,7 +10,6 @@ from schemas.base import (
     Identifier,
     JsonObject,
     Model,
-    Money,
     Name,
     TenantId,
     ThreadId,
@@ -298,6 +297,7 @@ class PromptBody(RequestBody):
     agent: Name = "assistant"
     content: Content
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     prompt_id: Identifier | None = None
     options: TurnOptions = TurnOptions()
     metadata: JsonObject = {}
@@ -309,49 +309,6 @@ class PromptAccepted(Model):
     turn_id: str
     partition: int
     offset: int
-
-
-UsageDimension = Literal[
-    "tenant",
-    "user",
-    "thread",
-    "turn",
-    "agent",
-    "agent_version",
-    "provider",
-    "model",
-    "tool",
-    "kind",
-    "outcome",
-]
-
-
-class UsageSums(Model):
-    """Sums over one group. `group` has the dimensions that were asked for, in that order."""
-
-    group: dict[str, str | None]
-    events: int
-    billable_events: int
-    error_events: int = 0
-    """Attempts that failed."""
-    lost_events: int = 0
-    """Attempts whose result was never committed, since their worker died; their counts are estimated."""
-    input_tokens: int
-    cached_input_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    latency_ms_avg: float | None = None
-
-
-class UsageRow(UsageSums):
-    """What a group used and what that comes to, by currency: what providers take for it, and what its customer pays.
-
-    `unpriced_events` are those whose cost, or if billable price, nobody knows: they are not in the sum of it.
-    """
-
-    cost: dict[str, Money]
-    price: dict[str, Money]
-    unpriced_events: int
 
 
 class RebuildStatus(Model):

@@ -29,6 +29,8 @@ class PromptSubmitted(ThreadEvent):
     agent: Name
     content: Content
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
+    """A group of users of the tenant that what is spent is counted for."""
     prompt_id: Identifier | None = None
     options: TurnOptions = TurnOptions()
     metadata: JsonObject = {}

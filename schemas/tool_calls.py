@@ -17,6 +17,7 @@ class ToolCalled(ThreadEvent):
     name: Name
     arguments: JsonObject
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     agent: Name
     called_at: Timestamp
     deadline_at: Timestamp

@@ -55,6 +55,7 @@ class ActiveTurn(Model):
     turn_id: Identifier
     prompt_id: Identifier
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     agent: Name
     agent_version: str
     options: TurnOptions = TurnOptions()
@@ -76,6 +77,7 @@ class QueuedPrompt(Model):
     turn_id: Identifier
     prompt_id: Identifier
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
     agent: Name
     content: Content
     options: TurnOptions = TurnOptions()

@@ -25,6 +25,8 @@ class UsageRecorded(TokenCounts):
     turn_id: Identifier | None = None
     prompt_id: Identifier | None = None
     user_id: Identifier | None = None
+    team_id: Identifier | None = None
+    """A group of users of the tenant, as whoever prompts names it."""
     agent: Name | None = None
     agent_version: str | None = None
     step: int = 0
@@ -39,6 +41,8 @@ class UsageRecorded(TokenCounts):
     estimated: bool = False
     """Whether the token counts are ours because the provider gave none."""
     billable: bool = True
+    completes_turn: bool = False
+    """Whether the turn was completed with this step."""
     metadata: JsonObject = {}
     occurred_at: Timestamp
 

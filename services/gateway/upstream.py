@@ -1,14 +1,22 @@
 """Memory and usage over HTTP: their answers pass through as they are, their problems too."""
 
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NoReturn
 
 import aiohttp
+from fastapi.responses import StreamingResponse
 
 from schemas.http import Problem
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
 REQUEST_SECONDS = 15
+
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=330)
+"""An export of usage is written for five minutes at most before its first byte is sent."""
+
+PASSED_HEADERS = {"content-type", "content-disposition", "content-length"}
 
 
 class Upstream:
@@ -30,12 +38,30 @@ class Upstream:
 
     async def get(self, path: str, **parameters: object) -> Any:
         """The JSON of an answer. Raises ProblemError with the service's own problem, UnavailableError when down."""
-        named = {
-            name.rstrip("_"): str(value).lower() if isinstance(value, bool) else str(value)
-            for name, value in parameters.items()
-            if value is not None
-        }
-        return await self._request("GET", path, params=named)
+        return await self._request("GET", path, params=_named(parameters))
+
+    async def stream(self, path: str, **parameters: object) -> StreamingResponse:
+        """An answer to the byte, of any size, while it arrives; it may take minutes to begin. Raises as `get`."""
+        assert self._session is not None
+        open_until = contextlib.AsyncExitStack()
+        try:
+            request = self._session.request("GET", path, params=_named(parameters), timeout=STREAM_TIMEOUT)
+            response = await open_until.enter_async_context(request)
+            if response.status != 200:
+                await self._refused(response)
+        except BaseException as error:
+            await open_until.aclose()
+            if isinstance(error, aiohttp.ClientError | TimeoutError):
+                raise self._away(error) from error
+            raise
+
+        async def parts() -> AsyncIterator[bytes]:
+            async with open_until:
+                async for part in response.content.iter_any():
+                    yield part
+
+        passed = {name: value for name, value in response.headers.items() if name.lower() in PASSED_HEADERS}
+        return StreamingResponse(parts(), headers=passed)
 
     async def post(self, path: str, body: str) -> Any:
         """As `get`, with a JSON body."""
@@ -56,10 +82,24 @@ class Upstream:
             async with self._session.request(method, path, **options) as response:
                 if response.status == 200:
                     return await response.json()
-                if response.content_type == "application/problem+json":
-                    document = Problem.model_validate_json(await response.read())
-                    headers = {"Retry-After": response.headers["Retry-After"]} if response.status == 503 else {}
-                    raise ProblemError(document, headers=headers)
-                raise UnavailableError(f"{self.name} answered {response.status}")
+                return await self._refused(response)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UnavailableError(f"{self.name} does not answer at {self._base_url}: {error!r}") from error
+            raise self._away(error) from error
+
+    async def _refused(self, response: aiohttp.ClientResponse) -> NoReturn:
+        if response.content_type == "application/problem+json":
+            document = Problem.model_validate_json(await response.read())
+            headers = {"Retry-After": response.headers["Retry-After"]} if response.status == 503 else {}
+            raise ProblemError(document, headers=headers)
+        raise UnavailableError(f"{self.name} answered {response.status}")
+
+    def _away(self, error: Exception) -> UnavailableError:
+        return UnavailableError(f"{self.name} does not answer at {self._base_url}: {error!r}")
+
+
+def _named(parameters: Mapping[str, object]) -> dict[str, str]:
+    return {
+        name.rstrip("_"): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in parameters.items()
+        if value is not None
+    }

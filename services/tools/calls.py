@@ -113,6 +113,7 @@ def usage_of(call: ToolCalled, outcome: Outcome) -> UsageRecorded | None:
         thread_id=call.thread_id,
         turn_id=call.turn_id,
         user_id=call.user_id,
+        team_id=call.team_id,
         agent=call.agent,
         step=call.step,
         attempt=outcome.attempts,

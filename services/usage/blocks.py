@@ -8,10 +8,12 @@ one is the only one that may be half there.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from services.usage.facts import Conflict, Stored, sort_out
 from services.usage.fingerprint import COLUMNS, values_sql
+from services.usage.pricing.cells import EPOCH
 from services.usage.rollups import Slot
 from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
 from services.usage.store import Block, Bounds, Fact
@@ -71,11 +73,12 @@ class BlockWriter:
                 f"usage_events_{self.slot}",
                 rows_of(block.bounds, number, found.kept),
                 column_names=[*EVENT_COLUMNS, *BLOCK_COLUMNS],
-                settings=INSERT_SETTINGS | {"insert_deduplication_token": self._name_of(block.bounds)},
+                settings=INSERT_SETTINGS | {"insert_deduplication_token": self.name_of(block.bounds)},
             )
         return len(found.conflicts)
 
-    def _name_of(self, bounds: Bounds) -> str:
+    def name_of(self, bounds: Bounds) -> str:
+        """By which the tables know a block."""
         return f"{self.generation}-{bounds.partition}-{bounds.first}-{bounds.last}"
 
     def _stored(self, client: Any, block: Block) -> Mapping[Fact, Stored]:
@@ -135,6 +138,32 @@ def live_writer(client: Any) -> BlockWriter:
     ).result_rows
     last = [NumberedBlock(number, Bounds(*bounds)) for number, *bounds in rows]
     return BlockWriter(slot, generation, last[0] if last else None)
+
+
+def complete(client: Any) -> None:
+    """Gives the sums what they lack of the last block, from its rows. Call it before a migration changes the views.
+
+    A view knows a block no more when it was changed, and would count one that is sent again twice. So such a migration
+    also takes the numbers off the rows: then nothing is sent again, and each partition is read on from its last block,
+    whose facts that are there are left out. The tables may be of any version that has numbers.
+    """
+    writer = live_writer(client)
+    if writer.last is None:
+        return
+    table = f"usage_events_{writer.slot}"
+    there = {name for name, *_ in client.query(f"DESCRIBE TABLE {table}").result_rows}
+    columns = [name for name in (*EVENT_COLUMNS, *BLOCK_COLUMNS) if name in there]
+    time = columns.index("occurred_at")
+    selected = [f"toUnixTimestamp64Micro({name})" if name == "occurred_at" else name for name in columns]
+    rows = client.query(
+        f"SELECT {', '.join(selected)} FROM {table} WHERE block_number = {writer.last.number}"  # noqa: S608 - our own
+    ).result_rows
+    client.insert(
+        table,
+        [[*row[:time], EPOCH + timedelta(microseconds=row[time]), *row[time + 1 :]] for row in rows],
+        column_names=columns,
+        settings=INSERT_SETTINGS | {"insert_deduplication_token": writer.name_of(writer.last.bounds)},
+    )
 
 
 def positions_sql(slot: Slot) -> str:

@@ -1,11 +1,11 @@
 """ClickHouse through clickhouse-connect: the engine in process (chDB) or a server, the same SQL."""
 
 import asyncio
+import contextlib
 import fcntl
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
+from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
@@ -21,12 +22,17 @@ from services.runtime.metrics import USAGE_CONFLICTS
 from services.usage.blocks import BlockWriter, empty, go_live, live_writer, positions_sql
 from services.usage.fingerprint import BUCKET, values_sql
 from services.usage.migrate import migrate
-from services.usage.queries import COLUMNS, UsageGroup, UsageQuery, cell_from, parameters_of, usage_sql
+from services.usage.quality_sql import quality_from, quality_parameters, quality_sql
+from services.usage.queries import UsageGroup, UsageQuery
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.rollups import RAW, Slot
 from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
+from services.usage.sums_sql import group_from, parameters_of, sums_sql
 
 R = TypeVar("R")
+
+EXPORT_BLOCK, EXPORT_GROUPS = 8192, 1000
+"""Groups that an export has in hand as the engine gives them, and as they are written."""
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
@@ -51,6 +57,7 @@ class ClickHouseUsageStore:
         self._name = _without_password(url) if url else str(folder)
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
+        self._exporting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-export")
         self._live = BlockWriter("a", 1)
         self._built: BlockWriter | None = None
         self._writer: Any = None
@@ -72,6 +79,7 @@ class ClickHouseUsageStore:
             if client is not None:
                 await self._run(pool, client.close)
             pool.shutdown()
+        self._exporting.shutdown()
         self._reader = self._writer = None
         if self._lock is not None:
             self._lock.close()
@@ -142,22 +150,63 @@ class ClickHouseUsageStore:
         return await self._run(self._writing, lambda: imbalances(_opened(self._writer), self._live.slot, limit))
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
-        bounds = {
-            "max_execution_time": self._bounds.seconds,
-            "timeout_overflow_mode": "throw",
-            "max_rows_to_read": self._bounds.rows,
-            "read_overflow_mode": "throw",
-        }
+        result = await self._ask(lambda slot: sums_sql(query, slot), parameters_of(query))
+        return [group_from(query, row) for row in result.named_results()]
+
+    async def quality(self, query: UsageQuery) -> Sequence[UsageQuality]:
+        result = await self._ask(lambda slot: quality_sql(query, slot), quality_parameters(query))
+        return [quality_from(query, row) for row in result.named_results()]
+
+    async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
+        live = self._live
+        _opened(self._reader)
+        with self._bounded(self._bounds.export_seconds) as bounds:
+            await self._run(self._exporting, lambda: self._stream(query, live.slot, bounds, take))
+        if self._live is not live:
+            raise UnavailableError("usage was rebuilt while it was exported: ask again")
+
+    def _stream(
+        self, query: UsageQuery, slot: Slot, bounds: dict[str, Any], take: Callable[[Sequence[UsageGroup]], None]
+    ) -> None:
+        """On a client of its own: one that streams answers nothing else."""
+        client = self._connect()
         try:
-            result = await self._read(lambda slot: usage_sql(query, slot), parameters_of(query), bounds)
+            settings = {**bounds, "max_block_size": EXPORT_BLOCK}
+            with client.query_row_block_stream(
+                sums_sql(query, slot), parameters=parameters_of(query), settings=settings
+            ) as blocks:
+                names = blocks.source.column_names
+                for rows in blocks:
+                    for first in range(0, len(rows), EXPORT_GROUPS):
+                        part = rows[first : first + EXPORT_GROUPS]
+                        take([group_from(query, dict(zip(names, row, strict=True))) for row in part])
+        finally:
+            client.close()
+
+    async def _ask(self, statement_of: Callable[[Slot], str], parameters: dict[str, Any]) -> Any:
+        """A question from outside, within the bounds of one. Raises TooMuchAskedError."""
+        with self._bounded(self._bounds.seconds) as bounds:
+            return await self._read(statement_of, parameters, bounds)
+
+    @contextlib.contextmanager
+    def _bounded(self, seconds: int) -> Generator[dict[str, Any]]:
+        """The settings that hold a question within its bounds. Raises TooMuchAskedError where one has reached them."""
+        try:
+            yield {
+                "max_execution_time": seconds,
+                "timeout_overflow_mode": "throw",
+                "max_memory_usage": self._bounds.memory_bytes,
+                "max_rows_to_read": self._bounds.rows,
+                "read_overflow_mode": "throw",
+            }
         except ClickHouseError as error:
             if _code(error) not in TOO_MUCH:
                 raise
             raise TooMuchAskedError(
-                f"it would read more than {self._bounds.rows:,} rows or take more than {self._bounds.seconds} s: ask "
+                f"it would read more than {self._bounds.rows:,} rows, take more than {seconds} s or "
+                f"{self._bounds.memory_bytes >> 20:,} MB: ask "
                 "for a shorter time, for whole days, or without the thread and the turn"
             ) from error
-        return [_usage_group(query, row) for row in result.named_results()]
 
     async def _texts(self, condition: str, parameters: dict[str, Any]) -> Sequence[list[str | None]]:
         result = await self._read(
@@ -202,6 +251,8 @@ class ClickHouseUsageStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
         except OperationalError as error:
+            if _code(error) in TOO_MUCH:
+                raise  # so ends a stream that has reached a bound: it was answered
             raise UnavailableError(f"ClickHouse at {self._name} does not answer: {_first_line(error)}") from error
 
 
@@ -261,23 +312,3 @@ def _code(error: ClickHouseError) -> int | None:
     """ClickHouse's own number of an error, which only the text has."""
     found = re.search(r"\b[Cc]ode: (\d+)", str(error))
     return int(found[1]) if found else None
-
-
-def _usage_group(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
-    group: dict[str, str | None] = {name: row[COLUMNS[name]] for name in query.group_by}
-    if query.bucket is not None:
-        group = {"bucket": row["bucket"], **group}
-    average = row["latency_avg"]
-    return UsageGroup(
-        group=group,
-        events=row["events_sum"],
-        billable_events=row["billable_events"],
-        error_events=row["error_events"],
-        lost_events=row["lost_events"],
-        input_tokens=row["input_tokens_sum"],
-        cached_input_tokens=row["cached_sum"],
-        output_tokens=row["output_tokens_sum"],
-        reasoning_tokens=row["reasoning_sum"],
-        latency_ms_avg=None if math.isnan(average) else average,
-        cells=[cell_from(cell) for cell in row["cells"]],
-    )

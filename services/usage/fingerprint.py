@@ -19,7 +19,7 @@ Values = tuple[str | None, ...]
 """What a row holds as text, in the order of COLUMNS."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FLAGS = ("estimated", "billable")
+_FLAGS = ("estimated", "billable", "completes_turn")
 _TIMES = ("occurred_at",)
 
 
@@ -47,9 +47,9 @@ def values_sql() -> Sequence[str]:
     return [_value_sql(name) for name in COLUMNS]
 
 
-def hash_sql() -> str:
-    """The expression of a row's hash in ClickHouse."""
-    parts = (f"ifNull(concat(toString(length({value})), ':', {value}), '-')" for value in values_sql())
+def hash_sql(values: Iterable[str]) -> str:
+    """The expression of the hash of values, each an expression of a text, in ClickHouse."""
+    parts = (f"ifNull(concat(toString(length({value})), ':', {value}), '-')" for value in values)
     return f"reinterpretAsUInt64(substring(SHA256(concat({', '.join(parts)})), 1, 8))"
 
 

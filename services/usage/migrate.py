@@ -4,7 +4,11 @@ import importlib.resources
 from typing import Any, get_args
 
 from services.runtime.errors import ConfigurationError
+from services.usage.blocks import complete
 from services.usage.rollups import Slot
+
+FIRST_WITH_NUMBERS = 2
+"""The version since when blocks have numbers, and sums."""
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -47,6 +51,8 @@ def migrate(client: Any, name: str) -> None:
             f"the usage tables at {name} have version {max(applied)}, this release of Turnlog knows "
             f"{newest}: run the release that made them, or a later one"
         )
+    if FIRST_WITH_NUMBERS in applied and newest not in applied:
+        complete(client)
     for version, text in known:
         if version in applied:
             continue

@@ -5,7 +5,7 @@ from typing import Any
 
 from schemas.http import UsageConflict, UsageImbalance
 from services.usage.blocks import CONFLICT_COLUMNS
-from services.usage.fingerprint import BUCKET, hash_sql
+from services.usage.fingerprint import BUCKET, hash_sql, values_sql
 from services.usage.rollups import RAW, ROLLUPS, SUMMED, Slot, months_sql, unequal_sql
 
 
@@ -14,7 +14,7 @@ def digests_sql(slot: Slot) -> str:
     return (
         f"SELECT source_partition, intDiv(source_offset, {BUCKET}) AS bucket, "  # noqa: S608 - our own
         "source_offset >= {ends:Array(UInt64)}[source_partition + 1] AS beyond, "
-        f"count(), groupBitXor({hash_sql()}) FROM {RAW.text(slot)} "
+        f"count(), groupBitXor({hash_sql(values_sql())}) FROM {RAW.text(slot)} "
         "GROUP BY source_partition, bucket, beyond ORDER BY source_partition, bucket, beyond"
     )
 

@@ -31,6 +31,8 @@ _DAY_COLUMNS = (
     "tool",
     "outcome",
     "billable",
+    "team_id",
+    "completes_turn",
 )
 
 

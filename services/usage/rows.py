@@ -35,6 +35,8 @@ EVENT_COLUMNS = (
     "estimated",
     "billable",
     "occurred_at",
+    "team_id",
+    "completes_turn",
 )
 _event_values = attrgetter(*EVENT_COLUMNS)
 

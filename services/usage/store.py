@@ -1,9 +1,10 @@
 """The port to ClickHouse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from schemas.usage import UsageRecorded
 from services.runtime.errors import TurnlogError
@@ -26,6 +27,9 @@ class ReadBounds:
 
     seconds: int = 20
     rows: int = 1_000_000_000
+    memory_bytes: int = 4 << 30
+    export_seconds: int = 300
+    """For an export, whose groups are rated and written while they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,21 @@ class UsageStore(UsageBuild, Protocol):
 
     async def imbalances(self, *, limit: int) -> Sequence[UsageImbalance]:
         """Where a table of sums is not what the rows add up to; no block is inserted meanwhile. Empty is right."""
+        ...
+
+    async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
+        """Gives the groups of a question, a thousand at most at a time, to `take`, which runs on a thread of its own.
+
+        One export at a time, and other questions beside it. Raises TooMuchAskedError, and what `take` raises; also
+        UnavailableError when usage was rebuilt meanwhile: what was taken may be of tables that are not live any more.
+        """
+        ...
+
+    async def quality(self, query: UsageQuery) -> Sequence[UsageQuality]:
+        """How well the work of each group went: those of most events first, in the order of time with a bucket.
+
+        Order, units and comparison of the question are left out of account. Raises TooMuchAskedError.
+        """
         ...
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:

@@ -1,6 +1,8 @@
 """The commands of a terminal."""
 
 import asyncio
+import csv
+import io
 import json
 from pathlib import Path
 from uuid import uuid4
@@ -115,6 +117,12 @@ async def test_prices_are_applied_from_a_file_and_usage_shows_what_it_comes_to(
     async with asyncio.timeout(30):
         while "0.250000 USD" not in (finished := await turnlog.run("usage", "--group-by", "user,model")).output:
             assert finished.code == 0, finished.errors
+    days = ("--from", "2020-01-01", "--to", "2100-01-01")
+    exported = await turnlog.run("usage", "--group-by", "user", *days, "--order-by", "cost", "--format", "csv")
+    rows = [row for row in csv.DictReader(io.StringIO(exported.output)) if row["user"] == user]
+    assert [(row["events"], row["cost_USD"]) for row in rows] == [("1", "0.25")], exported.errors
+    compared = await turnlog.run("usage", "--group-by", "user", *days, "--compare", COLUMNS="300")
+    assert "cost before" in compared.output, compared.errors
 
 
 async def test_a_bad_price_file_changes_nothing_and_says_why(turnlog: Installation, tmp_path: Path) -> None:

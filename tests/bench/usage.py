@@ -64,7 +64,9 @@ SELECT
     number + 1000000 AS source_offset,
     number + 1000000 AS block_first,
     number + 1000000 AS block_last,
-    0 AS block_number
+    0 AS block_number,
+    NULL AS team_id,
+    number % 4 = 3 AS completes_turn
 FROM numbers({rows})
 """
 

@@ -268,11 +268,18 @@ async def test_usage_of_a_call_that_is_run_twice_is_one_fact() -> None:
     def it() -> str:
         return "x"
 
-    first, second = usage_of(call_of(), await run(it)), usage_of(call_of(), await run(it))
+    call = call_of().model_copy(update={"team_id": "blue"})
+    first, second = usage_of(call, await run(it)), usage_of(call, await run(it))
     assert first is not None
     assert second is not None
     assert (first.usage_id, first.occurred_at, first.outcome) == (second.usage_id, second.occurred_at, "ok")
-    assert (first.kind, first.tool, first.user_id, first.billable) == ("tool", "it", "u-1", True)
+    assert (first.kind, first.tool, first.user_id, first.team_id, first.billable) == (
+        "tool",
+        "it",
+        "u-1",
+        "blue",
+        True,
+    )
 
 
 class MemoryOutbox:

@@ -150,6 +150,7 @@ def tool_called(state: ThreadState, call: PendingCall, at: datetime) -> Emit:
         name=call.name,
         arguments=call.arguments,
         user_id=turn.user_id,
+        team_id=turn.team_id,
         agent=turn.agent,
         called_at=at,
         deadline_at=call.deadline_at,
@@ -157,7 +158,9 @@ def tool_called(state: ThreadState, call: PendingCall, at: datetime) -> Emit:
     return Emit(tool_queue(call.queue) if call.queue else TOOL_CALLS.name, event, call.call_id)
 
 
-def usage_recorded(state: ThreadState, call: ModelAnswered | ModelFailed, at: datetime) -> Emit:
+def usage_recorded(
+    state: ThreadState, call: ModelAnswered | ModelFailed, at: datetime, *, completes_turn: bool = False
+) -> Emit:
     """What an attempt spent. A failed one is not billable, whatever the provider counted."""
     answered = isinstance(call, ModelAnswered)
     return _usage(
@@ -173,6 +176,7 @@ def usage_recorded(state: ThreadState, call: ModelAnswered | ModelFailed, at: da
         outcome="ok" if answered else "error",
         estimated=call.estimated if answered else True,
         billable=answered,
+        completes_turn=completes_turn,
     )
 
 
@@ -201,6 +205,7 @@ def _usage(state: ThreadState, step: int, attempt: int, at: datetime, *, usage: 
         turn_id=turn.turn_id,
         prompt_id=turn.prompt_id,
         user_id=turn.user_id,
+        team_id=turn.team_id,
         agent=turn.agent,
         agent_version=turn.agent_version,
         step=step,

@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec, RetryPolicy
+from schemas.completions import TurnCompleted
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
@@ -30,15 +31,15 @@ def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) 
     turn = state.turn
     answer = _writable_answer(answer)
     calls = [(events.call_id_of(turn, index), asked) for index, asked in enumerate(answer.tool_calls)]
+    counted = state.with_turn(usage=turn.usage + answer.usage)
+    spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
+    following = _call_tools(counted, calls, spec, env) if calls else _finish(counted, answer, spec, env)
+    completes = any(isinstance(emit.event, TurnCompleted) for emit in following.emits)
     emits = [
-        events.usage_recorded(state, answer, env.at),
+        events.usage_recorded(state, answer, env.at, completes_turn=completes),
         events.assistant_message(state, answer, _parts(answer, calls), env.at),
     ]
-    state = state.with_turn(usage=turn.usage + answer.usage)
-    spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
-    if calls:
-        return _after(emits, _call_tools(state, calls, spec, env))
-    return _after(emits, _finish(state, answer, spec, env))
+    return _after(emits, following)
 
 
 def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> Decision:

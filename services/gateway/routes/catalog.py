@@ -8,8 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from schemas.agents import AgentSpec
+from schemas.analytics import UsageQuality, UsageRow
 from schemas.base import Spec
-from schemas.http import Page, UsageRow
+from schemas.http import Page
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, PRICES, TOOLS, Topic
@@ -55,7 +56,7 @@ async def apply_tool(spec: ToolSpec, ports: PortsDep, tenant_id: TenantDep) -> d
 def operators_own(ports: PortsDep) -> None:
     """No tenant sets what it pays or may spend, or sees what others pay."""
     if ports.settings.trust_tenant_header:
-        raise problem(403, "operators-only", "Not for tenants", "prices and budgets are applied with `turnlog`")
+        raise problem(403, "operators-only", "Not for tenants", "the operator does this with `turnlog`")
 
 
 def no_slips(kind: type[Spec]) -> Callable[[Request], Awaitable[None]]:
@@ -87,9 +88,20 @@ async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
 
 @router.get("/v1/usage", response_model=Page[UsageRow], tags=["usage"])
 async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
-    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, filters, `limit`, `cursor`."""
-    parameters: dict[str, object] = dict(request.query_params)
-    return await ports.usage.get("usage", **{**parameters, "tenant_id": tenant_id})
+    """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, `compare`, `per`, filters, `order_by`, `limit`.
+
+    `format=csv` and `format=parquet` answer with a file of every group.
+    """
+    parameters: dict[str, object] = {**request.query_params, "tenant_id": tenant_id}
+    if request.query_params.get("format", "json") != "json":
+        return await ports.usage.stream("usage", **parameters)
+    return await ports.usage.get("usage", **parameters)
+
+
+@router.get("/v1/usage/quality", response_model=Page[UsageQuality], tags=["usage"])
+async def quality(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
+    """Latency, time to the first token, errors, retries and lost attempts: `group_by`, `bucket`, times, filters."""
+    return await ports.usage.get("usage/quality", **{**request.query_params, "tenant_id": tenant_id})
 
 
 async def _apply(ports: Ports, topic: Topic, spec: Spec, tenant_id: str) -> None:

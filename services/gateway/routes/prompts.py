@@ -57,6 +57,7 @@ async def post_prompt(
         agent=body.agent,
         content=body.content,
         user_id=body.user_id,
+        team_id=body.team_id,
         prompt_id=given or new_id(datetime.now(UTC)),
         options=body.options,
         metadata=body.metadata,

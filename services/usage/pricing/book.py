@@ -11,6 +11,8 @@ from typing import Protocol
 from schemas.prices import Figure, PriceSpec, Tariff
 from services.usage.pricing.cells import Boundaries, Cell
 
+DEFAULT_CURRENCY = Tariff().currency
+
 Scope = tuple[Figure, str | None, str | None, str | None, str | None, str | None]
 """Figure, tenant, model, provider, tool and kind; None stands for any."""
 
@@ -38,16 +40,15 @@ class PriceBook:
 
     def boundaries(self, tenant_id: str) -> Boundaries:
         """Where a price of a tenant may change."""
-        specs = [
-            spec
-            for (_, tenant, *_), versions in self._scopes.items()
-            if tenant in (None, tenant_id)
-            for spec in versions
-        ]
+        specs = self._specs_of(tenant_id)
         return Boundaries.at(
             [*self._defaults.boundaries.times, *(spec.effective_from for spec in specs)],
             [*self._defaults.boundaries.sizes, *(tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)],
         )
+
+    def currencies(self, tenant_id: str) -> frozenset[str]:
+        """What a tenant's amounts may be in, that of the defaults among them."""
+        return frozenset({DEFAULT_CURRENCY, *(spec.currency for spec in self._specs_of(tenant_id))})
 
     def default_cost(self, cell: Cell) -> Tariff | None:
         """What the provider is known to take."""
@@ -69,6 +70,14 @@ class PriceBook:
             if begun:
                 return versions[begun - 1]
         return None
+
+    def _specs_of(self, tenant_id: str) -> list[PriceSpec]:
+        return [
+            spec
+            for (_, tenant, *_), versions in self._scopes.items()
+            if tenant in (None, tenant_id)
+            for spec in versions
+        ]
 
 
 def _scope(spec: PriceSpec) -> Scope:

@@ -5,7 +5,7 @@ in the counts, so that of the sums is the sum of the events' own, to the last di
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -51,6 +51,22 @@ class Cell:
     cached_input_tokens: int
     output_tokens: int
     reasoning_tokens: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each part of a cell counts, by the hash of the cell. Cells that are not here count nothing.
+
+    They are floating point numbers, for an order and not for an amount: the order of groups whose amounts are equal to
+    fifteen digits is left open.
+    """
+
+    cells: Sequence[int]
+    input: Sequence[float]
+    cached: Sequence[float]
+    output: Sequence[float]
+    reasoning: Sequence[float]
+    events: Sequence[float]
 
 
 def cell_of(event: UsageRecorded, boundaries: Boundaries) -> Cell:

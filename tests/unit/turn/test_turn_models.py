@@ -31,6 +31,23 @@ def test_usage_of_all_steps_is_summed_in_the_completion() -> None:
     assert [each.step for each in story.usage] == [1, 2]
 
 
+def test_usage_says_which_team_it_is_for_and_which_step_completed_the_turn() -> None:
+    story = Story()
+    story.prompt(team_id="blue")
+    story.prompt(team_id="red")
+    story.answers("", asks())
+    (called,) = story.written("tool.called")
+    story.tool_returns(story.calls[0])
+    story.answers("done")
+    story.model_fails("provider_error")
+    assert called.team_id == "blue"
+    assert [(each.team_id, each.completes_turn) for each in story.usage] == [
+        ("blue", False),
+        ("blue", True),
+        ("red", False),
+    ]
+
+
 def test_reasoning_goes_before_the_text_and_is_no_part_of_the_answer() -> None:
     story = Story()
     story.prompt()

@@ -1,28 +1,28 @@
 """The SQL of the analytics: words of ours in the text, everything from outside among the parameters."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import combinations
 from typing import Any, get_args
 
 import pytest
 
-from schemas.http import UsageDimension
+from schemas.analytics import UsageDimension
 from schemas.usage import UsageRecorded
-from services.usage import queries
+from services.usage import sums_sql
 from services.usage.migrate import migrations, statements
 from services.usage.pricing.cells import Boundaries
 from services.usage.pricing.defaults import PackagedPrices
 from services.usage.queries import (
-    COLUMNS,
     FILTERS,
     Bucket,
     UsageQuery,
-    parameters_of,
     parse_dimensions,
     parse_time,
 )
 from services.usage.rollups import ROLLUPS, SIZES
+from services.usage.sums_sql import COLUMNS, parameters_of
 
 DIMENSIONS: tuple[UsageDimension, ...] = get_args(UsageDimension)
 BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
@@ -30,9 +30,9 @@ SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "x' OR 1=1; DROP TABLE usage_events --"
 
 
-def usage_sql(query: UsageQuery) -> tuple[str, dict[str, Any]]:
+def sql_of(query: UsageQuery) -> tuple[str, dict[str, Any]]:
     """Statement and parameters, of one of the two sets of tables."""
-    return queries.usage_sql(query, "b"), parameters_of(query)
+    return sums_sql.sums_sql(query, "b"), parameters_of(query)
 
 
 def clause(statement: str, begin: str, end: str) -> str:
@@ -51,7 +51,7 @@ def test_every_dimension_is_a_column_of_the_event() -> None:
 
 
 def test_without_groups_there_is_one_sum() -> None:
-    statement, parameters = usage_sql(UsageQuery("acme"))
+    statement, parameters = sql_of(UsageQuery("acme"))
     assert "GROUP BY" not in statement.rpartition(")")[2]
     assert statement.startswith("SELECT sum(events) AS events_sum")
     assert clause(statement, "WHERE", "GROUP BY") == "tenant_id = {tenant_id:String}"
@@ -60,20 +60,20 @@ def test_without_groups_there_is_one_sum() -> None:
 
 @pytest.mark.parametrize("dimensions", [*combinations(DIMENSIONS, 1), *combinations(DIMENSIONS, 2)])
 def test_groups_are_selected_and_order_ties(dimensions: tuple[UsageDimension, ...]) -> None:
-    statement, _ = usage_sql(UsageQuery("acme", dimensions))
+    statement, _ = sql_of(UsageQuery("acme", dimensions))
     columns = ", ".join(COLUMNS[name] for name in dimensions)
     assert statement.startswith(f"SELECT {columns}, sum(events) AS events_sum")
     assert clause(statement, "\\) GROUP BY", "ORDER") == columns
-    assert clause(statement, "ORDER BY", "LIMIT") == f"total DESC, {columns}"
+    assert clause(statement, "ORDER BY", "LIMIT") == f"sum(input + output) DESC, {columns}"
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_a_bucket_comes_first_and_orders_by_time(bucket: Bucket) -> None:
-    statement, _ = usage_sql(UsageQuery("acme", ["model"], bucket=bucket))
+    statement, _ = sql_of(UsageQuery("acme", ["model"], bucket=bucket))
     assert statement.startswith("SELECT bucket, model, sum(events)")
     assert re.search(r"formatDateTime\(starts, '[^']+', 'UTC'\) AS bucket", statement)
     assert clause(statement, "\\) GROUP BY", "ORDER") == "bucket, model"
-    assert clause(statement, "ORDER BY", "LIMIT") == "bucket, total DESC, model"
+    assert clause(statement, "ORDER BY", "LIMIT") == "bucket, sum(input + output) DESC, model"
 
 
 ODD = SINCE + timedelta(seconds=1)
@@ -100,7 +100,7 @@ MINUTE = SINCE + timedelta(minutes=1)
     ],
 )
 def test_the_smallest_table_is_read_that_answers_to_the_digit(query: UsageQuery, table: str) -> None:
-    assert f"FROM {table} WHERE tenant_id = " in usage_sql(query)[0]
+    assert f"FROM {table} WHERE tenant_id = " in sql_of(query)[0]
 
 
 def test_sums_tell_apart_every_size_that_a_packaged_price_does() -> None:
@@ -111,29 +111,29 @@ def test_sums_tell_apart_every_size_that_a_packaged_price_does() -> None:
 
 
 def test_the_views_sum_up_by_the_columns_that_a_rollup_says() -> None:
+    made = [text for _, file in migrations() for text in statements(file)]
     for rollup in ROLLUPS:
         name = f"{rollup.source.table}_a"
-        made = {text.split("\n")[0]: text for text in statements(migrations()[1][1])}
-        view = made[f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name}_view TO {name} AS"]
+        view = [text for text in made if f" {name}_view " in text.split("\n")[0]][-1]
         keys = {*rollup.columns, "starts", "size", "shape"}
         assert {*view.rpartition("GROUP BY ")[2].split(", ")} == keys
         assert str(list(SIZES)) in view
         assert f"{rollup.starts_of}(occurred_at, 'UTC') AS starts" in view
-        order = re.search(r"ORDER BY \((.*)\)", made[f"CREATE TABLE IF NOT EXISTS {name}"])
-        assert order
-        assert {*order[1].split(", ")} == keys
+        tables = [text for text in made if text.split("\n")[0].endswith(f" {name}")]
+        order = re.findall(r"ORDER BY \((.*)\)", tables[-1])
+        assert {*order[0].split(", ")} == keys
 
 
 def test_cells_are_told_apart_by_parameters() -> None:
     boundaries = Boundaries.at([SINCE], [129])
-    statement, parameters = usage_sql(UsageQuery("acme", boundaries=boundaries))
+    statement, parameters = sql_of(UsageQuery("acme", boundaries=boundaries))
     inner = clause(statement, "GROUP BY", "\\)")
     assert inner == "kind, provider, model, tool, billable, begins, size, shape"
     assert (parameters["times"], parameters["sizes"]) == ([0, 1767225600000000], [0, 129])
 
 
 def test_times_are_half_open_parameters() -> None:
-    statement, parameters = usage_sql(UsageQuery("acme", ["turn"], since=SINCE, until=SINCE + timedelta(days=1)))
+    statement, parameters = sql_of(UsageQuery("acme", ["turn"], since=SINCE, until=SINCE + timedelta(days=1)))
     where = clause(statement, "WHERE", "GROUP BY")
     assert "occurred_at >= {since:DateTime64(6, 'UTC')}" in where
     assert "occurred_at < {until:DateTime64(6, 'UTC')}" in where
@@ -142,7 +142,7 @@ def test_times_are_half_open_parameters() -> None:
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_filter_is_one_parameter(name: str) -> None:
-    statement, parameters = usage_sql(UsageQuery("acme", filters={name: "value"}))  # pyright: ignore
+    statement, parameters = sql_of(UsageQuery("acme", filters={name: "value"}))  # pyright: ignore
     assert clause(statement, "WHERE", "GROUP BY") == f"tenant_id = {{tenant_id:String}} AND {name} = {{{name}:String}}"
     assert parameters[name] == "value"
 
@@ -154,15 +154,15 @@ def test_nothing_from_outside_is_in_the_text() -> None:
     harmless = UsageQuery(
         "a", DIMENSIONS, "day", since=SINCE, until=SINCE, filters=dict.fromkeys(FILTERS, "b"), limit=1, offset=0
     )
-    statement, parameters = usage_sql(hostile)
-    assert statement == usage_sql(harmless)[0]
+    statement, parameters = sql_of(hostile)
+    assert statement == sql_of(harmless)[0]
     assert placeholders(statement) == parameters.keys()
     assert parameters["tenant_id"] == parameters["agent"] == HOSTILE
 
 
 def test_a_filter_that_is_no_column_never_reaches_the_text() -> None:
-    statement, parameters = usage_sql(UsageQuery("acme", filters={HOSTILE: "1"}))  # pyright: ignore
-    assert (statement, parameters) == usage_sql(UsageQuery("acme"))
+    statement, parameters = sql_of(UsageQuery("acme", filters={HOSTILE: "1"}))  # pyright: ignore
+    assert (statement, parameters) == sql_of(UsageQuery("acme"))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_dimensions_are_a_comma_list(text: str, dimensions: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["user_id", "user,cost", "User", "user,user", HOSTILE, "count()"])
 def test_an_unknown_or_repeated_dimension_is_named_with_the_known_ones(text: str) -> None:
-    with pytest.raises(ValueError, match="expected different dimensions of tenant, user, thread") as caught:
+    with pytest.raises(ValueError, match="expected different dimensions of tenant, user, team") as caught:
         parse_dimensions(text)
     assert repr(text) in str(caught.value)
 
@@ -212,3 +212,9 @@ def test_a_plus_that_became_a_space_is_explained() -> None:
 def test_a_time_that_no_row_can_have_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time from 1970 to 2105"):
         parse_time(text)
+
+
+def test_rows_are_added_up_where_that_is_asked_for_though_sums_would_do() -> None:
+    asked = UsageQuery("acme", since=datetime(2026, 1, 1, tzinfo=UTC), until=datetime(2026, 2, 1, tzinfo=UTC))
+    assert "usage_days_b AS source" in sql_of(asked)[0]
+    assert "usage_events_b AS source FINAL" in sql_of(replace(asked, from_rows=True))[0]

@@ -1,0 +1,150 @@
+"""What is stored is there under every later release."""
+
+from datetime import timedelta
+
+import pytest
+
+from services.runtime.errors import ConfigurationError
+from services.usage.blocks import INSERT_SETTINGS
+from services.usage.migrate import FIRST_WITH_NUMBERS, migrations, statements
+from services.usage.queries import UsageQuery
+from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
+from services.usage.store import Bounds
+from tests.support.usage_tables import EXACT_AND_SUMMED, START, Place, block, spent, total
+
+FIRST_COLUMNS = [name for name in EVENT_COLUMNS if f"    {name} " in migrations()[0][1]]
+
+
+async def test_rows_of_the_first_release_are_taken_over_and_read_on_at_their_last_block(place: Place) -> None:
+    """Whether the last block of a partition was whole, nobody knew then: its facts are read again, and not doubled."""
+    columns = [*FIRST_COLUMNS, "source_partition", "source_offset", "block_first", "block_last"]
+    place.folder.mkdir(parents=True)
+    events = [spent(number, input_tokens=number) for number in range(9)]
+    with place.client() as client:
+        for statement in statements(migrations()[0][1]):
+            client.command(statement)
+        client.command(
+            "CREATE TABLE schema_version (version UInt32, applied_at DateTime) ENGINE = MergeTree ORDER BY version"
+        )
+        client.insert("schema_version", [[1]], column_names=["version"])
+        for first, last, offsets in ((0, 3, range(4)), (0, 3, range(4)), (4, 8, (4, 6))):
+            rows = [[*(getattr(events[at], name) for name in FIRST_COLUMNS), 2, at, first, last] for at in offsets]
+            client.insert("usage_events", rows, column_names=columns)
+    for _ in range(2):
+        store = place.store()
+        await store.open()
+        assert (await store.unsettled(), await store.positions()) == (None, {2: 4})
+        assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [6, 6, 6]
+        await store.close()
+    store = place.store()
+    await store.open()
+    await store.insert(block(*events[4:], partition=2, first=4))
+    assert [(await total(store, **each)).input_tokens for each in EXACT_AND_SUMMED] == [36, 36, 36]
+    assert (await store.positions(), await store.conflicts(limit=1), await store.imbalances(limit=1)) == (
+        {2: 9},
+        [],
+        [],
+    )
+    await store.close()
+
+
+async def test_a_migration_that_was_killed_in_the_middle_begins_again(place: Place) -> None:
+    place.folder.mkdir(parents=True)
+    done = statements(migrations()[0][1]) + statements(migrations()[1][1])
+    with place.client() as client:
+        for statement in done:
+            client.command(statement)
+            if statement == done[0]:
+                rows = [[*(getattr(spent(), name) for name in FIRST_COLUMNS), 0, 0, 0, 0]]
+                columns = [*FIRST_COLUMNS, "source_partition", "source_offset", "block_first", "block_last"]
+                client.insert("usage_events", rows, column_names=columns)
+        client.command(
+            "CREATE TABLE schema_version (version UInt32, applied_at DateTime) ENGINE = MergeTree ORDER BY version"
+        )
+        client.insert("schema_version", [[1]], column_names=["version"])
+    store = place.store()
+    await store.open()
+    assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [1, 1, 1]
+    assert await store.imbalances(limit=1) == []
+    await store.close()
+
+
+@pytest.mark.parametrize("half_there", [False, True])
+@pytest.mark.parametrize("version", range(FIRST_WITH_NUMBERS, len(migrations())))
+async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_counts_once(
+    place: Place, version: int, half_there: bool
+) -> None:
+    """The sums know a block by the view that brings it: one that a migration has changed would count it twice.
+
+    Half there is a block that a kill has left without its sums of days; made by hand, while that view is away.
+    """
+    events = [spent(number, input_tokens=number, occurred_at=START + timedelta(minutes=number)) for number in range(9)]
+    made = [statement for _, text in migrations()[:version] for statement in statements(text)]
+    view = [text for text in made if text.startswith("CREATE MATERIALIZED VIEW IF NOT EXISTS usage_days_a_view ")]
+    place.folder.mkdir(parents=True)
+    with place.client() as client:
+        for statement in made:
+            client.command(statement)
+        client.command(
+            "CREATE TABLE schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
+            "ENGINE = MergeTree ORDER BY version"
+        )
+        client.insert("schema_version", [[number + 1] for number in range(version)], column_names=["version"])
+        there = {name for name, *_ in client.query("DESCRIBE TABLE usage_events_a").result_rows}
+        columns = [name for name in (*EVENT_COLUMNS, *BLOCK_COLUMNS) if name in there]
+        for number, (first, last) in enumerate(((0, 4), (5, 8)), 1):
+            if number == 2 and half_there:
+                client.command("DROP TABLE usage_days_a_view SYNC")
+            rows = rows_of(Bounds(0, first, last), number, list(enumerate(events))[first : last + 1])
+            named = [dict(zip((*EVENT_COLUMNS, *BLOCK_COLUMNS), row, strict=True)) for row in rows]
+            settings = INSERT_SETTINGS | {"insert_deduplication_token": f"1-0-{first}-{last}"}
+            values = [[row[name] for name in columns] for row in named]
+            client.insert("usage_events_a", values, column_names=columns, settings=settings)
+        if half_there:
+            client.command(view[-1])
+    for _ in range(2):
+        store = place.store()
+        await store.open()
+        assert await store.imbalances(limit=1) == []
+        bounds = await store.unsettled()
+        first = (await store.positions())[0] if bounds is None else bounds.first
+        assert first == 5
+        await store.insert(block(*events[5:], first=5))
+        assert [(await total(store, **each)).input_tokens for each in EXACT_AND_SUMMED] == [36, 36, 36]
+        assert await store.imbalances(limit=1) == []
+        await store.close()
+    store = place.store()
+    await store.open()
+    await store.insert(block(spent(9, team_id="blue", completes_turn=True), first=9))
+    for each in EXACT_AND_SUMMED:
+        rows = await store.query(UsageQuery("default", ["team"], per=["completed_turn"], **each))
+        assert [(row.group["team"], row.events, row.units["completed_turn"]) for row in rows] == [
+            (None, 9, 0),
+            ("blue", 1, 1),
+        ]
+    assert await store.imbalances(limit=1) == []
+    await store.close()
+
+
+async def test_a_migration_is_applied_once(place: Place) -> None:
+    for _ in range(2):
+        store = place.store()
+        await store.open()
+        await store.close()
+    with place.client() as client:
+        found = client.query("SELECT version FROM schema_version ORDER BY version").result_rows
+    assert [version for (version,) in found] == [version for version, _ in migrations()]
+
+
+async def test_tables_of_a_later_release_are_refused(place: Place) -> None:
+    store = place.store()
+    await store.open()
+    await store.close()
+    with place.client() as client:
+        client.insert("schema_version", [[999]], column_names=["version"])
+    store = place.store()
+    with pytest.raises(
+        ConfigurationError, match=r"have version 999, this release of Turnlog knows \d+: run the release"
+    ):
+        await store.open()
+    await store.close()

@@ -1,0 +1,102 @@
+"""Where the tables of a test of usage are, and what is put into them."""
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+
+from schemas.usage import UsageRecorded
+from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.queries import UsageGroup, UsageQuery
+from services.usage.store import Block
+
+START = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
+
+EXACT_AND_SUMMED: list[dict[str, Any]] = [
+    {"since": datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)},
+    {"since": datetime(1970, 1, 1, 0, 1, tzinfo=UTC)},
+    {},
+]
+"""Questions about everything that the rows answer, the sums of minutes, and those of days."""
+
+CHILD = """
+import asyncio, json, signal, sys
+from pathlib import Path
+from schemas.usage import UsageRecorded
+from services.runtime.errors import ConfigurationError
+from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.queries import UsageQuery
+from services.usage.store import Block, ReadBounds, TooMuchAskedError
+
+url, folder, what = sys.argv[1:]
+
+async def main():
+    store = ClickHouseUsageStore(url=url or None, folder=Path(folder))
+    await store.open()
+    if what == "query":
+        rows = await store.query(UsageQuery("default", bucket="day"))
+        print(json.dumps([row.group for row in rows]), flush=True)
+        await store.close()
+        return
+    first, size, count, *seconds = json.loads(what)
+    if seconds:
+        signal.setitimer(signal.ITIMER_REAL, *seconds)  # nothing handles it: it ends the process as a kill does
+    for begin in range(first, first + size * count, size):
+        events = [
+            (offset, UsageRecorded(usage_id=f"u{offset}", kind="tool", input_tokens=1, occurred_at="2026-01-01T00:00Z"))
+            for offset in range(begin, begin + size)
+        ]
+        await store.insert(Block(0, begin, begin + size - 1, events))
+        print(begin + size, flush=True)
+    signal.pause()
+
+try:
+    asyncio.run(main())
+except ConfigurationError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tables of one test are. `url` None is chDB."""
+
+    url: str | None
+    folder: Path
+
+    def store(self) -> ClickHouseUsageStore:
+        return ClickHouseUsageStore(url=self.url, folder=self.folder)
+
+    def client(self) -> Any:
+        if self.url is None:
+            return clickhouse_connect.get_client(interface="chdb", path=str(self.folder / "chdb"))
+        return clickhouse_connect.get_client(dsn=self.url)
+
+    async def process(self, what: str, **environment: str) -> asyncio.subprocess.Process:
+        """A process that has the same tables open."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CHILD, self.url or "", str(self.folder), what),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | environment,
+            cwd=Path(__file__).parents[2],
+        )
+
+
+def spent(number: int = 0, **fields: Any) -> UsageRecorded:
+    fields = {"usage_id": f"u{number}", "kind": "completion", "input_tokens": 1, "occurred_at": START} | fields
+    return UsageRecorded.model_validate(fields)
+
+
+def block(*events: UsageRecorded, partition: int = 0, first: int = 0) -> Block:
+    return Block(partition, first, first + len(events) - 1, list(enumerate(events, first)))
+
+
+async def total(store: ClickHouseUsageStore, **filters: Any) -> UsageGroup:
+    (row,) = await store.query(UsageQuery("default", **filters))
+    return row
