@@ -35,7 +35,17 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         await upstream.start()
         nothing = cast("Any", None)
         settings = GatewaySettings(_env_file=None, trust_tenant_header=True)  # pyright: ignore
-        ports = Ports(settings, nothing, nothing, upstream, nothing, nothing, nothing)
+        ports = Ports(
+            settings=settings,
+            log=nothing,
+            memory=nothing,
+            usage=upstream,
+            agents=nothing,
+            tools=nothing,
+            prices=nothing,
+            budgets=nothing,
+            plans=nothing,
+        )
 
         async def check() -> dict[str, ComponentHealth]:
             return {}
