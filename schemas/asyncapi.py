@@ -20,6 +20,7 @@ KAFKA_BINDING = "0.5.0"
 _KEYS = {
     "thread": "`thread_id`; on `turns` the key of the state",
     "name": "`name@version`; `tenant_id/name@version` where the definition is one tenant's",
+    "tenant": "`tenant_id`",
     "source": "`source`: the consumer that gave the record up",
 }
 _DESCRIPTION = (

@@ -49,7 +49,7 @@ ThreadOrder = Literal["updated", "created"]
 """Which threads of a list come first: those that changed last, or those that were created last."""
 
 
-ThreadState = ThreadStatus | Literal["deleting"]
+ThreadViewStatus = ThreadStatus | Literal["deleting"]
 """A thread that is being deleted is there until all of its messages are gone."""
 
 
@@ -74,7 +74,7 @@ class ThreadView(Model):
     forked_from: ForkedFrom | None = None
     title: str | None = None
     summary: str | None = None
-    status: ThreadState = "active"
+    status: ThreadViewStatus = "active"
     deletion: ThreadDeletion | None = None
     metadata: JsonObject = {}
     created_at: Timestamp
@@ -243,7 +243,7 @@ class ThreadListQuery(Model):
     """Which threads, by their fields; with `q` those whose title or summary match, the best first."""
 
     user_id: str | None = None
-    status: ThreadState | None = None
+    status: ThreadViewStatus | None = None
     q: str | None = None
     order: ThreadOrder = "updated"
     cursor: str | None = None

@@ -12,7 +12,9 @@ from schemas import (
     completions,
     dead_letters,
     deltas,
+    invoices,
     journal,
+    plans,
     prices,
     prompts,
     tool_calls,
@@ -50,7 +52,7 @@ class Topic:
     retention_ms: int | None = None
     compacted: bool = False
     incoming: bool = False
-    keyed_by: Literal["thread", "name", "source"] = "thread"
+    keyed_by: Literal["thread", "name", "tenant", "source"] = "thread"
 
     def config(self) -> Mapping[str, str]:
         """The broker's settings for the topic (Apache Kafka's documentation, "Topic Configs")."""
@@ -169,6 +171,24 @@ BUDGETS = Topic(
     compacted=True,
     keyed_by="name",
 )
+PLANS = Topic(
+    name="plans",
+    default_type="plan.applied",
+    event=TypeAdapter(plans.PlanEvent),
+    examples=plans.EXAMPLES,
+    writers="gateway, command line",
+    incoming=True,
+    compacted=True,
+    keyed_by="name",
+)
+INVOICES = Topic(
+    name="invoices",
+    default_type="invoice.finalized",
+    event=TypeAdapter(invoices.InvoiceEvent),
+    examples=invoices.EXAMPLES,
+    writers="usage, in a transaction",
+    keyed_by="tenant",
+)
 DEAD_LETTERS = Topic(
     name="dead-letters",
     default_type="record.rejected",
@@ -192,6 +212,8 @@ ALL: tuple[Topic, ...] = (
     TOOLS,
     PRICES,
     BUDGETS,
+    PLANS,
+    INVOICES,
     DEAD_LETTERS,
 )
 

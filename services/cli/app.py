@@ -13,7 +13,9 @@ import uvloop
 from rich.console import Console
 
 from infra.local.errors import LocalError
-from services.cli import catalog, dead_letters, doctor, rebuild, talk, topics, up, usage
+from schemas.base import DEFAULT_TENANT
+from schemas.billing import DocumentForm
+from services.cli import catalog, dead_letters, doctor, invoices, rebuild, talk, topics, up, usage
 from services.cli.audit import command as audit
 from services.cli.composition import SERVICES, ServiceName, build_service, settings_of
 from services.runtime.errors import TurnlogError
@@ -29,12 +31,18 @@ agents_app = typer.Typer(help="Agents: apply and list.", no_args_is_help=True)
 tools_app = typer.Typer(help="Tools that workers have announced.", no_args_is_help=True)
 prices_app = typer.Typer(help="What usage costs: apply and list.", no_args_is_help=True)
 budgets_app = typer.Typer(help="What may be spent: apply, list, show what is.", no_args_is_help=True)
+plans_app = typer.Typer(help="What customers pay by the month: apply and list.", no_args_is_help=True)
+invoices_app = typer.Typer(help="Invoices: draft, finalize, correct, export.", no_args_is_help=True)
+credits_app = typer.Typer(help="What is paid in advance or granted.", no_args_is_help=True)
 dead_letters_app = typer.Typer(help="Records that nobody could use.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(agents_app, name="agents")
 app.add_typer(tools_app, name="tools")
 app.add_typer(prices_app, name="prices")
 app.add_typer(budgets_app, name="budgets")
+app.add_typer(plans_app, name="plans")
+app.add_typer(invoices_app, name="invoices")
+app.add_typer(credits_app, name="credits")
 app.add_typer(dead_letters_app, name="dead-letters")
 
 CONFIGURATION_EXIT = 2
@@ -204,6 +212,109 @@ def budgets_list() -> None:
 def budgets_show(name: Annotated[str, typer.Argument(help="The budget's name.")]) -> None:
     """Shows what each account of a budget has spent, most first."""
     _run(catalog.show_budget(name))
+
+
+@plans_app.command("apply")
+def plans_apply(
+    file: Annotated[Path, typer.Argument(help="YAML file, one plan or subscription a document.")],
+) -> None:
+    """Applies plans and subscriptions; drafts follow them at once, invoices that are final never."""
+    _run(catalog.apply_plans(file))
+
+
+@plans_app.command("list")
+def plans_list() -> None:
+    """Lists every plan and subscription that was applied, the latest last."""
+    _run(catalog.list_plans())
+
+
+TenantOption = Annotated[str, typer.Option("--tenant", help="Whose.")]
+NumberArgument = Annotated[str, typer.Argument(help="Number of the invoice or credit note, as `list` shows it.")]
+PeriodArgument = Annotated[str, typer.Argument(help="A month, such as 2026-01.")]
+
+
+@invoices_app.command("list")
+def invoices_list(tenant: TenantOption = DEFAULT_TENANT) -> None:
+    """Lists invoices and credit notes, the latest first."""
+    _run(invoices.listing(tenant))
+
+
+@invoices_app.command("show")
+def invoices_show(number: NumberArgument, tenant: TenantOption = DEFAULT_TENANT) -> None:
+    """Shows an invoice or a credit note; exit code 1 when it is not what its hash says."""
+    _run(invoices.show(number, tenant))
+
+
+@invoices_app.command("draft")
+def invoices_draft(period: PeriodArgument, tenant: TenantOption = DEFAULT_TENANT) -> None:
+    """Shows what a month comes to as of now."""
+    _run(invoices.draft(period, tenant))
+
+
+@invoices_app.command("finalize")
+def invoices_finalize(
+    period: PeriodArgument,
+    tenant: TenantOption = DEFAULT_TENANT,
+    allow_unpriced: Annotated[
+        bool, typer.Option("--allow-unpriced", help="Leave out usage whose price nobody knows.")
+    ] = False,
+) -> None:
+    """Makes the invoice of a month that is over; the one that is there, if it is."""
+    _run(invoices.finalize(period, tenant, allow_unpriced=allow_unpriced))
+
+
+@invoices_app.command("credit")
+def invoices_credit(
+    number: NumberArgument,
+    reason: Annotated[str, typer.Option(help="What the credit note says.")],
+    tenant: TenantOption = DEFAULT_TENANT,
+    amount: Annotated[
+        str | None, typer.Option(help="Of goodwill; by default what the month comes to less than was invoiced.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="The same key again is the same credit note.")] = None,
+) -> None:
+    """Takes something off an invoice, with a credit note."""
+    _run(invoices.credit(number, tenant, reason=reason, amount=amount, key=key))
+
+
+@invoices_app.command("export")
+def invoices_export(
+    number: NumberArgument,
+    tenant: TenantOption = DEFAULT_TENANT,
+    form: Annotated[DocumentForm, typer.Option("--format", help="json, csv, or html: a page to print.")] = "json",
+) -> None:
+    """Writes an invoice or a credit note to standard output; as JSON to the byte as it is on the log."""
+    _run(invoices.export(number, tenant, form))
+
+
+@credits_app.command("grant")
+def credits_grant(
+    grant_id: Annotated[str, typer.Argument(help="An id of your own; the same one again is the same grant.")],
+    amount: Annotated[str, typer.Argument(help="Such as 50.00.")],
+    currency: Annotated[str, typer.Argument(help="Such as EUR.")],
+    tenant: TenantOption = DEFAULT_TENANT,
+    expires: Annotated[str | None, typer.Option(help="Time with zone; it pays for months that begin before.")] = None,
+    prepaid: Annotated[bool, typer.Option("--prepaid", help="Paid in advance, not granted.")] = False,
+    description: Annotated[str, typer.Option(help="What invoices say.")] = "",
+) -> None:
+    """Grants a credit, or takes note of what was paid in advance."""
+    _run(
+        invoices.grant(
+            tenant_id=tenant,
+            grant_id=grant_id,
+            kind="prepaid" if prepaid else "grant",
+            description=description,
+            currency=currency,
+            amount=amount,
+            expires_at=expires,
+        )
+    )
+
+
+@credits_app.command("list")
+def credits_list(tenant: TenantOption = DEFAULT_TENANT) -> None:
+    """Lists grants and what is left of each, in the order in which they are consumed."""
+    _run(invoices.balances(tenant))
 
 
 @dead_letters_app.command("list")

@@ -1,6 +1,6 @@
-"""`turnlog agents`, `turnlog tools`, `turnlog prices` and `turnlog budgets`."""
+"""`turnlog agents`, `turnlog tools`, `turnlog prices`, `turnlog budgets` and `turnlog plans`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +13,10 @@ from rich.table import Table
 from schemas.agents import AgentSpec
 from schemas.base import DEFAULT_TENANT, Spec, format_amount, format_time
 from schemas.budgets import BudgetSpec
+from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
-from schemas.topics import AGENTS, BUDGETS, PRICES, TOOLS, Topic
+from schemas.topics import AGENTS, BUDGETS, PLANS, PRICES, TOOLS, Topic
 from services.runtime.budgets import BudgetBoard
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaError
@@ -29,6 +30,15 @@ S = TypeVar("S", bound=Spec)
 
 def read_specs(file: Path, kind: type[S]) -> list[S]:
     """The definitions of a YAML file, one a document. Raises ConfigurationError naming file, document and field."""
+    return _read_documents(file, lambda _: kind)
+
+
+def read_plans(file: Path) -> list[PlanSpec | SubscriptionSpec]:
+    """As `read_specs`: documents with `charges` are plans, the others subscriptions."""
+    return _read_documents(file, lambda document: PlanSpec if "charges" in document else SubscriptionSpec)
+
+
+def _read_documents(file: Path, kind_of: Callable[[Any], type[S]]) -> list[S]:
     try:
         documents: list[Any] = [each for each in yaml.safe_load_all(file.read_text()) if each is not None]
     except OSError as error:
@@ -40,7 +50,7 @@ def read_specs(file: Path, kind: type[S]) -> list[S]:
     specs: list[S] = []
     for number, document in enumerate(documents, start=1):
         try:
-            specs.append(kind.model_validate(document, extra="forbid"))
+            specs.append(kind_of(document).model_validate(document, extra="forbid"))
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(str(step) for step in each['loc']) or 'document'}: {each['msg']}"
@@ -60,6 +70,10 @@ async def apply_prices(file: Path) -> None:
 
 async def apply_budgets(file: Path) -> None:
     await _apply(BUDGETS, read_specs(file, BudgetSpec))
+
+
+async def apply_plans(file: Path) -> None:
+    await _apply(PLANS, read_plans(file))
 
 
 async def _apply(topic: Topic, specs: Sequence[Spec]) -> None:
@@ -110,6 +124,21 @@ async def list_prices() -> None:
             _what(price),
             ", ".join(f"> {tier.above_input_tokens:,}" for tier in price.tiers),
         )
+    console.print(table)
+
+
+async def list_plans() -> None:
+    table = Table("name", "version", "what", "tenant", "from", "charges")
+    registry: Registry[PlanSpec | SubscriptionSpec] = await _read(PLANS)
+    for spec in registry.history():
+        charges = ""
+        match spec:
+            case PlanSpec():
+                what = f"plan in {spec.currency}"
+                charges = ", ".join(f"{each.name} {each.scheme}" for each in spec.charges)
+            case SubscriptionSpec():
+                what = f"subscription to {spec.plan or 'nothing'}"
+        table.add_row(spec.name, spec.version, what, spec.tenant_id or "(any)", spec.from_period, charges)
     console.print(table)
 
 

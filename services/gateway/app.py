@@ -7,12 +7,13 @@ from fastapi.responses import RedirectResponse
 
 from schemas.agents import AgentSpec
 from schemas.http import ComponentHealth, Problem
+from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
-from schemas.topics import AGENTS, MAX_EVENT_BYTES, PRICES, PROMPTS, TOOLS
+from schemas.topics import AGENTS, MAX_EVENT_BYTES, PLANS, PRICES, PROMPTS, TOOLS
 from services.gateway.kafka import ThreadLog
 from services.gateway.ports import Ports
-from services.gateway.routes import budgets, catalog, openai, prompts, threads
+from services.gateway.routes import billing, budgets, catalog, openai, prompts, threads
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
 from services.runtime.budgets import BudgetBoard
@@ -33,7 +34,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
     app.state.ports = ports
     install_problems(app)
     install_health(app, check)
-    for router in (threads.router, prompts.router, catalog.router, budgets.router, openai.router):
+    for router in (threads.router, prompts.router, catalog.router, budgets.router, billing.router, openai.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)
@@ -79,6 +80,7 @@ class GatewayService:
             tools=Registry[ToolSpec](self._clients, settings, TOOLS),
             prices=Registry[PriceSpec](self._clients, settings, PRICES),
             budgets=BudgetBoard(self._clients, settings),
+            plans=Registry[PlanSpec | SubscriptionSpec](self._clients, settings, PLANS),
         )
         self._beside = beside
         self._server = WebServer(
@@ -94,10 +96,12 @@ class GatewayService:
         await ports.tools.start()
         await ports.prices.start()
         await ports.budgets.start()
+        await ports.plans.start()
         await self._server.start()
 
     async def stop(self) -> None:
         await self._server.stop()
+        await self._ports.plans.stop()
         await self._ports.budgets.stop()
         await self._ports.prices.stop()
         await self._ports.tools.stop()

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from schemas.agents import AgentSpec
 from schemas.base import DEFAULT_TENANT
+from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from services.gateway.kafka import ThreadLog
@@ -28,6 +29,7 @@ class Ports:
     tools: Registry[ToolSpec]
     prices: Registry[PriceSpec]
     budgets: BudgetBoard
+    plans: Registry[PlanSpec | SubscriptionSpec]
 
 
 def ports_of(request: Request) -> Ports:

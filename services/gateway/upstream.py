@@ -41,7 +41,7 @@ class Upstream:
         return await self._request("GET", path, params=_named(parameters))
 
     async def stream(self, path: str, **parameters: object) -> StreamingResponse:
-        """An answer as it is, of any size, while it arrives; it may take minutes to begin. Raises as `get`."""
+        """An answer to the byte, of any size, while it arrives; it may take minutes to begin. Raises as `get`."""
         assert self._session is not None
         open_until = contextlib.AsyncExitStack()
         try:

@@ -71,7 +71,7 @@ class EdgeMemoryStore:
         name = pointer.read_text().strip() if pointer.exists() else None
         for each in self._folder.iterdir():
             if each.is_dir() and each.name.startswith("shard") and each.name != name:
-                shutil.rmtree(each)
+                shutil.rmtree(each, ignore_errors=True)
         if name is None:
             name = "shard-1"
             MemoryShard.create(self._folder / name)
@@ -131,7 +131,8 @@ class EdgeMemoryStore:
             raise UnavailableError("nothing was built that could be optimised")
         await build.close()
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", qdrant_optimise.__name__, str(build.folder)), stderr=asyncio.subprocess.PIPE
+            *(sys.executable, "-P", "-m", qdrant_optimise.__name__, str(build.folder), str(os.getpid())),
+            stderr=asyncio.subprocess.PIPE,
         )
         try:
             _, said = await child.communicate()

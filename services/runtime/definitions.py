@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import structlog
 
 from schemas.envelope import RecordRejectedError
-from schemas.topics import AGENTS, BUDGETS, PRICES, TOOLS
+from schemas.topics import AGENTS, BUDGETS, PLANS, PRICES, TOOLS
 from services.runtime.dead_letters import send_rejected
 from services.runtime.groups import DEFINITIONS_GROUP
 from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
@@ -25,14 +25,14 @@ RETRY_SECONDS = 1.0
 
 
 class DefinitionsCheck:
-    """Reads `agents`, `tools`, `prices` and `budgets` beside the registries.
+    """Reads `agents`, `tools`, `prices`, `budgets` and `plans` beside the registries.
 
     Kafka may be away at any time: it goes on when it is back.
     """
 
     def __init__(self, clients: KafkaClients, settings: RuntimeSettings) -> None:
         self._clients = clients
-        self._topics = {settings.topic(topic.name): topic for topic in (AGENTS, TOOLS, PRICES, BUDGETS)}
+        self._topics = {settings.topic(topic.name): topic for topic in (AGENTS, TOOLS, PRICES, BUDGETS, PLANS)}
         self._group_id = f"{settings.topic_prefix}{DEFINITIONS_GROUP}"
         self._producer: AIOKafkaProducer = clients.producer()
         self._task: asyncio.Task[None] | None = None

@@ -26,6 +26,8 @@ Failpoint = Literal[
     "rebuild.after_switch",
     "budgets.before_write",
     "budgets.after_write",
+    "invoice.before_commit",
+    "invoice.after_commit",
     "tools.before_result",
     "tools.after_result",
 ]

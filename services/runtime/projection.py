@@ -208,7 +208,7 @@ class Projection(ConsumerRebalanceListener):
     async def _pass_markers(self, partition: int, min_offset: int) -> None:
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
-        if await self._markers.next_record(partition, begin, min_offset) < min_offset:
+        if not self._started or await self._markers.next_record(partition, begin, min_offset) < min_offset:
             return
         async with self._applying:
             await self._move(partition, max(self.position(partition), min_offset))

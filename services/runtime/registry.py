@@ -1,4 +1,4 @@
-"""Reads a compacted topic of definitions (`agents`, `tools`, `prices`, `budgets`) and follows it; applies new ones."""
+"""Reads a compacted topic of definitions (`agents`, `tools`, `prices`, ...) and follows it; applies new ones."""
 
 import asyncio
 import contextlib

@@ -22,6 +22,11 @@ from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
 from services.usage.api import build_api
 from services.usage.audit import install_audit
+from services.usage.billing.api import install_billing
+from services.usage.billing.billing import Billing
+from services.usage.billing.invoice_log import InvoiceLog
+from services.usage.billing.plans import Plans
+from services.usage.billing.progress import UsageProgress
 from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.placement import Placement
@@ -121,9 +126,14 @@ class UsageService:
         )
         self._prices = Prices(clients, settings)
         self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints)
+        self._plans = Plans(clients, settings)
+        self._invoices = InvoiceLog(clients, settings, failpoints)
+        progress = UsageProgress(self._projection, clients, settings)
+        billing = Billing(self._store, self._invoices, prices=self._prices, plans=self._plans, progress=progress)
         self.api = build_api(self._store, self._prices.book, self.readiness)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
+        install_billing(self.api, billing)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
         self._to_start = deque(
             [
@@ -146,6 +156,8 @@ class UsageService:
         await self._server.start()
         await self._prices.start()
         await self._budgets.start()
+        await self._plans.start()
+        await self._invoices.start()
         try:
             await self._connect()
         except UnavailableError as error:
@@ -160,6 +172,8 @@ class UsageService:
         await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()
+        await self._invoices.stop()
+        await self._plans.stop()
         await self._budgets.stop()
         await self._prices.stop()
         await self._store.close()

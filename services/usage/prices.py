@@ -24,6 +24,10 @@ class Prices:
     async def stop(self) -> None:
         await self._registry.stop()
 
+    async def catch_up(self) -> None:
+        """Waits until what is on the topic now has been read. Raises UnavailableError."""
+        await self._registry.catch_up()
+
     def book(self) -> PriceBook:
         """The book as of what was read: made anew only when something was."""
         if self._registry.position != self._as_of:

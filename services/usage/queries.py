@@ -41,6 +41,8 @@ class UsageQuery:
     """None: every group."""
     offset: int = 0
     boundaries: Boundaries = field(default_factory=Boundaries)
+    from_rows: bool = False
+    """Whether the rows themselves are added up, though sums would answer too."""
 
     @property
     def length(self) -> timedelta:

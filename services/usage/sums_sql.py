@@ -12,7 +12,7 @@ from schemas.analytics import UsageDimension, UsageUnit
 from services.usage.fingerprint import hash_sql
 from services.usage.pricing.cells import CELL_SQL, Cell, Weights, microseconds
 from services.usage.queries import EARLIEST, FILTERS, Bucket, FilterField, PeriodSums, UsageGroup, UsageQuery
-from services.usage.rollups import DAYS, Slot, Source, source_of
+from services.usage.rollups import DAYS, RAW, Slot, Source, source_of
 
 COLUMNS: dict[UsageDimension, str] = {
     "tenant": "tenant_id",
@@ -227,12 +227,7 @@ def _period_from(row: Mapping[str, Any], prefix: str, per: Sequence[UsageUnit]) 
 def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
     named = dict.fromkeys((*columns, *CELL_COLUMNS))
     units = {unit: UNITS[unit] for unit in query.per}
-    source = source_of(
-        [*named, *_filtered(query), *units.values(), "tenant_id"],
-        [time for time in (query.first, query.since, query.until) if time is not None],
-        DAYS.step if query.bucket is None else _BUCKETS[query.bucket][0],
-        query.boundaries,
-    )
+    source = RAW if query.from_rows else _smallest(query, [*named, *units.values()])
     earlier = {"earlier": _earlier(source.time)} if query.compare else {}
     told_apart = {**bucket_sql(query, source.time), **earlier, **source.cells}
     outcomes = {
@@ -259,6 +254,16 @@ def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
         f"SELECT {', '.join(named)}, "  # noqa: S608 - closed vocabularies
         f"{', '.join(f'{expression} AS {name}' for name, expression in told_apart.items())}, {sums} "
         f"FROM {source.text(slot)} WHERE {where_sql(query, source)} GROUP BY {', '.join((*named, *told_apart))}"
+    )
+
+
+def _smallest(query: UsageQuery, columns: Sequence[str]) -> Source:
+    """The smallest table that has these columns, and the filters' and the times'."""
+    return source_of(
+        [*columns, *_filtered(query), "tenant_id"],
+        [time for time in (query.first, query.since, query.until) if time is not None],
+        DAYS.step if query.bucket is None else _BUCKETS[query.bucket][0],
+        query.boundaries,
     )
 
 

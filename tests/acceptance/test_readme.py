@@ -32,6 +32,10 @@ SAYS = {
     "uv run turnlog budgets apply": "applied each-user version ",
     "uv run turnlog budgets list": "100000",
     "uv run turnlog budgets show": "spent",
+    "uv run turnlog plans apply": "applied pro version ",
+    "uv run turnlog plans list": "subscription to pro",
+    "uv run turnlog invoices draft": "29.00",
+    "uv run turnlog invoices list": "of invoice",
     "uv run turnlog rebuild": "is rebuilt: ",
     "uv run turnlog doctor": "a prompt would be answered",
 }

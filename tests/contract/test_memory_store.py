@@ -21,6 +21,7 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from services.memory import qdrant_optimise
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.qdrant_shard import BATCH
@@ -397,6 +398,13 @@ async def test_a_build_is_optimised_and_goes_on(store: MemoryStore) -> None:
     assert await positions_of(store, messages()) == list(range(301))
     assert await texts_found(store, messages(), "number 7", 1) == ["7"]
     assert await store.positions() == {0: 301}
+
+
+async def test_nothing_is_optimised_for_a_process_that_is_gone(tmp_path: Path) -> None:
+    program = (sys.executable, "-m", qdrant_optimise.__name__, str(tmp_path), "1")
+    child = await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
+    _, said = await child.communicate()
+    assert (child.returncode, said.decode().strip()) == (1, "whoever has started this is gone")
 
 
 async def test_a_build_that_cannot_be_optimised_says_so_and_leaves_the_live_store(edge: EdgeMemoryStore) -> None:

@@ -1,139 +1,33 @@
 """The usage service on the real broker: from records on the log to sums over HTTP, through restarts and kills."""
 
 import asyncio
-import contextlib
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from services.runtime.errors import ConfigurationError
-from services.runtime.kafka import KafkaClients
-from services.runtime.topics import apply_topics
 from services.usage.app import UsageService
 from services.usage.settings import UsageSettings
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.installation import free_ports
-from tests.support.log import Log
+from tests.support.usage_service import START, UsageInstallation, spent, usage_installation
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-PROCESS = """
-import asyncio
-from services.runtime.service import run_service
-from services.runtime.settings import load_settings
-from services.usage.app import UsageService
-from services.usage.settings import UsageSettings
-
-asyncio.run(run_service(lambda: UsageService(load_settings(UsageSettings))))
-"""
-
-
-def spent(number: int, **fields: Any) -> dict[str, Any]:
-    """An event as another system writes it."""
-    return {
-        "usage_id": f"u{number}",
-        "thread_id": f"t-{number % 7}",
-        "user_id": f"user-{number % 3}",
-        "model": "small" if number % 2 else "large",
-        "kind": "completion",
-        "input_tokens": number,
-        "output_tokens": 2 * number,
-        "latency_ms": 10,
-        "occurred_at": (START + timedelta(minutes=number)).isoformat(),
-    } | fields
-
-
-@dataclass
-class Installation:
-    """Topics of one test, a client of the log, and the settings of the service that reads them."""
-
-    settings: UsageSettings
-    log: Log
-    http: aiohttp.ClientSession
-
-    @contextlib.asynccontextmanager
-    async def service(self, **changes: Any) -> AsyncIterator[UsageService]:
-        service = UsageService(self.settings.model_copy(update=changes))
-        await service.start()
-        try:
-            yield service
-        finally:
-            await service.stop()
-
-    async def process(self, port: int, **environment: str) -> asyncio.subprocess.Process:
-        settings = self.settings
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", PROCESS),
-            env=os.environ
-            | {
-                "TURNLOG_KAFKA_BOOTSTRAP": settings.bootstrap,
-                "TURNLOG_TOPIC_PREFIX": settings.topic_prefix,
-                "TURNLOG_DATA_DIR": str(settings.data_dir),
-                "TURNLOG_HTTP_PORT": str(port - 2),
-            }
-            | environment,
-            cwd=Path(__file__).parents[2],
-        )
-
-    async def publish(self, *events: Mapping[str, Any]) -> None:
-        await asyncio.gather(*(self.log.publish("usage", event) for event in events))
-
-    async def usage(self, port: int, **parameters: str) -> list[dict[str, Any]]:
-        async with self.http.get(f"http://127.0.0.1:{port}/usage", params=parameters) as response:
-            assert response.status == 200, await response.text()
-            return (await response.json())["items"]
-
-    async def until_counted(self, port: int, events: int, *, seconds: float = 60) -> dict[str, Any]:
-        """The sum over everything, once it has so many events."""
-
-        async def counted() -> dict[str, Any] | None:
-            try:
-                (row,) = await self.usage(port)
-            except aiohttp.ClientConnectionError:
-                return None
-            except AssertionError as error:  # not connected to ClickHouse yet
-                return None if "unavailable" in str(error) else pytest.fail(str(error))
-            assert row["events"] <= events, f"{row['events']} events counted of {events}"
-            return row if row["events"] == events else None
-
-        return await eventually(counted, f"{events} events to be counted", seconds=seconds)
-
-    async def readiness(self, port: int) -> dict[str, Any]:
-        async with self.http.get(f"http://127.0.0.1:{port}/readyz") as response:
-            document = await response.json()
-            assert document["ready"] == (response.status == 200)
-            return document
-
 
 @pytest.fixture
-async def installation(kafka: str, prefix: str, tmp_path: Path) -> AsyncIterator[Installation]:
-    settings = UsageSettings(
-        _env_file=None,  # pyright: ignore
-        kafka_bootstrap=kafka,
-        topic_prefix=prefix,
-        topic_partitions=4,
-        topic_replication=1,
-        data_dir=tmp_path,
-        http_port=0,
-    )
-    await apply_topics(KafkaClients(settings, client_id="test"), settings)
-    async with Log(kafka, prefix=prefix) as log, aiohttp.ClientSession() as http:
-        yield Installation(settings, log, http)
+async def installation(kafka: str, prefix: str, tmp_path: Path) -> AsyncIterator[UsageInstallation]:
+    async with usage_installation(kafka, prefix, tmp_path) as made:
+        yield made
 
 
-async def test_the_sums_are_those_of_the_log(installation: Installation) -> None:
+async def test_the_sums_are_those_of_the_log(installation: UsageInstallation) -> None:
     events = [spent(number) for number in range(200)]
     await installation.publish(*events[:100])
     async with installation.service() as service:
@@ -157,7 +51,7 @@ async def test_the_sums_are_those_of_the_log(installation: Installation) -> None
         assert (await installation.readiness(service.port))["ready"]
 
 
-async def test_what_is_no_usage_is_a_dead_letter_and_the_rest_is_counted(installation: Installation) -> None:
+async def test_what_is_no_usage_is_a_dead_letter_and_the_rest_is_counted(installation: UsageInstallation) -> None:
     # All on one partition, so that each good one has a bad one before it.
     bad: list[bytes | dict[str, Any]] = [
         b"no json",
@@ -186,7 +80,7 @@ async def test_what_is_no_usage_is_a_dead_letter_and_the_rest_is_counted(install
         assert (await installation.readiness(service.port))["ready"]
 
 
-async def test_a_fact_that_was_written_twice_counts_once(installation: Installation) -> None:
+async def test_a_fact_that_was_written_twice_counts_once(installation: UsageInstallation) -> None:
     async with installation.service() as service:
         await installation.publish(spent(1), spent(2), spent(1))
         await installation.until_counted(service.port, 2)
@@ -196,7 +90,7 @@ async def test_a_fact_that_was_written_twice_counts_once(installation: Installat
 
 
 async def test_usage_of_another_system_counts_in_the_period_that_it_is_of_and_the_first_of_two_counts(
-    installation: Installation,
+    installation: UsageInstallation,
 ) -> None:
     """Without a tenant it is the default one's, without a known model it is unpriced; late usage is in its month."""
     ours = {"usage_id": "theirs-1", "kind": "completion", "model": "nobody's", "input_tokens": 5}
@@ -214,7 +108,7 @@ async def test_usage_of_another_system_counts_in_the_period_that_it_is_of_and_th
         assert (conflict["usage_id"], conflict["fields"]) == ("theirs-1", ["occurred_at"])
 
 
-async def test_a_service_that_starts_again_goes_on_where_it_was(installation: Installation) -> None:
+async def test_a_service_that_starts_again_goes_on_where_it_was(installation: UsageInstallation) -> None:
     await installation.publish(*(spent(number) for number in range(50)))
     async with installation.service() as service:
         await installation.until_counted(service.port, 50)
@@ -229,7 +123,7 @@ def applied(name: str, version: str, **fields: Any) -> tuple[dict[str, Any], str
     return {"name": name, "effective_from": START.isoformat(), **fields}, f"{name}@{version}"
 
 
-async def test_usage_is_rated_by_the_prices_on_the_log(installation: Installation) -> None:
+async def test_usage_is_rated_by_the_prices_on_the_log(installation: UsageInstallation) -> None:
     """Past usage too, whenever a price comes; the one applied last counts; what is no price changes nothing."""
 
     async def apply(value: Mapping[str, Any], key: str) -> None:
@@ -264,7 +158,7 @@ async def test_usage_is_rated_by_the_prices_on_the_log(installation: Installatio
 
 
 @pytest.mark.parametrize("point", ["projection.before_store", "projection.after_store"])
-async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: Installation, point: str) -> None:
+async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: UsageInstallation, point: str) -> None:
     port = free_ports(3) + 2
     await installation.publish(*(spent(number) for number in range(60)))
     killed = await installation.process(port, TURNLOG_FAILPOINTS=f"{point}=kill@2")
@@ -281,7 +175,7 @@ async def test_a_kill_around_an_insert_loses_and_doubles_nothing(installation: I
         assert await asyncio.wait_for(again.wait(), 30) == 0
 
 
-async def test_a_second_service_on_the_folder_does_not_start(installation: Installation) -> None:
+async def test_a_second_service_on_the_folder_does_not_start(installation: UsageInstallation) -> None:
     port = free_ports(3) + 2
     first = await installation.process(port)
     try:
@@ -296,7 +190,7 @@ async def test_a_second_service_on_the_folder_does_not_start(installation: Insta
 
 
 async def test_a_server_that_is_away_is_waited_for_and_nothing_is_lost(
-    installation: Installation, tmp_path: Path
+    installation: UsageInstallation, tmp_path: Path
 ) -> None:
     server = ClickHouseServer(tmp_path / "clickhouse", port=free_ports(1))
     url = UsageSettings(_env_file=None, clickhouse_url=f"{server.url}/default").clickhouse_url  # pyright: ignore

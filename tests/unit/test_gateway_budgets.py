@@ -39,6 +39,7 @@ class Installation:
             tools=nothing,
             prices=nothing,
             budgets=self.topic.board,
+            plans=nothing,
         )
 
         async def check() -> dict[str, ComponentHealth]:

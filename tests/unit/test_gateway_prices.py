@@ -53,6 +53,7 @@ def client(written: Written, **settings: Any) -> httpx.AsyncClient:
         tools=nothing,
         prices=cast("Any", written),
         budgets=nothing,
+        plans=nothing,
     )
 
     async def check() -> dict[str, ComponentHealth]:

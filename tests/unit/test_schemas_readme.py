@@ -9,7 +9,7 @@ from schemas.topics import ALL, MAX_EVENT_BYTES, Topic
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 README = (FOLDER / "README.md").read_text()
-KEYS = {"thread": "`thread_id`", "name": "`name@version`", "source": "the consumer"}
+KEYS = {"thread": "`thread_id`", "name": "`name@version`", "tenant": "`tenant_id`", "source": "the consumer"}
 
 
 def row(topic: Topic) -> str:

@@ -40,6 +40,8 @@ TABLE = [
     ("tools", "tool.applied", "", COMPACTED),
     ("prices", "price.applied", "", COMPACTED),
     ("budgets", "budget.applied", "budget.state budget.warned", COMPACTED),
+    ("plans", "plan.applied", "subscription.applied", COMPACTED),
+    ("invoices", "invoice.finalized", "credit_note.issued credit.granted", FOREVER),
     ("dead-letters", "record.rejected", "", 30 * DAY_MS),
 ]
 BY_NAME = {topic.name: topic for topic in ALL}
@@ -73,6 +75,7 @@ def test_what_outsiders_may_write_is_open_to_them_and_nothing_else() -> None:
         "tools",
         "prices",
         "budgets",
+        "plans",
     }
 
 
@@ -84,7 +87,15 @@ def test_agents_write_their_results_in_a_transaction_and_deltas_outside() -> Non
 
 def test_everything_about_a_thread_is_keyed_by_it() -> None:
     others = {topic.name: topic.keyed_by for topic in ALL if topic.keyed_by != "thread"}
-    assert others == {"agents": "name", "tools": "name", "prices": "name", "budgets": "name", "dead-letters": "source"}
+    assert others == {
+        "agents": "name",
+        "tools": "name",
+        "prices": "name",
+        "budgets": "name",
+        "plans": "name",
+        "invoices": "tenant",
+        "dead-letters": "source",
+    }
 
 
 @pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.name)

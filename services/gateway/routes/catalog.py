@@ -56,7 +56,7 @@ async def apply_tool(spec: ToolSpec, ports: PortsDep, tenant_id: TenantDep) -> d
 def operators_own(ports: PortsDep) -> None:
     """No tenant sets what it pays or may spend, or sees what others pay."""
     if ports.settings.trust_tenant_header:
-        raise problem(403, "operators-only", "Not for tenants", "prices and budgets are applied with `turnlog`")
+        raise problem(403, "operators-only", "Not for tenants", "the operator does this with `turnlog`")
 
 
 def no_slips(kind: type[Spec]) -> Callable[[Request], Awaitable[None]]:

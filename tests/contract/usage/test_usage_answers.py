@@ -121,6 +121,29 @@ async def test_cells_are_those_of_the_events(store: ClickHouseUsageStore, seed: 
         assert sum(cell.events for cell in row.cells) == row.events
 
 
+async def test_the_rows_of_a_month_add_up_to_its_sums(store: ClickHouseUsageStore) -> None:
+    """What an invoice is made of is what later months compare it with."""
+    events = [
+        spent(
+            number % 90,
+            model=f"m{number % 3}",
+            input_tokens=number % 90,
+            occurred_at=START + timedelta(minutes=number % 90),
+        )
+        for number in range(100)
+    ]
+    await store.insert(block(*events))
+    months = await store.query(UsageQuery("default", bucket="month"))
+    assert [(month.group["bucket"], month.events) for month in months] == [
+        ("2026-01-01T00:00:00Z", 30),
+        ("2026-02-01T00:00:00Z", 60),
+    ]
+    for number, month in enumerate(months, 1):
+        since, until = datetime(2026, number, 1, tzinfo=UTC), datetime(2026, number + 1, 1, tzinfo=UTC)
+        rows = await total(store, since=since, until=until, from_rows=True)
+        assert sum_of(rows.cells) == sum_of(month.cells)
+
+
 def sum_of(cells: Iterable[Cell]) -> dict[tuple[Any, ...], tuple[int, ...]]:
     """The counts of each cell, by what tells it apart."""
     counts: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 5)

@@ -1,6 +1,7 @@
 """The SQL of the analytics: words of ours in the text, everything from outside among the parameters."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import combinations
 from typing import Any, get_args
@@ -211,3 +212,9 @@ def test_a_plus_that_became_a_space_is_explained() -> None:
 def test_a_time_that_no_row_can_have_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time from 1970 to 2105"):
         parse_time(text)
+
+
+def test_rows_are_added_up_where_that_is_asked_for_though_sums_would_do() -> None:
+    asked = UsageQuery("acme", since=datetime(2026, 1, 1, tzinfo=UTC), until=datetime(2026, 2, 1, tzinfo=UTC))
+    assert "usage_days_b AS source" in sql_of(asked)[0]
+    assert "usage_events_b AS source FINAL" in sql_of(replace(asked, from_rows=True))[0]

@@ -8,12 +8,16 @@ from typing import get_args
 from fastapi.routing import APIRoute
 
 from schemas.analytics import UsageDimension, UsageQuality, UsageRow, UsageUnit
+from schemas.invoices import MOST_LINES
+from schemas.plans import Charge, Meter, PackageCharge, PlanSpec, SubscriptionSpec, TierPrice, UsageScope
 from schemas.prices import PriceSpec, Rates
-from services.cli.catalog import read_specs
+from services.cli.catalog import read_plans, read_specs
 from services.runtime.groups import USAGE_GROUP
 from services.runtime.settings import RuntimeSettings
 from services.usage.api import MOST_CELLS, UsageParameters
 from services.usage.app import UsageService
+from services.usage.billing.catalog import PlanCatalog
+from services.usage.billing.errors import REFUSALS
 from services.usage.blocks import TABLES
 from services.usage.fingerprint import BUCKET
 from services.usage.queries import Bucket, Order
@@ -84,6 +88,32 @@ def test_the_prices_of_the_example_are_prices(tmp_path: Path) -> None:
     assert (acme.tiers[0].above_input_tokens, tools.rates.call) == (128_000, 0)
     for name in {*PriceSpec.model_fields, *Rates.model_fields} - {"type"}:
         assert re.search(rf"\b{name}\b", README)
+
+
+def test_the_plans_of_the_example_are_plans_of_every_scheme(tmp_path: Path) -> None:
+    *_, example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    file = tmp_path / "plans.yaml"
+    file.write_text(example)
+    pro, acme = read_plans(file)
+    assert isinstance(pro, PlanSpec)
+    assert isinstance(acme, SubscriptionSpec)
+    assert (acme.plan, PlanCatalog([pro, acme]).plan_of("acme", "2026-02")) == (pro.name, pro)
+    schemes = [get_args(kind.model_fields["scheme"].annotation)[0] for kind in get_args(get_args(Charge)[0])]
+    assert [name.strip("`") for name, _ in rows("scheme")] == schemes
+    for name in (*get_args(Meter), *UsageScope.model_fields, *TierPrice.model_fields, *PackageCharge.model_fields):
+        assert re.search(rf"\b{name}\b", README)
+
+
+async def test_the_table_of_billings_paths_has_every_one(tmp_path: Path) -> None:
+    app = UsageService(UsageSettings(data_dir=tmp_path, http_port=0)).api
+    paths = {
+        f"{method} {route.path}" for route in app.routes if isinstance(route, APIRoute) for method in route.methods
+    }
+    written = {path for names, _ in rows("billing's path") for path in re.findall(r"`([A-Z]+ /[^`]+)`", names)}
+    assert written == {path for path in paths if "/invoices" in path or "/credits" in path}
+    for refusal in REFUSALS:
+        assert f"`{refusal}`" in README
+    assert f"at most {MOST_LINES} lines" in README
 
 
 def test_the_names_in_the_text_are_those_of_the_code() -> None:

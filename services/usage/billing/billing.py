@@ -1,0 +1,245 @@
+"""Drafts, invoices, credit notes and credits: what is asked for, decided on the ledger and put on the log."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from schemas.billing import CreditNoteTerms, FinalizeInvoice, InvoiceDraft
+from schemas.invoices import Bill, CreditGranted, CreditTerms
+from schemas.plans import Period, PlanSpec
+from services.usage.billing.adjustments import RatedPeriod, differences
+from services.usage.billing.bill import build_bill
+from services.usage.billing.catalog import PlanCatalog
+from services.usage.billing.credits import Balance, in_order
+from services.usage.billing.errors import BillingRefusedError
+from services.usage.billing.invoice_log import InvoiceLog
+from services.usage.billing.ledger import Document, Ledger, credit_note_id_of
+from services.usage.billing.periods import ends_at, period_of, starts_at
+from services.usage.billing.rating import PeriodUsage, rate_period, unpriced_usage
+from services.usage.pricing.book import PriceBook
+from services.usage.pricing.cells import Cell
+from services.usage.queries import UsageQuery
+from services.usage.store import UsageStore
+
+
+class PriceSource(Protocol):
+    def book(self) -> PriceBook: ...
+
+    async def catch_up(self) -> None: ...
+
+
+class PlanSource(Protocol):
+    def catalog(self) -> PlanCatalog: ...
+
+    async def catch_up(self) -> None: ...
+
+
+class Progress(Protocol):
+    async def positions(self) -> list[int]: ...
+
+    async def read_all(self) -> list[int]: ...
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Billing:
+    """Every method raises UnavailableError while Kafka or ClickHouse is down, BillingRefusedError for what can't be."""
+
+    def __init__(
+        self,
+        store: UsageStore,
+        invoices: InvoiceLog,
+        *,
+        prices: PriceSource,
+        plans: PlanSource,
+        progress: Progress,
+        now: Callable[[], datetime] = _now,
+    ) -> None:
+        self._store = store
+        self._log = invoices
+        self._prices = prices
+        self._plans = plans
+        self._progress = progress
+        self._now = now
+
+    async def draft(self, tenant_id: str, period: Period) -> InvoiceDraft:
+        """The bill of a period as of now, also before it is over."""
+        ends = await self._progress.positions()
+        rated = await self._used(tenant_id, period)
+        bill = await self._bill(await self._log.ledger(), rated, ends)
+        return InvoiceDraft(**bill.model_dump(), unpriced=unpriced_usage(rated.plan, rated.used, rated.book))
+
+    async def finalize(self, asked: FinalizeInvoice) -> Document:
+        """The invoice of a period. There is one: whoever asks again, or at the same time, gets that.
+
+        When the process dies in the middle there is none, or there is this one.
+        """
+        tenant_id, period = asked.tenant_id, asked.period
+        if there := (await self._log.ledger()).invoice(tenant_id, period):
+            return there
+        if self._now() < ends_at(period):
+            raise BillingRefusedError(
+                "period-not-over", f"{period} ends at {ends_at(period).isoformat()}: until then there is a draft"
+            )
+        ends = await self._everything_read()
+        async with self._log.writing() as writing:
+            if there := writing.ledger.invoice(tenant_id, period):
+                return there
+            bill = await self._bill(writing.ledger, await self._used(tenant_id, period), ends)
+            if bill.unpriced_events and not asked.allow_unpriced:
+                raise BillingRefusedError(
+                    "unpriced-usage",
+                    f"nobody knows the price of {bill.unpriced_events} events of {tenant_id} in {bill.currency}: the "
+                    "draft lists them; apply prices for them, or say allow_unpriced",
+                )
+            at = self._now()
+            await writing.write(writing.ledger.finalized(bill, at), at)
+            return _present(writing.ledger.invoice(tenant_id, period))
+
+    async def credit(self, tenant_id: str, number: str, terms: CreditNoteTerms) -> Document:
+        """A credit note for an invoice; the one that is there for a key that was used before."""
+        await self._everything_read()
+        async with self._log.writing() as writing:
+            ledger = writing.ledger
+            invoice = _document(ledger, tenant_id, number)
+            if invoice.document_id != invoice.invoice_id:
+                raise _no_such_invoice(number)
+            note_id = credit_note_id_of(invoice.invoice_id, terms.key, invoice.period)
+            if there := ledger.credit_note(note_id):
+                return there
+            at = self._now()
+            if terms.amount is not None:
+                note = ledger.goodwill(invoice, terms.amount, credit_note_id=note_id, reason=terms.reason, at=at)
+            else:
+                rated = await self._rated(tenant_id, [invoice.period])
+                found = differences(rated, ledger.account(tenant_id).invoiced)
+                note = ledger.corrected(invoice, found, credit_note_id=note_id, reason=terms.reason, at=at)
+            await writing.write(note, at)
+            return _present(ledger.credit_note(note_id))
+
+    async def grant(self, terms: CreditTerms) -> CreditGranted:
+        """A grant; the one that is there under its id."""
+        async with self._log.writing() as writing:
+            at = self._now()
+            granted = writing.ledger.granted(terms, at)
+            if granted != writing.ledger.grant(terms.tenant_id, terms.grant_id):
+                await writing.write(granted, at)
+            return granted
+
+    async def balances(self, tenant_id: str) -> list[Balance]:
+        """Every grant of a tenant, in the order in which they are consumed."""
+        return in_order((await self._log.ledger()).balances(tenant_id))
+
+    async def documents(self, tenant_id: str, *, before: str | None = None) -> Sequence[Document]:
+        """Invoices and credit notes of a tenant, the latest first; those that were written before one of a number."""
+        ledger = await self._log.ledger()
+        found = list(ledger.documents(tenant_id))
+        if before is not None:
+            del found[found.index(_document(ledger, tenant_id, before)) :]
+        return found[::-1]
+
+    async def document(self, tenant_id: str, number: str) -> Document:
+        return _document(await self._log.ledger(), tenant_id, number)
+
+    async def _everything_read(self) -> list[int]:
+        await self._prices.catch_up()
+        await self._plans.catch_up()
+        return await self._progress.read_all()
+
+    async def _used(self, tenant_id: str, period: Period) -> "_ToRate":
+        """What was used in a period, from the rows themselves, with its plan."""
+        plan = self._plans.catalog().plan_of(tenant_id, period)
+        if plan is None:
+            raise BillingRefusedError(
+                "no-plan", f"{tenant_id} has no plan in {period}: apply a plan and a subscription to it"
+            )
+        book = self._prices.book()
+        query = UsageQuery(
+            tenant_id=tenant_id,
+            since=starts_at(period),
+            until=ends_at(period),
+            limit=1,
+            boundaries=book.boundaries(tenant_id),
+            from_rows=True,
+        )
+        cells = [cell for group in await self._store.query(query) for cell in group.cells]
+        return _ToRate(plan, PeriodUsage(tenant_id, period, cells), book)
+
+    async def _bill(self, ledger: Ledger, rated: "_ToRate", ends: Sequence[int]) -> Bill:
+        used = rated.used
+        before = [each for each in ledger.periods(used.tenant_id) if each < used.period]
+        return await asyncio.to_thread(
+            build_bill,
+            rated.plan,
+            used,
+            rated.book,
+            earlier=await self._rated(used.tenant_id, before),
+            account=ledger.account(used.tenant_id),
+            usage_ends=ends,
+        )
+
+    async def _rated(self, tenant_id: str, periods: Sequence[Period]) -> list[RatedPeriod]:
+        """Periods as they are rated now; no lines where the tenant has no plan any more."""
+        book, catalog = self._prices.book(), self._plans.catalog()
+        cells = await self._cells_by_month(tenant_id, periods, book)
+
+        def rate() -> list[RatedPeriod]:
+            return [
+                RatedPeriod(each, plan.currency, rate_period(plan, PeriodUsage(tenant_id, each, cells[each]), book))
+                if (plan := catalog.plan_of(tenant_id, each))
+                else RatedPeriod(each)
+                for each in periods
+            ]
+
+        return await asyncio.to_thread(rate)
+
+    async def _cells_by_month(
+        self, tenant_id: str, periods: Sequence[Period], book: PriceBook
+    ) -> dict[Period, Sequence[Cell]]:
+        found: dict[Period, Sequence[Cell]] = dict.fromkeys(periods, ())
+        if not periods:
+            return found
+        since, until = starts_at(periods[0]), ends_at(periods[-1])
+        query = UsageQuery(
+            tenant_id=tenant_id,
+            bucket="month",
+            since=since,
+            until=until,
+            limit=12 * (until.year - since.year + 1),
+            boundaries=book.boundaries(tenant_id),
+        )
+        for group in await self._store.query(query):
+            month = period_of(datetime.fromisoformat(group.group["bucket"] or ""))
+            if month in found:
+                found[month] = group.cells
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _ToRate:
+    """The book is the one whose boundaries the cells of the usage have: no other one may rate them."""
+
+    plan: PlanSpec
+    used: PeriodUsage
+    book: PriceBook
+
+
+def _document(ledger: Ledger, tenant_id: str, number: str) -> Document:
+    document = ledger.numbered(number)
+    if document is None or document.tenant_id != tenant_id:
+        raise _no_such_invoice(number)
+    return document
+
+
+def _no_such_invoice(number: str) -> BillingRefusedError:
+    return BillingRefusedError("no-such-invoice", f"there is no invoice {number!r} of this tenant")
+
+
+def _present(document: Document | None) -> Document:
+    """What was written just now."""
+    assert document is not None
+    return document

@@ -1,0 +1,54 @@
+"""How far usage was read when a bill is made."""
+
+import asyncio
+
+from schemas.topics import USAGE
+from services.runtime.errors import UnavailableError
+from services.runtime.kafka import KafkaClients, KafkaError, TopicPartition
+from services.runtime.projection import Projection
+from services.runtime.settings import RuntimeSettings
+from services.runtime.topics import count_partitions
+
+ENDS_SECONDS = 10
+WAIT_SECONDS = 30
+
+
+class UsageProgress:
+    """The topic `usage`, and the projection that reads it."""
+
+    def __init__(self, projection: Projection, clients: KafkaClients, settings: RuntimeSettings) -> None:
+        self._projection = projection
+        self._clients = clients
+        self._settings = settings
+        self._partitions: int | None = None
+
+    async def positions(self) -> list[int]:
+        """The next offset of each partition that is not in the table yet. Raises UnavailableError."""
+        return [self._projection.position(partition) for partition in range(await self._count())]
+
+    async def read_all(self) -> list[int]:
+        """Waits until what is on the log now is in the table; tells up to where that is. Raises UnavailableError."""
+        if not self._projection.started:
+            raise UnavailableError("usage is not read yet: its store is not connected")
+        ends = await self._ends()
+        for partition, end in enumerate(ends):
+            await self._projection.wait_for(partition, end, WAIT_SECONDS)
+        return ends
+
+    async def _ends(self) -> list[int]:
+        partitions = [TopicPartition(self._settings.topic(USAGE.name), each) for each in range(await self._count())]
+        consumer = self._clients.consumer()
+        try:
+            async with asyncio.timeout(ENDS_SECONDS):
+                await consumer.start()
+                ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        except (TimeoutError, KafkaError) as error:
+            raise UnavailableError(f"the end of {USAGE.name} is not known: {error!r}") from error
+        finally:
+            await consumer.stop()
+        return [ends[each] for each in partitions]
+
+    async def _count(self) -> int:
+        if self._partitions is None:
+            self._partitions = await count_partitions(self._clients, self._settings, USAGE)
+        return self._partitions

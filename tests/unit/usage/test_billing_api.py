@@ -1,0 +1,206 @@
+"""The routes of billing over a store that answers from a list and a log in memory."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from schemas.envelope import encode_event
+from schemas.plans import SubscriptionSpec
+from services.runtime.errors import UnavailableError
+from services.runtime.web import install_problems
+from services.usage.billing.api import install_billing
+from services.usage.billing.billing import Billing
+from services.usage.billing.catalog import PlanCatalog
+from services.usage.billing.ledger import Ledger, LedgerEvent
+from services.usage.pricing.book import PriceBook
+from services.usage.queries import UsageGroup, UsageQuery
+from services.usage.store import TooMuchAskedError
+from tests.support.billing import cells_of, plan
+from tests.support.prices import book_of
+
+JAN, FEB = "2026-01", "2026-02"
+ALL = SubscriptionSpec(name="all", plan="pro", from_period=JAN)
+COUNTS = dict.fromkeys(
+    ("billable_events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"), 0
+)
+
+
+class Around:
+    """Store, log, prices, plans and progress, in one."""
+
+    def __init__(self) -> None:
+        self.ledger_now = Ledger()
+        self.events: dict[str, int] = {}
+        self.asked: list[UsageQuery] = []
+        self.read = 0
+        self.trouble: Exception | None = None
+        self.now = datetime(2026, 3, 1, tzinfo=UTC)
+        self._lock = asyncio.Lock()
+
+    async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
+        self.asked.append(query)
+        if self.trouble is not None:
+            raise self.trouble
+        await asyncio.sleep(0)
+        return [
+            UsageGroup(
+                group={"bucket": f"{month}-01T00:00:00Z"},
+                events=count,
+                cells=cells_of(month, count, book=self.book()),
+                **COUNTS,
+            )
+            for month, count in self.events.items()
+            if query.since is not None and query.until is not None
+            if query.since.strftime("%Y-%m") <= month < query.until.strftime("%Y-%m")
+        ]
+
+    async def ledger(self) -> Ledger:
+        return self.ledger_now
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator["Writer"]:
+        async with self._lock:
+            yield Writer(self.ledger_now)
+
+    def book(self) -> PriceBook:
+        return book_of()
+
+    def catalog(self) -> PlanCatalog:
+        return PlanCatalog([plan(), ALL])
+
+    async def catch_up(self) -> None:
+        self.read += 1
+
+    async def positions(self) -> list[int]:
+        return [3]
+
+    async def read_all(self) -> list[int]:
+        self.read += 1
+        return [7]
+
+
+class Writer:
+    """As one of the log: what is written is in the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    async def write(self, event: LedgerEvent, at: datetime) -> None:
+        await asyncio.sleep(0)
+        self.ledger.take(event, encode_event(event))
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+@pytest.fixture
+async def http(around: Around) -> AsyncIterator[httpx.AsyncClient]:
+    app, given = FastAPI(), cast("Any", around)
+    install_problems(app)
+    install_billing(app, Billing(given, given, prices=given, plans=given, progress=given, now=lambda: around.now))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://usage") as client:
+        yield client
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> str:
+    assert (response.status_code, response.json()["type"]) == (status, f"urn:turnlog:problem:{slug}")
+    return response.json()["detail"]
+
+
+async def finalize(http: httpx.AsyncClient, period: str = JAN, **fields: Any) -> httpx.Response:
+    return await http.post("/invoices", json={"period": period, **fields})
+
+
+async def test_a_month_is_read_from_the_rows_and_earlier_ones_from_whatever_is_exact(
+    http: httpx.AsyncClient, around: Around
+) -> None:
+    around.events = {JAN: 2, FEB: 5}
+    january = (await finalize(http)).json()
+    around.events[JAN] = 3
+    february = (await finalize(http, FEB)).json()
+
+    assert [line["amount"] for line in january["lines"]] == ["2.00"]
+    assert [(line["period"], line["amount"]) for line in february["lines"]] == [(FEB, "5.00"), (JAN, "1.00")]
+    assert [(query.from_rows, query.bucket) for query in around.asked] == [
+        (True, None),
+        (True, None),
+        (False, "month"),
+    ]
+    assert (february["usage_ends"], around.read) == ([7], 6)
+
+
+async def test_those_who_ask_at_once_get_one_invoice(http: httpx.AsyncClient, around: Around) -> None:
+    around.events = {JAN: 2}
+    answers = await asyncio.gather(*(finalize(http) for _ in range(5)))
+
+    assert len({answer.content for answer in answers}) == 1
+    assert len(around.ledger_now.documents("default")) == 1
+
+
+async def test_a_draft_reads_nothing_to_its_end_and_writes_nothing(http: httpx.AsyncClient, around: Around) -> None:
+    around.events = {JAN: 2}
+    draft = await http.get("/invoices/draft", params={"period": JAN})
+
+    assert (draft.json()["total"], draft.json()["usage_ends"]) == ("2.00", [3])
+    assert (around.read, around.ledger_now.documents("default")) == (0, [])
+
+
+@pytest.mark.parametrize(("form", "kind"), [("json", "application/json"), ("csv", "text/csv"), ("html", "text/html")])
+async def test_a_document_comes_in_the_form_that_is_asked_for(http: httpx.AsyncClient, form: str, kind: str) -> None:
+    await finalize(http)
+    for path in ("/invoices/INV-000001", f"/invoices/draft?period={FEB}"):
+        response = await http.get(path, params={**httpx.URL(f"http://h{path}").params, "form": form})
+        assert response.headers["content-type"].startswith(kind)
+        assert "events" in response.text
+
+
+async def test_pages_hold_every_document_once_the_latest_first(http: httpx.AsyncClient, around: Around) -> None:
+    around.now = datetime(2027, 1, 1, tzinfo=UTC)
+    for month in range(1, 8):
+        await finalize(http, f"2026-{month:02d}")
+    parameters, told = {"limit": "3"}, []
+    while True:
+        page = (await http.get("/invoices", params=parameters)).json()
+        told += [each["number"] for each in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        parameters["cursor"] = page["next_cursor"]
+    assert told == [f"INV-{number:06d}" for number in range(7, 0, -1)]
+
+
+async def test_what_is_not_there_or_cannot_be_is_told(http: httpx.AsyncClient, around: Around) -> None:
+    problem(await http.get("/invoices/INV-000001"), 404, "no-such-invoice")
+    problem(await http.get("/invoices", params={"cursor": "INV-000001"}), 404, "no-such-invoice")
+    assert "ends at 2026-04-01" in problem(await finalize(http, "2026-03"), 409, "period-not-over")
+    problem(await finalize(http, "2025-12"), 409, "no-plan")
+    await finalize(http)
+    problem(await http.get("/invoices/INV-000001", params={"tenant_id": "other"}), 404, "no-such-invoice")
+    note = {"key": "k", "reason": "r"}
+    problem(await http.post("/invoices/INV-000001/credit-notes", json=note), 409, "nothing-to-credit")
+    problem(await http.post("/invoices/INV-000001/credit-notes", json=note | {"amount": "1"}), 409, "credited-too-much")
+    grant = {"grant_id": "g", "kind": "grant", "currency": "EUR", "amount": "0"}
+    problem(await http.post("/credits", json=grant), 422, "not-payable")
+
+
+async def test_a_credit_note_is_of_an_invoice_and_not_of_another_one(http: httpx.AsyncClient, around: Around) -> None:
+    around.events = {JAN: 2}
+    await finalize(http)
+    note = {"key": "k", "reason": "r", "amount": "1"}
+    issued = (await http.post("/invoices/INV-000001/credit-notes", json=note)).json()
+    problem(await http.post(f"/invoices/{issued['number']}/credit-notes", json=note), 404, "no-such-invoice")
+
+
+async def test_while_something_is_down_the_answer_says_so(http: httpx.AsyncClient, around: Around) -> None:
+    around.trouble = UnavailableError("ClickHouse does not answer")
+    problem(await http.get("/invoices/draft", params={"period": JAN}), 503, "unavailable")
+    around.trouble = TooMuchAskedError("it would read more than 7 rows")
+    problem(await http.get("/invoices/draft", params={"period": JAN}), 422, "too-much-asked")
+    assert around.ledger_now.documents("default") == []
