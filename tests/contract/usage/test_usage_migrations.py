@@ -163,11 +163,11 @@ async def test_every_statement_of_a_cluster_is_one_that_clickhouse_reads(place: 
     with place.client() as client:
         for _, text in migrations():
             for statement in (cluster.placed(each) for each in statements(text) if not each.startswith("INSERT")):
-                assert client.query(f"EXPLAIN AST {statement}").result_rows
+                assert client.command(f"EXPLAIN AST {statement}")
         for statement in storage:
-            assert client.query(f"EXPLAIN AST {statement}").result_rows
+            assert client.command(f"EXPLAIN AST {statement}")
         with pytest.raises(ClickHouseError):
-            client.query("EXPLAIN AST ALTER TABLE usage_days_a ON CLUSTER main-1 REMOVE TTL")
+            client.command("EXPLAIN AST ALTER TABLE usage_days_a ON CLUSTER main-1 REMOVE TTL")
 
 
 async def test_old_usage_moves_to_another_volume_as_the_settings_say_and_back(place: Place) -> None:
