@@ -30,6 +30,7 @@ from services.usage.billing.plans import Plans
 from services.usage.billing.progress import UsageProgress
 from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.placement import Placement
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
 from services.usage.settle import settle
@@ -90,6 +91,12 @@ class UsageService:
             url=url,
             folder=settings.data_dir / "usage",
             bounds=ReadBounds(settings.usage_read_seconds, settings.usage_read_rows),
+            placement=Placement(
+                settings.clickhouse_cluster,
+                settings.usage_storage_policy,
+                settings.usage_cold_volume,
+                settings.usage_cold_days,
+            ),
         )
         self._broker = build_broker(settings, client_id="turnlog-usage")
         self._traces = traces_of(settings, self.name)

@@ -143,9 +143,10 @@ def live_writer(client: Any) -> BlockWriter:
 def complete(client: Any) -> None:
     """Gives the sums what they lack of the last block, from its rows. Call it before a migration changes the views.
 
-    A view knows a block no more when it was changed, and would count one that is sent again twice. So such a migration
-    also takes the numbers off the rows: then nothing is sent again, and each partition is read on from its last block,
-    whose facts that are there are left out. The tables may be of any version that has numbers.
+    A view that is made anew knows no block, and would count one that is sent again twice. (One that is altered knows
+    the last ones under another name, and again under another one after a restart.) So such a migration also takes the
+    numbers off the rows: then nothing is sent again, and each partition is read on from its last block, whose facts
+    that are there are left out. The tables may be of any version that has numbers.
     """
     writer = live_writer(client)
     if writer.last is None:

@@ -21,7 +21,8 @@ from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.metrics import USAGE_CONFLICTS
 from services.usage.blocks import BlockWriter, empty, go_live, live_writer, positions_sql
 from services.usage.fingerprint import BUCKET, values_sql
-from services.usage.migrate import migrate
+from services.usage.migrate import migrate, place
+from services.usage.placement import Placement
 from services.usage.quality_sql import quality_from, quality_parameters, quality_sql
 from services.usage.queries import UsageGroup, UsageQuery
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
@@ -48,12 +49,21 @@ class ClickHouseUsageStore:
     Args:
         url: of a server; None opens the engine in process on `folder`, which one process has open at a time.
         bounds: of a question of usage; an audit reads all that there is.
+        placement: of the tables; on one server, in its own storage, unless it says otherwise.
     """
 
-    def __init__(self, *, url: str | None, folder: Path, bounds: ReadBounds | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        url: str | None,
+        folder: Path,
+        bounds: ReadBounds | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         self._url = url
         self._folder = folder
         self._bounds = bounds or ReadBounds()
+        self._placement = placement or Placement()
         self._name = _without_password(url) if url else str(folder)
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
@@ -236,12 +246,14 @@ class ClickHouseUsageStore:
             dsn=self._url,
             connect_timeout=CONNECT_SECONDS,
             send_receive_timeout=ANSWER_SECONDS,
+            settings=self._placement.settings(),
             autogenerate_session_id=False,  # a session stays locked by a query whose client has given up
         )
 
     def _prepare(self) -> BlockWriter:
         """Migrates, and finds the live tables; what a rebuild has left in the others goes."""
-        migrate(self._writer, self._name)
+        migrate(self._writer, self._name, self._placement)
+        place(self._writer, self._placement)
         live = live_writer(self._writer)
         empty(self._writer, live.following().slot)
         return live

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from services.runtime.errors import ConfigurationError
 from services.usage.blocks import complete
+from services.usage.placement import TIMES, Placement
 from services.usage.rollups import Slot
 
 FIRST_WITH_NUMBERS = 2
@@ -28,20 +29,23 @@ def statements(text: str) -> list[str]:
     ]
 
 
-def migrate(client: Any, name: str) -> None:
+def migrate(client: Any, name: str, placement: Placement) -> None:
     """Applies what is not on record, each statement by itself, then records the file.
 
     A process that died in the middle begins with the same file again, and each file may be applied again.
 
     Args:
         name: of the place of the tables, for the error.
+        placement: of tables that are made.
 
     Raises:
         ConfigurationError: The tables are of a later release.
     """
     client.command(
-        "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
-        "ENGINE = MergeTree ORDER BY version"
+        placement.placed(
+            "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
+            "ENGINE = MergeTree ORDER BY version"
+        )
     )
     applied = {row[0] for row in client.query("SELECT version FROM schema_version").result_rows}
     known = migrations()
@@ -57,5 +61,18 @@ def migrate(client: Any, name: str) -> None:
         if version in applied:
             continue
         for statement in statements(text):
-            client.command(statement)
+            client.command(placement.placed(statement))
         client.insert("schema_version", [[version]], column_names=["version"])
+
+
+def place(client: Any, placement: Placement) -> None:
+    """Moves tables to the storage that the settings name. Nothing is changed where it is so already."""
+    for table, time in TIMES.items():
+        for slot in get_args(Slot):
+            as_it_is = client.query(
+                "SELECT engine_full, storage_policy FROM system.tables "
+                "WHERE database = currentDatabase() AND name = {name:String}",
+                parameters={"name": f"{table}_{slot}"},
+            ).first_item
+            for statement in placement.storage(f"{table}_{slot}", time, as_it_is):
+                client.command(statement)

@@ -1,9 +1,9 @@
 """Settings of usage."""
 
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from services.runtime.settings import RuntimeSettings
 
@@ -28,6 +28,18 @@ class UsageSettings(RuntimeSettings):
     clickhouse_url: Annotated[SecretStr, AfterValidator(_http_url)] | None = Field(
         default=None, description="http[s]://user:password@host:port/database of ClickHouse; unset: chDB in process"
     )
+    clickhouse_cluster: str | None = Field(
+        default=None, pattern=r"^\w[\w.-]*$", description="cluster whose every node keeps all tables; unset: one server"
+    )
+    usage_storage_policy: str | None = Field(
+        default=None, pattern=r"^\w+$", description="storage policy of ClickHouse that the tables are moved to"
+    )
+    usage_cold_days: int | None = Field(
+        default=None, ge=1, description="days after which usage moves to the cold volume; unset: never"
+    )
+    usage_cold_volume: str = Field(
+        default="cold", pattern=r"^\w+$", description="volume of the storage policy that old usage moves to"
+    )
     usage_read_seconds: int = Field(
         default=20, ge=1, le=50, description="seconds that one question of usage may take; then it is refused"
     )
@@ -35,3 +47,9 @@ class UsageSettings(RuntimeSettings):
         default=1_000_000_000, ge=1, description="rows that one question of usage may read; then it is refused"
     )
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")
+
+    @model_validator(mode="after")
+    def _cluster_has_an_address(self) -> Self:
+        if self.clickhouse_cluster is not None and self.clickhouse_url is None:
+            raise ValueError("TURNLOG_CLICKHOUSE_CLUSTER needs TURNLOG_CLICKHOUSE_URL, of one of its nodes")
+        return self

@@ -1,7 +1,8 @@
 """`GET /v1/usage?format=csv`: a file of usage passes through the gateway as it is, its problems too."""
 
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from dataclasses import fields
+from typing import Any
 
 import httpx
 import pytest
@@ -33,9 +34,9 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     async with TestServer(app) as server:
         upstream = Upstream("usage", str(server.make_url("")).rstrip("/"))
         await upstream.start()
-        nothing = cast("Any", None)
         settings = GatewaySettings(_env_file=None, trust_tenant_header=True)  # pyright: ignore
-        ports = Ports(settings, nothing, nothing, upstream, nothing, nothing, nothing)
+        nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(Ports))
+        ports = Ports(**nothing | {"settings": settings, "usage": upstream})
 
         async def check() -> dict[str, ComponentHealth]:
             return {}

@@ -9,7 +9,9 @@ ALTER TABLE usage_minutes_{slot}
     ADD COLUMN IF NOT EXISTS completes_turn Bool,
     MODIFY ORDER BY (tenant_id, starts, kind, provider, model, tool, agent, agent_version, user_id, thread_id, outcome, billable, size, shape, team_id, completes_turn);
 
-ALTER TABLE usage_minutes_{slot}_view MODIFY QUERY
+DROP TABLE IF EXISTS usage_minutes_{slot}_view SYNC;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS usage_minutes_{slot}_view TO usage_minutes_{slot} AS
 SELECT
     tenant_id, kind, provider, model, tool, agent, agent_version, user_id, thread_id, outcome, billable, team_id, completes_turn,
     toStartOfMinute(occurred_at, 'UTC') AS starts,
@@ -34,7 +36,9 @@ ALTER TABLE usage_days_{slot}
     ADD COLUMN IF NOT EXISTS completes_turn Bool,
     MODIFY ORDER BY (tenant_id, starts, kind, provider, model, tool, agent, agent_version, user_id, outcome, billable, size, shape, team_id, completes_turn);
 
-ALTER TABLE usage_days_{slot}_view MODIFY QUERY
+DROP TABLE IF EXISTS usage_days_{slot}_view SYNC;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS usage_days_{slot}_view TO usage_days_{slot} AS
 SELECT
     tenant_id, kind, provider, model, tool, agent, agent_version, user_id, outcome, billable, team_id, completes_turn,
     toStartOfDay(occurred_at, 'UTC') AS starts,

@@ -1,12 +1,16 @@
 """What is stored is there under every later release."""
 
+import re
 from datetime import timedelta
 
 import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from services.runtime.errors import ConfigurationError
 from services.usage.blocks import INSERT_SETTINGS
+from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.migrate import FIRST_WITH_NUMBERS, migrations, statements
+from services.usage.placement import TIMES, Placement
 from services.usage.queries import UsageQuery
 from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
 from services.usage.store import Bounds
@@ -148,3 +152,41 @@ async def test_tables_of_a_later_release_are_refused(place: Place) -> None:
     ):
         await store.open()
     await store.close()
+
+
+async def test_every_statement_of_a_cluster_is_one_that_clickhouse_reads(place: Place) -> None:
+    """There is no cluster here: the engine reads the text, and makes nothing of it."""
+    cluster = Placement(cluster="main-1", cold_days=30)
+    as_it_is = {"engine_full": "MergeTree", "storage_policy": "default"}
+    storage = [text for table, time in TIMES.items() for text in cluster.storage(f"{table}_a", time, as_it_is)]
+    place.folder.mkdir(parents=True)
+    with place.client() as client:
+        for _, text in migrations():
+            for statement in (cluster.placed(each) for each in statements(text) if not each.startswith("INSERT")):
+                assert client.command(f"EXPLAIN AST {statement}")
+        for statement in storage:
+            assert client.command(f"EXPLAIN AST {statement}")
+        with pytest.raises(ClickHouseError):
+            client.command("EXPLAIN AST ALTER TABLE usage_days_a ON CLUSTER main-1 REMOVE TTL")
+
+
+async def test_old_usage_moves_to_another_volume_as_the_settings_say_and_back(place: Place) -> None:
+    """The embedded engine has one volume, `default`: what is shown is that tables take the settings, and keep rows."""
+    ttls: list[set[str]] = []
+    for days in (30, 30, 40, None):
+        placement = Placement(cold_volume="default", cold_days=days)
+        store = ClickHouseUsageStore(url=place.url, folder=place.folder, placement=placement)
+        await store.open()
+        await store.insert(block(spent(len(ttls)), first=len(ttls)))
+        assert (await total(store)).events == len(ttls) + 1
+        assert await store.imbalances(limit=1) == []
+        await store.close()
+        with place.client() as client:
+            tables = client.query(
+                "SELECT engine_full FROM system.tables "
+                "WHERE database = currentDatabase() AND match(name, {names:String})",
+                parameters={"names": f"^({'|'.join(TIMES)})_[ab]$"},
+            ).result_rows
+        assert len(tables) == 6
+        ttls.append({match[1] if (match := re.search(r"toIntervalDay\((\d+)\)", text)) else "" for (text,) in tables})
+    assert ttls == [{"30"}, {"30"}, {"40"}, {""}]

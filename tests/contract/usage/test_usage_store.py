@@ -159,16 +159,14 @@ async def test_a_kill_at_any_moment_leaves_at_most_the_last_block_to_be_sent_aga
         store = place.store()
         await store.open()
         bounds = await store.unsettled()
-        assert bounds is not None
-        when = datetime(2026, 1, 1, tzinfo=UTC)
-        await store.insert(
-            block(
-                *(spent(offset, kind="tool", occurred_at=when) for offset in range(bounds.first, bounds.last + 1)),
-                first=bounds.first,
+        if bounds is not None:  # else the machine was so slow that no block had come
+            when = datetime(2026, 1, 1, tzinfo=UTC)
+            offsets = range(bounds.first, bounds.last + 1)
+            await store.insert(
+                block(*(spent(offset, kind="tool", occurred_at=when) for offset in offsets), first=bounds.first)
             )
-        )
         assert await store.imbalances(limit=10) == []
-        first = (await store.positions())[0]
+        first = (await store.positions()).get(0, 0)
         assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [first] * 3
         await store.close()
 
