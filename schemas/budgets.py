@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 
 from schemas.base import GROWING, Identifier, Model, Money, Name, Spec, TenantId, Timestamp
 
-By = Annotated[Literal["tenant", "user", "agent"], GROWING]
+By = Annotated[Literal["tenant", "team", "user", "agent"], GROWING]
 Per = Literal["day", "month", "thread"]
 Unit = Literal["tokens", "cost", "price"]
 """Input and output tokens, what the provider takes, or what the customer pays."""
@@ -30,20 +30,33 @@ class Spender(NamedTuple):
     user_id: str | None
     agent: str | None
     thread_id: str | None
+    team_id: str | None = None
+
+    def who(self, by: By) -> str | None:
+        """The team, user or agent; none of a tenant."""
+        match by:
+            case "tenant":
+                return None
+            case "team":
+                return self.team_id
+            case "user":
+                return self.user_id
+            case "agent":
+                return self.agent
 
 
 class Account(NamedTuple):
-    """Whose spending is added up, and over what: one tenant, user or agent in one period."""
+    """Whose spending is added up, and over what: one tenant, team, user or agent in one period."""
 
     tenant_id: str
     who: str | None
-    """The user or the agent; none where the budget is by tenant."""
+    """The team, user or agent; none where the budget is by tenant."""
     period: str
     """`2026-01-31`, `2026-01`, or the id of a thread."""
 
 
 class BudgetSpec(Spec):
-    """A cap on what each tenant, each of its users or each of its agents may spend in a period.
+    """A cap on what each tenant, or each of its teams, users or agents, may spend in a period.
 
     `tenant_id` and `who` narrow it to one of them; a tenant's own goes before one of the same name for every tenant.
     Reaching `soft` warns, reaching `hard` stops. A cap of 0 is reached before anything is spent; without caps it only
@@ -53,7 +66,7 @@ class BudgetSpec(Spec):
     type: Literal["budget.applied"] = "budget.applied"
     by: By = "tenant"
     who: Identifier | None = None
-    """The one user or agent that it is for; none means each by itself. Of no meaning by tenant."""
+    """The one team, user or agent that it is for; none means each by itself. Of no meaning by tenant."""
     per: Per = "month"
     """A day or a month of UTC, or a thread from its beginning to its end."""
     unit: Unit = "cost"
@@ -76,10 +89,8 @@ class BudgetSpec(Spec):
         period = period_of(self.per, at, spender.thread_id)
         if period is None or self.tenant_id not in (None, spender.tenant_id):
             return None
-        if self.by == "tenant":
-            return Account(spender.tenant_id, None, period)
-        who = spender.user_id if self.by == "user" else spender.agent
-        if who is None or self.who not in (None, who):
+        who = spender.who(self.by)
+        if self.by != "tenant" and (who is None or self.who not in (None, who)):
             return None
         return Account(spender.tenant_id, who, period)
 
@@ -92,7 +103,7 @@ class _OfAccount(Model):
     budget_version: str
     tenant_id: TenantId
     who: Identifier | None = None
-    """The user or the agent; none where the budget is by tenant."""
+    """The team, user or agent; none where the budget is by tenant."""
     period: str = Field(min_length=1, max_length=200)
     """`2026-01-31`, `2026-01`, or the id of a thread."""
     by: By

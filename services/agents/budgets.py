@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, get_args
 
 from schemas.base import format_amount
-from schemas.budgets import Account, BudgetSpec, BudgetState, Spender
+from schemas.budgets import Account, BudgetSpec, BudgetState, By, Spender
 from schemas.completions import TurnError
 from services.runtime.budgets import Budgets
+
+BYS: tuple[By, ...] = get_args(get_args(By)[0])
 
 Scope = tuple[str, str, str | None, str | None]
 """By whom, tenant, who, and the thread where it is by thread."""
@@ -74,14 +76,13 @@ class BudgetGate:
 
 
 def _scopes(spender: Spender) -> Iterator[Scope]:
-    for by, who in (("tenant", None), ("user", spender.user_id), ("agent", spender.agent)):
-        yield by, spender.tenant_id, who, None
-        yield by, spender.tenant_id, who, spender.thread_id
+    for by in BYS:
+        yield by, spender.tenant_id, spender.who(by), None
+        yield by, spender.tenant_id, spender.who(by), spender.thread_id
 
 
 def _scope(spec: BudgetSpec, spender: Spender) -> Scope:
-    who = {"tenant": None, "user": spender.user_id, "agent": spender.agent}[spec.by]
-    return spec.by, spender.tenant_id, who, spender.thread_id if spec.per == "thread" else None
+    return spec.by, spender.tenant_id, spender.who(spec.by), spender.thread_id if spec.per == "thread" else None
 
 
 def _used_up(spec: BudgetSpec, account: Account, spent: Decimal, turns: int) -> TurnError:

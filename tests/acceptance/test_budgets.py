@@ -33,11 +33,10 @@ async def ask_until_rejected(turnlog: Installation, user: str) -> list[dict[str,
     return ends
 
 
-async def exceeded(turnlog: Installation, name: str) -> dict[str, Any]:
-    found = await turnlog.log.wait_for(
+async def until_exceeded(turnlog: Installation, name: str) -> None:
+    await turnlog.log.wait_for(
         "budgets", lambda event: event.get("budget") == name and event.get("level") == "exceeded"
     )
-    return found[0]
 
 
 async def warnings(turnlog: Installation, name: str) -> list[str]:
@@ -62,8 +61,11 @@ async def test_prompts_are_rejected_once_a_budget_is_used_up_and_taken_again_onc
     assert (error["code"], error["retryable"]) == ("budget", True)
     assert f"budget '{name}' is used up: user '{user}' has spent" in error["message"]
     spent = sum(each["usage"]["input_tokens"] + each["usage"]["output_tokens"] for each in ends[:-1])
-    state = await exceeded(turnlog, name)
-    assert (int(state["spent"]), state["events"]) == (spent, len(ends) - 1)
+    (state,) = await turnlog.log.wait_for(
+        "budgets",
+        lambda event: event.get("budget") == name and event["type"] == "budget.state" and event["spent"] == str(spent),
+    )
+    assert (state["level"], state["events"]) == ("exceeded", len(ends) - 1)
     assert (await ask(turnlog, f"{user}-other"))["type"] == "turn.completed"
     shown = await turnlog.run("budgets", "show", name)
     assert f"{spent} tokens" in shown.output
@@ -88,7 +90,7 @@ async def test_a_running_turn_is_stopped_at_its_next_step(turnlog: Installation)
     (waiting,) = await turnlog.log.wait_for(
         "messages", lambda event: event["thread_id"] == thread and event["type"] == "turn.waiting"
     )
-    await exceeded(turnlog, name)
+    await until_exceeded(turnlog, name)
     await ask_until_rejected(turnlog, user)
 
     approval = {"type": "tool.approval", "thread_id": thread, "call_id": waiting["call_ids"][0], "approved": True}

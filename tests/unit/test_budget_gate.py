@@ -109,7 +109,12 @@ def test_an_account_that_has_spent_nothing_is_judged_by_the_mean_of_the_budget()
             st.sampled_from(["t-1", "t-2", "t-3"]),
             st.none()
             | st.builds(
-                Spender, st.just("default"), st.sampled_from(["ann", None]), st.sampled_from(["a", "b"]), st.just("t")
+                Spender,
+                st.just("default"),
+                st.sampled_from(["ann", None]),
+                st.sampled_from(["a", "b"]),
+                st.just("t"),
+                st.sampled_from(["red", None]),
             ),
         )
     )
@@ -117,10 +122,10 @@ def test_an_account_that_has_spent_nothing_is_judged_by_the_mean_of_the_budget()
 def test_what_is_in_flight_is_what_was_said_last_of_each_thread(said: list[tuple[str, Spender | None]]) -> None:
     last = dict(said)
     open_now = [each for each in last.values() if each is not None]
-    whose = {"tenant": None, "user": "ann", "agent": "a"}
-    asks = Spender("default", "ann", "a", "t")
+    whose = {"tenant": None, "team": "red", "user": "ann", "agent": "a"}
+    asks = Spender("default", "ann", "a", "t", "red")
     for by, who in whose.items():
-        claims = sum(who is None or who in (each.user_id, each.agent) for each in open_now)
+        claims = sum(who is None or who in (each.user_id, each.agent, each.team_id) for each in open_now)
         for per in ("month", "thread"):
             for cap, expected in ((claims + 1, True), (claims, False)):
                 gate = BudgetGate(Standing(budget(by=by, per=per, hard=cap), mean=1))

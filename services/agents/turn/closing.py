@@ -181,7 +181,7 @@ def budget_for(
     """The budget that keeps a turn from opening. A person's turn spends nothing."""
     if spec.kind == "human":
         return None
-    return env.budget(Spender(tenant_id, prompt.user_id, prompt.agent, thread_id), True)
+    return env.budget(Spender(tenant_id, prompt.user_id, prompt.agent, thread_id, prompt.team_id), True)
 
 
 def arrived_as_queued(arrived: PromptArrived) -> QueuedPrompt:

@@ -29,7 +29,8 @@ class ThreadState:
 
 def spender(state: ThreadState) -> Spender:
     """Whom the open turn spends for."""
-    return Spender(state.tenant_id, state.turn.user_id, state.turn.agent, state.thread_id)
+    turn = state.turn
+    return Spender(state.tenant_id, turn.user_id, turn.agent, state.thread_id, turn.team_id)
 
 
 @dataclass(frozen=True, slots=True)

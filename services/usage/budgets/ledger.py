@@ -80,7 +80,7 @@ class Ledger:
             self._seen = {fact: at for fact, at in self._seen.items() if at >= min(firsts)}
 
     def _add(self, usage: UsageRecorded) -> None:
-        spender = Spender(usage.tenant_id, usage.user_id, usage.agent, usage.thread_id)
+        spender = Spender(usage.tenant_id, usage.user_id, usage.agent, usage.thread_id, usage.team_id)
         accounts = [
             (spec, account)
             for spec in self._budgets.of(usage.tenant_id)

@@ -89,3 +89,11 @@ def test_a_turn_of_a_person_spends_nothing() -> None:
     story = Story([AgentSpec(name="assistant", kind="human")], used_up=USED_UP)
     assert types(story.prompt()) == ["turn.opened", "message.added", "turn.waiting"]
     assert story.asked_budgets == []
+
+
+def test_the_team_of_a_prompt_is_asked_for_when_its_turn_opens_and_goes_on() -> None:
+    story = Story()
+    story.prompt(team_id="red")
+    story.answers("", asks())
+    story.tool_returns(story.calls[0])
+    assert {(spender.team_id, opening) for spender, opening in story.asked_budgets} == {("red", True), ("red", False)}

@@ -23,7 +23,12 @@ JANUARY = Account("default", None, "2026-01")
 USAGES = st.lists(
     st.builds(
         lambda number, tokens, user, days, model: usage(
-            str(number), tokens, user_id=user, occurred_at=NOON + days * DAY, model=model
+            str(number),
+            tokens,
+            user_id=user,
+            team_id=user and f"team of {user}",
+            occurred_at=NOON + days * DAY,
+            model=model,
         ),
         st.integers(0, 1000),
         st.integers(0, 10_000),
@@ -39,7 +44,7 @@ BUDGETS = st.lists(
         lambda name, tenant, by, per, unit: budget(name=name, tenant_id=tenant, by=by, per=per, unit=unit),
         st.sampled_from(["a", "b"]),
         st.sampled_from([None, "default", "acme"]),
-        st.sampled_from(["tenant", "user", "agent"]),
+        st.sampled_from(["tenant", "team", "user", "agent"]),
         st.sampled_from(["day", "month", "thread"]),
         st.sampled_from(["tokens", "cost", "price"]),
     ),
@@ -107,7 +112,11 @@ def test_every_usage_of_a_period_that_runs_is_in_one_account_of_a_budget_or_in_n
         counted = [
             each
             for each in usages
-            if (account := spec.account(Spender("default", each.user_id, each.agent, each.thread_id), each.occurred_at))
+            if (
+                account := spec.account(
+                    Spender("default", each.user_id, each.agent, each.thread_id, each.team_id), each.occurred_at
+                )
+            )
             and account.period >= earliest_period(spec.per, NOON)
         ]
         mine = [state for state in found if state.is_of(spec)]
@@ -164,6 +173,8 @@ def test_each_user_has_an_account_and_work_of_no_user_has_none() -> None:
     spec = budget(by="user")
     assert spec.account(ann, NOON) == Account("default", "u-1", "2026-01")
     assert spec.account(nobody, NOON) is None
+    assert budget(by="team").account(ann, NOON) is None
+    assert budget(by="team").account(ann._replace(team_id="red"), NOON) == Account("default", "red", "2026-01")
     assert budget(by="user", who="u-2").account(ann, NOON) is None
     assert budget(tenant_id="acme").account(ann, NOON) is None
     assert budget(per="thread").account(ann, NOON) is None
