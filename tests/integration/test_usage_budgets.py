@@ -216,3 +216,20 @@ async def test_a_period_that_is_over_leaves_the_topic(installation: Installation
         await installation.spend(4)
         await installation.until_spent("4")
     assert [each["record_key"] for each in gone] == ["state//b/default/2020-01-01/"]
+
+
+async def test_budgets_that_stand_are_counted_while_another_one_is_read_from_the_log(
+    installation: Installation,
+) -> None:
+    """One after the other is applied, each before the last one has been counted; usage goes on."""
+    await installation.spend(*[1] * 50, user_id="ann")
+    async with installation.counting():
+        await installation.apply()
+        await installation.until_spent("50")
+        for number in range(4):
+            await installation.apply(name=f"b{number}", by="user")
+            await installation.spend(1, user_id="ann")
+        for budget in ("b", "b0", "b1", "b2", "b3"):
+            await installation.until_spent("54", budget=budget)
+    sums = [int(each["spent"]) for each in await installation.log.events("budgets") if each.get("budget") == "b"]
+    assert sums == sorted(sums), "a sum went back"

@@ -53,6 +53,8 @@ class Ledger:
 
     def takes(self, budgets: Budgets) -> bool:
         """Holds the same sums against other caps, if nothing but caps has changed. Otherwise another ledger is due."""
+        if budgets is self._budgets:
+            return True
         before, after = self._budgets.all(), budgets.all()
         if [_but_caps(spec) for spec in after] != [_but_caps(spec) for spec in before]:
             return False
@@ -63,6 +65,7 @@ class Ledger:
 
     def roll(self, now: datetime) -> None:
         """Forgets what is of periods that are over by now."""
+        self.now = now
         specs = self._budgets.all()
         self._earliest = {per: earliest_period(per, now) for per in PERS}
         pers: dict[BudgetId, Per] = {(spec.tenant_id, spec.name): spec.per for spec in specs}

@@ -14,7 +14,7 @@ from schemas.ids import new_id
 from schemas.topics import BUDGETS, USAGE
 from schemas.usage import UsageRecorded
 from services.runtime import metrics
-from services.runtime.budgets import BudgetBoard, Budgets, state_key
+from services.runtime.budgets import BudgetBoard, state_key
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import (
     AIOKafkaConsumer,
@@ -50,6 +50,54 @@ class Place(Protocol):
     offset: int
 
 
+class _Reading:
+    """A ledger, and how far the log was counted for it."""
+
+    def __init__(self, ledger: Ledger, consumer: AIOKafkaConsumer, book: PriceBook) -> None:
+        self.ledger = ledger
+        self.book = book
+        self.ends: Mapping[TopicPartition, int] = {}
+        """Where the log ended when it began."""
+        self._consumer = consumer
+
+    async def seek(self, partitions: Sequence[TopicPartition], since: datetime | None) -> None:
+        """Goes to the first record of a time on; without one to the beginning."""
+        consumer = self._consumer
+        await consumer.start()
+        consumer.assign(partitions)
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        self.ends = ends
+        if since is None:
+            await consumer.seek_to_beginning(*partitions)
+            return
+        milliseconds = int(since.timestamp() * 1000)
+        found: dict[TopicPartition, Place | None] = await consumer.offsets_for_times(
+            dict.fromkeys(partitions, milliseconds)
+        )
+        for partition, place in found.items():
+            consumer.seek(partition, ends[partition] if place is None else place.offset)
+
+    async def step(self, timeout_ms: int) -> None:
+        """Counts what comes next, off the event loop; returns after the time-out when nothing does."""
+        batches: dict[TopicPartition, list[Record]] = await self._consumer.getmany(
+            timeout_ms=timeout_ms, max_records=BATCH_RECORDS
+        )
+        if batches:
+            await asyncio.to_thread(_add, self.ledger, batches)
+
+    async def positions(self) -> Mapping[TopicPartition, int]:
+        """Behind what was counted."""
+        return {partition: await self._consumer.position(partition) for partition in self.ends}
+
+    async def is_past(self, places: Mapping[TopicPartition, int]) -> bool:
+        """Whether all before these places has been counted."""
+        positions = await self.positions()
+        return all(positions[partition] >= place for partition, place in places.items())
+
+    async def close(self) -> None:
+        await self._consumer.stop()
+
+
 class BudgetLoop:
     """Keeps the sums in memory: a start counts the log again, from the beginning of the earliest running period.
 
@@ -67,12 +115,15 @@ class BudgetLoop:
         self._failpoints = failpoints
         self._board = BudgetBoard(clients, settings)
         self._producer: AIOKafkaProducer = clients.producer()
+        self._partitions: Sequence[TopicPartition] = ()
         self._task: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
         self._trouble: str | None = None
 
     async def start(self) -> None:
         """Returns when the budgets and what is known of them have been read; counting goes on behind."""
+        count = await count_partitions(self._clients, self._settings, USAGE)
+        self._partitions = [TopicPartition(self._settings.topic(USAGE.name), number) for number in range(count)]
         await self._producer.start()
         await self._board.start()
         self._task = asyncio.create_task(self._keep_counting(), name="budgets")
@@ -99,60 +150,63 @@ class BudgetLoop:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _count(self) -> None:
-        """Counts until a budget is applied that adds up something else, or a price: then all is counted anew."""
-        budgets, book, now = self._board.budgets, self._prices(), datetime.now(UTC)
-        ledger = Ledger(budgets, book, now)
-        priced = any(spec.unit != "tokens" for spec in budgets.all())
-        consumer = self._clients.consumer()
-        await consumer.start()
-        try:
-            ends = await self._seek(consumer, reads_from(budgets.all(), now))
-            counted = False
-            while True:
-                batches: dict[TopicPartition, list[Record]] = await consumer.getmany(
-                    timeout_ms=POLL_MS, max_records=BATCH_RECORDS
-                )
-                if batches:
-                    await asyncio.to_thread(_add, ledger, batches)
-                if priced and self._prices() is not book:
-                    return
-                if self._board.budgets is not budgets:
-                    budgets = self._board.budgets
-                    if not ledger.takes(budgets):
-                        return
-                if not counted:
-                    counted = await _are_reached(consumer, ends)
-                    if not counted:
-                        continue
-                    self._trouble = None
-                    await self._clear(budgets, now)
-                    told = self._board.states
-                    await self._write([state for state in ledger.take_changed() if told.get(_key(state)) != state])
-                elif datetime.now(UTC).date() != now.date():
-                    now = datetime.now(UTC)
-                    ledger.roll(now)
-                    await self._clear(budgets, now)
-                await self._write(ledger.take_changed())
-        finally:
-            await consumer.stop()
+        """Counts for as long as there are budgets.
 
-    async def _seek(self, consumer: AIOKafkaConsumer, since: datetime | None) -> Mapping[TopicPartition, int]:
-        """Goes to the first record of a time on; returns where each partition ends now."""
-        name = self._settings.topic(USAGE.name)
-        count = await count_partitions(self._clients, self._settings, USAGE)
-        partitions = [TopicPartition(name, number) for number in range(count)]
-        consumer.assign(partitions)
-        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        if since is None:
-            await consumer.seek_to_beginning(*partitions)
-        else:
-            milliseconds = int(since.timestamp() * 1000)
-            found: dict[TopicPartition, Place | None] = await consumer.offsets_for_times(
-                dict.fromkeys(partitions, milliseconds)
-            )
-            for partition, place in found.items():
-                consumer.seek(partition, ends[partition] if place is None else place.offset)
-        return ends
+        One that adds up something else than before, or a price, wants all counted anew: by a reading that comes behind
+        the one that stands, which goes on and is told of until the other one is close. Then it waits, so that no sum
+        goes back.
+        """
+        standing: _Reading | None = None
+        coming: _Reading | None = None
+        close = False
+        try:
+            while self._board.budgets:
+                if coming is None and (standing is None or self._is_outdated(standing)):
+                    coming = await self._begin()
+                if coming is not None:
+                    await coming.step(POLL_MS if standing is None or close else 0)
+                    close = await coming.is_past(coming.ends)
+                    if self._is_outdated(coming):
+                        await coming.close()
+                        coming, close = None, False
+                    elif close and (standing is None or await coming.is_past(await standing.positions())):
+                        if standing is not None:
+                            await standing.close()
+                        standing, coming, close = coming, None, False
+                        await self._tell(standing.ledger)
+                if standing is not None and not close:
+                    await standing.step(POLL_MS)
+                    if datetime.now(UTC).date() != standing.ledger.now.date():
+                        standing.ledger.roll(datetime.now(UTC))
+                        await self._clear(standing.ledger.now)
+                    await self._write(standing.ledger.take_changed())
+        finally:
+            for reading in (standing, coming):
+                if reading is not None:
+                    await reading.close()
+
+    async def _begin(self) -> _Reading:
+        budgets, book, now = self._board.budgets, self._prices(), datetime.now(UTC)
+        reading = _Reading(Ledger(budgets, book, now), self._clients.consumer(), book)
+        try:
+            await reading.seek(self._partitions, reads_from(budgets.all(), now))
+        except BaseException:
+            await reading.close()
+            raise
+        return reading
+
+    def _is_outdated(self, reading: _Reading) -> bool:
+        """Whether its sums are not those of the budgets and prices that hold now."""
+        budgets = self._board.budgets
+        priced = any(spec.unit != "tokens" for spec in budgets.all())
+        return not reading.ledger.takes(budgets) or (priced and self._prices() is not reading.book)
+
+    async def _tell(self, ledger: Ledger) -> None:
+        """Makes the topic say what a ledger says that has counted all there was."""
+        self._trouble = None
+        await self._clear(ledger.now)
+        told = self._board.states
+        await self._write([state for state in ledger.take_changed() if told.get(_key(state)) != state])
 
     async def _write(self, states: Sequence[BudgetState]) -> None:
         """The states, each behind the warning that is due and was not written yet. Raises KafkaError.
@@ -178,9 +232,9 @@ class BudgetLoop:
         metrics.BUDGET_WARNINGS.inc(len(warned_of))
         await asyncio.sleep(WRITE_SECONDS)
 
-    async def _clear(self, budgets: Budgets, now: datetime) -> None:
+    async def _clear(self, now: datetime) -> None:
         """Takes what is of periods that are over, or of budgets that add up something else now, off the topic."""
-        specs = {(spec.tenant_id, spec.name): spec for spec in budgets.all()}
+        specs = {(spec.tenant_id, spec.name): spec for spec in self._board.budgets.all()}
         told = {**self._board.states, **self._board.warnings}
         gone = [
             key
@@ -213,7 +267,3 @@ def _usage_in(records: Iterable[Record]) -> Iterator[UsageRecorded]:
 
 def _key(state: BudgetState) -> str:
     return state_key(state.budget_tenant_id, state.budget, state.account)
-
-
-async def _are_reached(consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> bool:
-    return all([await consumer.position(partition) >= end for partition, end in ends.items()])
