@@ -12,7 +12,7 @@ from schemas.plans import Period, PlanSpec
 from services.runtime.pricing.book import PriceBook
 from services.runtime.pricing.cells import Cell
 from services.usage.billing.adjustments import RatedPeriod, differences
-from services.usage.billing.bill import build_bill
+from services.usage.billing.bill import Account, build_bill
 from services.usage.billing.catalog import PlanCatalog
 from services.usage.billing.credits import Balance, in_order
 from services.usage.billing.errors import BillingRefusedError
@@ -115,8 +115,8 @@ class Billing:
             if terms.amount is not None:
                 note = ledger.goodwill(invoice, terms.amount, credit_note_id=note_id, reason=terms.reason, at=at)
             else:
-                rated = await self._rated(tenant_id, [invoice.period])
-                found = differences(rated, ledger.account(tenant_id).invoiced)
+                rated = await self._rated_by_rows(tenant_id, invoice.period)
+                found = differences([rated], ledger.account(tenant_id).invoiced)
                 note = ledger.corrected(invoice, found, credit_note_id=note_id, reason=terms.reason, at=at)
             await writing.write(note, at)
             return _present(ledger.credit_note(note_id))
@@ -158,6 +158,44 @@ class Billing:
                 "no-plan", f"{tenant_id} has no plan in {period}: apply a plan and a subscription to it"
             )
         book = self._prices.book()
+        return _ToRate(plan, await self._rows(tenant_id, period, book), book)
+
+    async def _bill(self, ledger: Ledger, rated: "_ToRate", ends: Sequence[int]) -> Bill:
+        used, account = rated.used, ledger.account(rated.used.tenant_id)
+        before = [each for each in ledger.periods(used.tenant_id) if each < used.period]
+        return await asyncio.to_thread(
+            build_bill,
+            rated.plan,
+            used,
+            rated.book,
+            earlier=await self._rated(used.tenant_id, before, account),
+            account=account,
+            usage_ends=ends,
+        )
+
+    async def _rated(self, tenant_id: str, periods: Sequence[Period], account: Account) -> list[RatedPeriod]:
+        """Periods as they are rated now, by their sums, which is quick.
+
+        Where these are not what was invoiced, the rows decide: an invoice is made of rows, and so is what follows it.
+        """
+        by_sums = await self._rated_by_sums(tenant_id, periods)
+        differing = {each.item.period for each in differences(by_sums, account.invoiced)}
+        return [
+            await self._rated_by_rows(tenant_id, each.period) if each.period in differing else each for each in by_sums
+        ]
+
+    async def _rated_by_sums(self, tenant_id: str, periods: Sequence[Period]) -> list[RatedPeriod]:
+        book, catalog = self._prices.book(), self._plans.catalog()
+        cells = await self._cells_by_month(tenant_id, periods, book)
+        used = [PeriodUsage(tenant_id, each, cells[each]) for each in periods]
+        return await asyncio.to_thread(lambda: [_rated(catalog, each, book) for each in used])
+
+    async def _rated_by_rows(self, tenant_id: str, period: Period) -> RatedPeriod:
+        book, catalog = self._prices.book(), self._plans.catalog()
+        used = await self._rows(tenant_id, period, book)
+        return await asyncio.to_thread(_rated, catalog, used, book)
+
+    async def _rows(self, tenant_id: str, period: Period, book: PriceBook) -> PeriodUsage:
         query = UsageQuery(
             tenant_id=tenant_id,
             since=starts_at(period),
@@ -166,36 +204,9 @@ class Billing:
             boundaries=book.boundaries(tenant_id),
             from_rows=True,
         )
-        cells = [cell for group in await self._store.query(query) for cell in group.cells]
-        return _ToRate(plan, PeriodUsage(tenant_id, period, cells), book)
-
-    async def _bill(self, ledger: Ledger, rated: "_ToRate", ends: Sequence[int]) -> Bill:
-        used = rated.used
-        before = [each for each in ledger.periods(used.tenant_id) if each < used.period]
-        return await asyncio.to_thread(
-            build_bill,
-            rated.plan,
-            used,
-            rated.book,
-            earlier=await self._rated(used.tenant_id, before),
-            account=ledger.account(used.tenant_id),
-            usage_ends=ends,
+        return PeriodUsage(
+            tenant_id, period, [cell for group in await self._store.query(query) for cell in group.cells]
         )
-
-    async def _rated(self, tenant_id: str, periods: Sequence[Period]) -> list[RatedPeriod]:
-        """Periods as they are rated now; no lines where the tenant has no plan any more."""
-        book, catalog = self._prices.book(), self._plans.catalog()
-        cells = await self._cells_by_month(tenant_id, periods, book)
-
-        def rate() -> list[RatedPeriod]:
-            return [
-                RatedPeriod(each, plan.currency, rate_period(plan, PeriodUsage(tenant_id, each, cells[each]), book))
-                if (plan := catalog.plan_of(tenant_id, each))
-                else RatedPeriod(each)
-                for each in periods
-            ]
-
-        return await asyncio.to_thread(rate)
 
     async def _cells_by_month(
         self, tenant_id: str, periods: Sequence[Period], book: PriceBook
@@ -226,6 +237,14 @@ class _ToRate:
     plan: PlanSpec
     used: PeriodUsage
     book: PriceBook
+
+
+def _rated(catalog: PlanCatalog, used: PeriodUsage, book: PriceBook) -> RatedPeriod:
+    """No lines where the tenant has no plan any more."""
+    plan = catalog.plan_of(used.tenant_id, used.period)
+    if plan is None:
+        return RatedPeriod(used.period)
+    return RatedPeriod(used.period, plan.currency, rate_period(plan, used, book))
 
 
 def _document(ledger: Ledger, tenant_id: str, number: str) -> Document:
