@@ -102,6 +102,23 @@ async def test_a_running_turn_is_stopped_at_its_next_step(turnlog: Installation)
     assert [(each["role"], each["status"]) for each in messages][2] == ("tool", "success")
 
 
+async def test_a_turn_that_has_cost_what_it_may_is_stopped_at_its_next_step(turnlog: Installation) -> None:
+    agent = f"a-{uuid4().hex[:8]}"
+    rates = {"call": "0.25", "input": "0", "output": "0"}
+    price = {"name": agent, "tenant_id": agent, "effective_from": "2020-01-01T00:00:00Z", "rates": rates}
+    await turnlog.post("/v1/prices", price, status=201)
+    spec = {"name": agent, "tools": ["calculate"], "stop": {"max_cost": "0.2"}}
+    await turnlog.post("/v1/agents", spec, status=201)
+    content = '[[tool calculate {"expression": "6 * 7"}]] go on'
+
+    async with asyncio.timeout(30):
+        while (ended := await ask(turnlog, "eve", content, agent=agent, tenant_id=agent))["type"] != "turn.failed":
+            pass  # the worker has not read the price yet
+
+    assert (ended["error"]["code"], ended["error"]["retryable"], ended["steps"]) == ("max_cost", False, 1)
+    assert ended["error"]["message"] == "the turn has cost 0.25 USD, and may cost 0.2"
+
+
 async def test_a_budget_file_with_a_mistake_changes_nothing(turnlog: Installation, tmp_path: Path) -> None:
     file = tmp_path / "budgets.yaml"
     file.write_text("name: fine-budget\nhard: 5\nwho: nobody\nby: user\n---\nname: bad\nhard: -1\nper: year\n")
