@@ -12,7 +12,6 @@ from services.agents.failures import CallFailed
 from services.agents.fairness import FairLimiter
 from services.agents.lean import LeanConnection
 from services.agents.model import DeltaSink, ModelAnswer, ModelFailure, ModelRequest
-from services.agents.openai import OpenAIConnection
 from services.agents.providers import Provider, Providers
 from services.agents.server_sent_events import EventReader
 
@@ -96,6 +95,8 @@ def _connection(provider: Provider) -> Connection:
         case "lean":
             return LeanConnection(provider)
         case "openai":
+            from services.agents.openai import OpenAIConnection  # noqa: PLC0415 - takes most of a second, and few ask for it
+
             return OpenAIConnection(provider)
 
 

@@ -13,7 +13,6 @@ from itertools import islice
 from uuid import UUID
 
 from opentelemetry import context, trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -83,6 +82,10 @@ def traces_of(settings: RuntimeSettings, service: str) -> Traces:
     """Sends a service's spans, in batches, to the collector that the settings name; None named: records none."""
     if settings.otlp_endpoint is None:
         return Traces()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - a tenth of the start of a service
+        OTLPSpanExporter,
+    )
+
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"turnlog-{service}"}))
     endpoint = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)))
