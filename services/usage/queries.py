@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, cast, get_args
 
 from schemas.analytics import UsageCounts, UsageDimension, UsageUnit
-from services.runtime.pricing.cells import Boundaries, Cell, Weights
+from services.runtime.pricing.cells import Boundaries, Cell
 
 Bucket = Literal["minute", "hour", "day", "month"]
 FilterField = Literal[
@@ -20,6 +20,22 @@ FILTERS: tuple[FilterField, ...] = get_args(FilterField)
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2106, 1, 1, tzinfo=UTC)
 """Times from one up to the other are kept and asked for: ClickHouse's functions of time are sure of no others."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each part of a cell counts, by the hash of the cell. Cells that are not here count nothing.
+
+    They are floating point numbers, for an order and not for an amount: the order of groups whose amounts are equal to
+    fifteen digits is left open.
+    """
+
+    cells: Sequence[int]
+    input: Sequence[float]
+    cached: Sequence[float]
+    output: Sequence[float]
+    reasoning: Sequence[float]
+    events: Sequence[float]
 
 
 @dataclass(frozen=True)

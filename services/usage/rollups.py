@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from services.runtime.pricing.cells import CELL_SQL, EPOCH, SHAPE_SQL, Boundaries
+from services.runtime.pricing.cells import BAD_COUNTS, EPOCH, Boundaries
 
 Slot = Literal["a", "b"]
 """There are two sets of tables: one is live, and the other one is filled while usage is rebuilt."""
@@ -70,6 +70,19 @@ class Rollup:
             and not any((time - EPOCH) % self.step for time in (*times, *boundaries.times))
         )
 
+
+SHAPE_SQL = (
+    f"if(cached_input_tokens > input_tokens OR reasoning_tokens > output_tokens, {BAD_COUNTS}, "
+    "(input_tokens > cached_input_tokens) + 2 * (cached_input_tokens > 0) "
+    "+ 4 * (output_tokens > reasoning_tokens) + 8 * (reasoning_tokens > 0))"
+)
+
+CELL_SQL = {
+    "begins": "roundDown(toUnixTimestamp64Micro(occurred_at), {times:Array(Int64)})",
+    "size": "roundDown(input_tokens, {sizes:Array(UInt64)})",
+    "shape": SHAPE_SQL,
+}
+"""How ClickHouse tells the cells of raw rows apart, beside the columns that they are named by."""
 
 RAW = Source("usage_events", "occurred_at", "1", CELL_SQL, final=True)
 

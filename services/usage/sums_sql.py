@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from schemas.analytics import UsageDimension, UsageUnit
-from services.runtime.pricing.cells import CELL_SQL, Cell, Weights, microseconds
+from services.runtime.pricing.cells import Cell, microseconds
 from services.usage.fingerprint import hash_sql
-from services.usage.queries import EARLIEST, FILTERS, Bucket, FilterField, PeriodSums, UsageGroup, UsageQuery
-from services.usage.rollups import DAYS, RAW, Slot, Source, source_of
+from services.usage.queries import EARLIEST, FILTERS, Bucket, FilterField, PeriodSums, UsageGroup, UsageQuery, Weights
+from services.usage.rollups import CELL_SQL, DAYS, RAW, Slot, Source, source_of
 
 COLUMNS: dict[UsageDimension, str] = {
     "tenant": "tenant_id",

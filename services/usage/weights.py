@@ -10,9 +10,10 @@ from decimal import Decimal
 
 from schemas.prices import Figure
 from services.runtime.pricing.book import PriceBook
-from services.runtime.pricing.cells import Cell, Weights, microseconds
+from services.runtime.pricing.cells import Cell, microseconds
 from services.runtime.pricing.sums import amounts_of
 from services.usage.fingerprint import hash_of
+from services.usage.queries import Weights
 
 MILLION = 10**6
 

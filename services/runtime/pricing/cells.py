@@ -5,7 +5,7 @@ in the counts, so that of the sums is the sum of the events' own, to the last di
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -53,22 +53,6 @@ class Cell:
     reasoning_tokens: int
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What each part of a cell counts, by the hash of the cell. Cells that are not here count nothing.
-
-    They are floating point numbers, for an order and not for an amount: the order of groups whose amounts are equal to
-    fifteen digits is left open.
-    """
-
-    cells: Sequence[int]
-    input: Sequence[float]
-    cached: Sequence[float]
-    output: Sequence[float]
-    reasoning: Sequence[float]
-    events: Sequence[float]
-
-
 def cell_of(event: UsageRecorded, boundaries: Boundaries) -> Cell:
     """The cell of one event; what the SQL of the store says too, which a test holds."""
     return Cell(
@@ -102,17 +86,3 @@ def _shape(event: UsageRecorded) -> int:
         + 4 * (event.output_tokens > event.reasoning_tokens)
         + 8 * (event.reasoning_tokens > 0)
     )
-
-
-SHAPE_SQL = (
-    f"if(cached_input_tokens > input_tokens OR reasoning_tokens > output_tokens, {BAD_COUNTS}, "
-    "(input_tokens > cached_input_tokens) + 2 * (cached_input_tokens > 0) "
-    "+ 4 * (output_tokens > reasoning_tokens) + 8 * (reasoning_tokens > 0))"
-)
-
-CELL_SQL = {
-    "begins": "roundDown(toUnixTimestamp64Micro(occurred_at), {times:Array(Int64)})",
-    "size": "roundDown(input_tokens, {sizes:Array(UInt64)})",
-    "shape": SHAPE_SQL,
-}
-"""How ClickHouse tells the cells of raw rows apart, beside the columns that they are named by."""

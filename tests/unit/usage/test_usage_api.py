@@ -16,10 +16,10 @@ from schemas.analytics import Quantiles, UsageQuality, UsageUnit
 from schemas.http import ComponentHealth
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import UnavailableError
-from services.runtime.pricing.cells import Weights, cell_of
+from services.runtime.pricing.cells import cell_of
 from services.runtime.web import PROBLEM_JSON
 from services.usage.api import MOST_CELLS, build_api
-from services.usage.queries import FILTERS, PeriodSums, UsageGroup, UsageQuery
+from services.usage.queries import FILTERS, PeriodSums, UsageGroup, UsageQuery, Weights
 from services.usage.store import Block, TooMuchAskedError, UsageStore
 from tests.support.prices import book_of, price
 
