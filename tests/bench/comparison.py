@@ -11,6 +11,7 @@ from tests.bench.comparison_result import Result, Sample, table
 from tests.bench.contestants import ENTRIES, FLOOR, OURS, Contestant, Entry, Unavailable
 from tests.bench.processor_time import own_cpu_seconds
 from tests.bench.sigkill import after_sigkill
+from tests.bench.turns import middle_rate
 
 WARM_UP = 200
 
@@ -62,6 +63,9 @@ async def measure_speed(entries: Sequence[Entry], *, rounds: int, alone: int) ->
                         async with entry.start(url) as contestant:
                             result.versions[entry.name] = contestant.versions
                             result.samples += await _samples(contestant, entry.name, number, alone=alone)
+                            if entry.threads:
+                                rate = middle_rate(await contestant.grow())
+                                result.grown.setdefault(entry.name, []).append(rate)
                     except (Unavailable, TimeoutError) as why:
                         result.missing[entry.name] = str(why) or "it took too long"
     return result
@@ -72,7 +76,7 @@ async def _samples(contestant: Contestant, name: str, number: int, *, alone: int
     many = max(WARM_UP, round(WARM_UP / elapsed * AT_ONCE_SECONDS))
     samples: list[Sample] = []
     worker = await contestant.worker_pid()
-    for in_flight, count in ((1, alone), (64, many)):
+    for in_flight, count in ((1, alone), (64, many), (512, max(512, many))):
         spent = own_cpu_seconds(worker)
         seconds, elapsed = await contestant.turns(count, in_flight=in_flight)
         cpu = own_cpu_seconds(worker) - spent

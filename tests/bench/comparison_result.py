@@ -44,6 +44,8 @@ class Result:
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     after_sigkill: dict[str, str] = field(default_factory=dict)
+    grown: dict[str, list[float]] = field(default_factory=dict)
+    """Turns a second with 20 to 40 messages before each, a round each, of those that have threads."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -53,13 +55,19 @@ class Result:
         """Milliseconds of the median turn alone, a round each."""
         return [each.p50_ms for each in self.samples if (each.contestant, each.in_flight) == (name, 1)]
 
-    def rates(self, name: str) -> list[float]:
-        """Turns a second with 64 in flight, a round each."""
-        return [each.turns_per_second for each in self.samples if (each.contestant, each.in_flight) == (name, 64)]
+    def rates(self, name: str, *, in_flight: int = 64) -> list[float]:
+        """Turns a second with so many in flight, a round each."""
+        return [
+            each.turns_per_second for each in self.samples if (each.contestant, each.in_flight) == (name, in_flight)
+        ]
 
     def worker_cpu(self, name: str) -> list[float]:
         """Milliseconds of the worker's CPU a turn with 64 in flight, a round each: what a core of it is worth."""
         return [each.worker_cpu_ms for each in self.samples if (each.contestant, each.in_flight) == (name, 64)]
+
+
+WORDS = ("", "kept", "SIGKILL in its 2nd call")
+"""Columns without numbers: the name, and the last ones."""
 
 
 def table(result: Result) -> Table:
@@ -69,21 +77,24 @@ def table(result: Result) -> Table:
         "",
         "alone: p50, ms",
         "64 in flight: turns/s",
+        "512: turns/s",
+        "30 messages: turns/s",
         "worker's CPU a turn, ms",
         "x floor",
         "x ours",
-        "kept",
-        "SIGKILL in its 2nd call",
+        *WORDS[1:],
     ):
-        shown.add_column(column, justify="right" if column.startswith(("alone", "64", "worker", "x")) else "left")
+        shown.add_column(column, justify="left" if column in WORDS else "right")
     for name, keeps in result.keeps.items():
         if name in result.missing:
-            shown.add_row(name, "", "", "", "", "", f"missing: {result.missing[name]}", "")
+            shown.add_row(name, *[""] * 7, f"missing: {result.missing[name]}", "")
             continue
         shown.add_row(
             name,
             _spread(result.latencies(name), ".1f"),
             _spread(result.rates(name), ",.0f"),
+            _spread(result.rates(name, in_flight=512), ",.0f"),
+            _spread(result.grown.get(name, []), ",.0f"),
             _spread(result.worker_cpu(name), ".1f"),
             _ratio(result, name, FLOOR.name),
             _ratio(result, name, OURS.name),
@@ -94,6 +105,8 @@ def table(result: Result) -> Table:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
     middle = format(median(values), form)
     return middle if len(values) == 1 else f"{middle} ({min(values):{form}}-{max(values):{form}})"
 

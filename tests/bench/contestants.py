@@ -17,7 +17,7 @@ from infra.local.kafka import LocalKafka
 from tests.bench import pinning
 from tests.bench.bench_installation import bench_in
 from tests.bench.postgres import Unavailable, postgres
-from tests.bench.turns import CONTENT, Client
+from tests.bench.turns import CONTENT, GROWING, GROWN_TURNS, Client, grow
 from tests.conftest import CACHE
 
 PEERS = Path(__file__).parent / "peers"
@@ -32,6 +32,10 @@ class Contestant(Protocol):
 
     async def turns(self, count: int, *, in_flight: int) -> tuple[list[float], float]:
         """The seconds of each turn, and of all together."""
+        ...
+
+    async def grow(self) -> list[float]:
+        """When the turns of the threads that grow have ended, in seconds, in order: each sees those before it."""
         ...
 
     async def begin(self, turn: str, content: str) -> None:
@@ -66,6 +70,8 @@ class Entry:
     """Given the model's URL."""
     killed: bool = True
     """Whether a SIGKILL is tried."""
+    threads: bool = False
+    """Whether a turn sees the turns of its thread before it."""
 
 
 @dataclass
@@ -80,6 +86,9 @@ class Ours:
         began = asyncio.get_running_loop().time()
         seconds = await self.client.turns(count, in_flight=in_flight)
         return seconds, asyncio.get_running_loop().time() - began
+
+    async def grow(self) -> list[float]:
+        return await grow(self.client.turn)
 
     async def begin(self, turn: str, content: str) -> None:
         await self.client.begin(turn, content)
@@ -173,6 +182,9 @@ class Peer:
         answer = await self.client.ask("turns", count=count, in_flight=in_flight, content=CONTENT)
         return answer["seconds"], answer["elapsed"]
 
+    async def grow(self) -> list[float]:
+        return (await self.client.ask("grow", threads=GROWING, turns=GROWN_TURNS, content=CONTENT))["ended"]
+
     async def begin(self, turn: str, content: str) -> None:
         await self.client.ask("begin", turn=turn, content=content)
 
@@ -244,11 +256,19 @@ FLOOR = Entry(
     lambda url: peer(url, "floor.py", "aiohttp", kafka=True),
 )
 
-OURS = Entry("Turnlog, a worker's process", "every event, as it happens", lambda url: ours(url, workers=1))
+OURS = Entry(
+    "Turnlog, a worker's process", "every event, as it happens", lambda url: ours(url, workers=1), threads=True
+)
 
 ENTRIES = (
     OURS,
-    Entry("Turnlog, all in one process", "every event, as it happens", lambda url: ours(url, workers=0), killed=False),
+    Entry(
+        "Turnlog, all in one process",
+        "every event, as it happens",
+        lambda url: ours(url, workers=0),
+        killed=False,
+        threads=True,
+    ),
     FLOOR,
     Entry(
         "no framework, httpx",
@@ -265,16 +285,19 @@ ENTRIES = (
         "calfkit",
         "every hop",
         lambda url: peer(url, "with_calfkit.py", kafka=True, client=True),
+        threads=True,
     ),
     Entry(
         "langgraph, SQLite",
         "every step, before the next",
         lambda url: peer(url, "with_langgraph.py", "sqlite"),
+        threads=True,
     ),
     Entry(
         "langgraph, Postgres",
         "every step, before the next",
         lambda url: peer(url, "with_langgraph.py", "postgres", database="postgres"),
+        threads=True,
     ),
     Entry(
         "DBOS, Postgres",

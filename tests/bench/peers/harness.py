@@ -4,6 +4,7 @@ A peer is a script. It is given the addresses of the model and of the stores in 
 that it is ready, and answers commands, a line of JSON each:
 
     {"do": "turns", "count": 100, "in_flight": 8, "content": "..."}     runs them, answers with the seconds of each
+    {"do": "grow", "threads": 8, "turns": 3, "content": "..."}          the same on threads that go on: when each ended
     {"do": "begin", "turn": "t-1", "content": "..."}                    starts one and doesn't wait
     {"do": "answers", "turn": "t-1"}                                    how many answers of it are kept by now
     {"do": "resume", "turn": "t-1"}                                     what a caller does who knows that it was cut off
@@ -76,6 +77,9 @@ async def take_commands(peer: Peer, *packages: str) -> None:
     async def turns(count: int, in_flight: int, content: str) -> dict[str, Any]:
         return await _turns(peer, count, in_flight, content)
 
+    async def grow(threads: int, turns: int, content: str) -> dict[str, Any]:
+        return {"ended": await _grow(peer, threads, turns, content)}
+
     async def answers(turn: str) -> dict[str, Any]:
         return {"answers": await peer.answers(turn)}
 
@@ -84,7 +88,7 @@ async def take_commands(peer: Peer, *packages: str) -> None:
         return {}
 
     commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
-        each.__name__: each for each in (begin, turns, answers, resume)
+        each.__name__: each for each in (begin, turns, grow, answers, resume)
     }
     say_ready(*packages)
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -111,6 +115,20 @@ async def _turns(peer: Peer, count: int, in_flight: int, content: str) -> dict[s
     began = time.monotonic()
     await asyncio.gather(*(caller() for _ in range(in_flight)))
     return {"seconds": seconds, "elapsed": time.monotonic() - began}
+
+
+async def _grow(peer: Peer, threads: int, turns: int, content: str) -> list[float]:
+    ended: list[float] = []
+    began = time.monotonic()
+
+    async def one_thread() -> None:
+        thread = f"t-{uuid4().hex}"
+        for _ in range(turns):
+            assert len(await peer.turn(thread, content)) >= 199
+            ended.append(time.monotonic() - began)
+
+    await asyncio.gather(*(one_thread() for _ in range(threads)))
+    return ended
 
 
 def _say(answer: dict[str, Any]) -> None:

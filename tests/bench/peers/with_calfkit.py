@@ -11,6 +11,7 @@ It needs FastStream 0.7.5 or less.
 import asyncio
 import sys
 from collections import Counter
+from typing import Any
 
 from calfkit import Agent, Client, OpenAIModelClient, ProvisioningConfig, Worker, agent_tool
 from harness import IN_FLIGHT, KAFKA, MODEL_URL, say_ready, take_commands
@@ -40,9 +41,12 @@ class OnCalfkit:
     def __init__(self, client: Client) -> None:
         self._agent = client.agent("assistant")
         self._answered: Counter[str] = Counter()
+        self._threads: dict[str, list[Any]] = {}
 
     async def turn(self, turn: str, content: str) -> str:
-        result = await self._agent.execute(content, timeout=120)
+        """The past of a thread is the caller's to keep and to send again."""
+        result = await self._agent.execute(content, timeout=120, message_history=self._threads.get(turn))
+        self._threads[turn] = result.message_history
         self._answered[turn] += 1
         return result.output
 
