@@ -27,6 +27,10 @@ from services.runtime.telemetry import traceparent_in, traces_of, within
 from services.runtime.topics import count_partitions
 from services.runtime.web import WebServer, install_health, install_problems, problem_response
 
+MEMORY_SECONDS, USAGE_SECONDS = 15, 60
+"""Longest wait for an answer of memory, which waits 5 s for what it has not read yet, and of usage, which gives a
+question 50 s at most."""
+
 
 def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
     """The public API over the ports."""
@@ -74,8 +78,8 @@ class GatewayService:
         self._ports = Ports(
             settings=settings,
             log=ThreadLog(self._clients, settings, traces=self._traces),
-            memory=Upstream("memory", settings.memory_base_url),
-            usage=Upstream("usage", settings.usage_base_url),
+            memory=Upstream("memory", settings.memory_base_url, seconds=MEMORY_SECONDS),
+            usage=Upstream("usage", settings.usage_base_url, seconds=USAGE_SECONDS),
             agents=Registry[AgentSpec](self._clients, settings, AGENTS),
             tools=Registry[ToolSpec](self._clients, settings, TOOLS),
             prices=Registry[PriceSpec](self._clients, settings, PRICES),

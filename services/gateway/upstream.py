@@ -11,8 +11,6 @@ from schemas.http import Problem
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
-REQUEST_SECONDS = 15
-
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=330)
 """An export of usage is written for five minutes at most before its first byte is sent."""
 
@@ -20,16 +18,21 @@ PASSED_HEADERS = {"content-type", "content-disposition", "content-length"}
 
 
 class Upstream:
-    """A service behind the gateway."""
+    """A service behind the gateway.
 
-    def __init__(self, name: str, base_url: str) -> None:
+    Args:
+        seconds: longest wait for an answer: more than the service lets itself take.
+    """
+
+    def __init__(self, name: str, base_url: str, *, seconds: float) -> None:
         self.name = name
         self._base_url = base_url
+        self._seconds = seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
-            base_url=self._base_url + "/", timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+            base_url=self._base_url + "/", timeout=aiohttp.ClientTimeout(total=self._seconds)
         )
 
     async def stop(self) -> None:

@@ -32,7 +32,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     app = web.Application()
     app.router.add_get("/usage", usage)
     async with TestServer(app) as server:
-        upstream = Upstream("usage", str(server.make_url("")).rstrip("/"))
+        upstream = Upstream("usage", str(server.make_url("")).rstrip("/"), seconds=60)
         await upstream.start()
         settings = GatewaySettings(_env_file=None, trust_tenant_header=True)  # pyright: ignore
         nothing: dict[str, Any] = dict.fromkeys(field.name for field in fields(Ports))
