@@ -149,6 +149,7 @@ async def test_what_is_finalized_has_read_all_usage_and_every_price_that_is_on_t
 async def test_what_cannot_be_invoiced_is_refused_with_the_reason(installation: UsageInstallation) -> None:
     await installation.publish(small(1), spent(2, model="nobody's"))
     async with installation.service() as service:
+        await installation.until_counted(service.port, 2)
         office = Office(installation, service.port)
         assert (await office.draft())["unpriced"] == [
             {"charge": "models", "kind": "completion", "model": "nobody's", "events": 1}
