@@ -13,6 +13,9 @@ pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="session")]
 
 QUICK_DEATHS = {"TURNLOG_SESSION_TIMEOUT_MS": "3000"}
 
+PATIENCE = {"TURNLOG_SESSION_TIMEOUT_MS": "60000"}
+"""More than a restart takes on any machine."""
+
 
 def worker_log(turnlog: Installation, number: int) -> str:
     file = turnlog.folder / "data" / "logs" / f"agents-{number}.log"
@@ -49,14 +52,14 @@ async def test_a_worker_that_is_started_again_under_its_name_moves_no_partition_
     fresh: Installation,
 ) -> None:
     await fresh.up("--no-agents")
-    first = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="first")
+    first = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="first", **PATIENCE)
     await until(lambda: len(partitions_taken(first.output)) == 4, "the first worker to have all partitions")
-    second = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="second")
+    second = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="second", **PATIENCE)
     await until(lambda: len(partitions_taken(second.output)) == 2, "the second worker to have its half")
     before = first.output
 
     assert await second.interrupt() == 0, second.output
-    again = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="second")
+    again = await fresh.start("run", "agents", TURNLOG_INSTANCE_ID="second", **PATIENCE)
     async with traffic(fresh) as prompts:
         await until(lambda: len(partitions_taken(again.output)) == 2, "it to have its half again")
         await prompts.goes_on()
