@@ -26,6 +26,7 @@ from services.usage.billing.catalog import PlanCatalog
 from services.usage.billing.invoice_log import InvoiceLog
 from services.usage.clickhouse import ClickHouseUsageStore
 from tests.bench.report import Figure
+from tests.bench.usage_rows import fill
 
 ROWS = 1_000_000
 """Of a month."""
@@ -33,41 +34,14 @@ ROWS = 1_000_000
 MONTHS = {"2026-01": 1767225600, "2026-02": 1769904000, "2026-03": 1772323200}
 """And when each begins, in seconds since 1970."""
 
-FILL = """
-INSERT INTO usage_events_a
-SELECT
-    concat('f', toString({begins}), leftPad(toString(number), 12, '0')) AS usage_id,
-    'acme' AS tenant_id,
-    concat('t-', toString(intDiv(number, 4))) AS thread_id,
-    concat('turn-', toString(intDiv(number, 4))) AS turn_id,
-    NULL AS prompt_id,
-    concat('user-', toString(intDiv(number, 400) % 50)) AS user_id,
-    concat('agent-', toString(intDiv(number, 4) % 3)) AS agent,
-    '1' AS agent_version,
-    number % 4 AS step,
-    1 AS attempt,
-    if(number % 4 = 1, 'tool', 'completion') AS kind,
-    if(kind = 'tool', NULL, ['openai', 'openai', 'openai', 'anthropic', 'google'][number % 5 + 1]) AS provider,
-    if(kind = 'tool', NULL, ['gpt-4o', 'gpt-4o-mini', 'gpt-4.1', 'claude-sonnet-4-0', 'gemini-2.5-pro'][number % 5 + 1])
-        AS model,
-    if(kind = 'tool', 'calculate', NULL) AS tool,
-    if(kind = 'tool', 0, 500 + number * 7919 % 250000) AS input_tokens,
-    intDiv(input_tokens, 3) AS cached_input_tokens,
-    if(kind = 'tool', 0, 50 + number % 400) AS output_tokens,
-    0 AS reasoning_tokens,
-    200 + number % 900 AS latency_ms,
-    if(kind = 'tool', NULL, 80) AS first_token_ms,
-    'ok' AS outcome,
-    false AS estimated,
-    number % 20 != 0 AS billable,
-    fromUnixTimestamp64Micro(toInt64({begins} * 1000000 + number * 2400000), 'UTC') AS occurred_at,
-    0 AS source_partition,
-    number AS source_offset,
-    number AS block_first,
-    number AS block_last,
-    0 AS block_number
-FROM numbers({rows})
-"""
+FILL = {
+    "tenant_id": "'acme'",
+    "provider": "if(kind = 'tool', NULL, ['openai', 'openai', 'openai', 'anthropic', 'google'][number % 5 + 1])",
+    "model": "if(kind = 'tool', NULL, "
+    "['gpt-4o', 'gpt-4o-mini', 'gpt-4.1', 'claude-sonnet-4-0', 'gemini-2.5-pro'][number % 5 + 1])",
+    "input_tokens": "if(kind = 'tool', 0, 500 + number * 7919 % 250000)",
+    "billable": "number % 20 != 0",
+}
 
 PLANS = PlanCatalog(
     [
@@ -160,7 +134,13 @@ async def _bill(billing: Billing) -> list[Figure]:
 def _fill(folder: Path) -> None:
     with clickhouse_connect.get_client(interface="chdb", path=str(folder / "chdb")) as client:
         for begins in MONTHS.values():
-            client.command(FILL.replace("{begins}", str(begins)).replace("{rows}", str(ROWS)))
+            fill(
+                client,
+                ROWS,
+                **FILL,
+                usage_id=f"concat('f{begins}', leftPad(toString(number), 12, '0'))",
+                occurred_at=f"fromUnixTimestamp64Micro(toInt64({begins} * 1000000 + number * 2400000), 'UTC')",
+            )
 
 
 def _later() -> datetime:

@@ -28,47 +28,17 @@ from services.usage.rows import check_event
 from tests.bench.bench_installation import resident_megabytes
 from tests.bench.report import Figure
 from tests.bench.turns import percentile
+from tests.bench.usage_rows import fill
 
 PROJECTED, FILLED = 300_000, 10_000_000
 READS = 20
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-FILL = """
-INSERT INTO usage_events_a
-SELECT
-    concat('f', leftPad(toString(number), 12, '0')) AS usage_id,
-    concat('tenant-', toString(intDiv(number, 4) % 100)) AS tenant_id,
-    concat('t-', toString(intDiv(number, 4))) AS thread_id,
-    concat('turn-', toString(intDiv(number, 4))) AS turn_id,
-    NULL AS prompt_id,
-    concat('user-', toString(intDiv(number, 400) % 50)) AS user_id,
-    concat('agent-', toString(intDiv(number, 4) % 3)) AS agent,
-    '1' AS agent_version,
-    number % 4 AS step,
-    1 AS attempt,
-    if(number % 4 = 1, 'tool', 'completion') AS kind,
-    if(kind = 'tool', NULL, 'openai') AS provider,
-    if(kind = 'tool', NULL, ['gpt-4o', 'gpt-4o-mini'][number % 2 + 1]) AS model,
-    if(kind = 'tool', 'calculate', NULL) AS tool,
-    if(kind = 'tool', 0, 500 + number % 3000) AS input_tokens,
-    intDiv(input_tokens, 3) AS cached_input_tokens,
-    if(kind = 'tool', 0, 50 + number % 400) AS output_tokens,
-    0 AS reasoning_tokens,
-    200 + number % 900 AS latency_ms,
-    if(kind = 'tool', NULL, 80) AS first_token_ms,
-    'ok' AS outcome,
-    false AS estimated,
-    true AS billable,
-    fromUnixTimestamp64Micro(toInt64(1767225600000000 + intDiv(number, 4) * 3110400), 'UTC') AS occurred_at,
-    0 AS source_partition,
-    number + 1000000 AS source_offset,
-    number + 1000000 AS block_first,
-    number + 1000000 AS block_last,
-    0 AS block_number,
-    NULL AS team_id,
-    number % 4 = 3 AS completes_turn
-FROM numbers({rows})
-"""
+FILL = {
+    "tenant_id": "concat('tenant-', toString(intDiv(number, 4) % 100))",
+    "occurred_at": "fromUnixTimestamp64Micro(toInt64(1767225600000000 + intDiv(number, 4) * 3110400), 'UTC')",
+    "source_offset": "number + 1000000",
+}
 
 TOP_TENANTS = (
     "SELECT tenant_id, sum(input_tokens + output_tokens) AS tokens, sum(events) FROM usage_days_a "
@@ -127,7 +97,7 @@ def _value(number: int) -> bytes:
 def _fill(folder: Path) -> list[Figure]:
     with clickhouse_connect.get_client(interface="chdb", path=str(folder / "chdb")) as client:
         began = time.perf_counter()
-        client.command(FILL.replace("{rows}", str(FILLED)))
+        fill(client, FILLED, **FILL)
         figures = [Figure(f"{FILLED:,} rows made, and their sums", time.perf_counter() - began, "s")]
         for table in ("usage_events_a", "usage_minutes_a", "usage_days_a"):
             client.command(f"OPTIMIZE TABLE {table} FINAL")
