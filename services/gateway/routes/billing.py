@@ -24,8 +24,7 @@ from schemas.invoices import CreditGranted, CreditNoteIssued, InvoiceFinalized
 from schemas.plans import Period, PlanSpec, SubscriptionSpec
 from schemas.topics import PLANS
 from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.routes.catalog import no_slips, operators_own
-from services.runtime.registry import spec_key
+from services.gateway.routes.catalog import apply, no_slips, operators_own
 from services.runtime.web import problem
 
 router = APIRouter(tags=["billing"])
@@ -52,15 +51,13 @@ async def list_plans(ports: PortsDep) -> Page[PlanSpec | SubscriptionSpec]:
 @router.post("/v1/plans", status_code=201, dependencies=[*OPERATORS, Depends(no_slips(PlanSpec))])
 async def apply_plan(spec: PlanSpec, ports: PortsDep) -> dict[str, Any]:
     """Applies a version of a plan; drafts follow at once, invoices that are final never."""
-    await ports.log.send(PLANS, spec, spec_key(spec))
-    return {"name": spec.name, "version": spec.version}
+    return await apply(ports, PLANS, spec)
 
 
 @router.post("/v1/subscriptions", status_code=201, dependencies=[*OPERATORS, Depends(no_slips(SubscriptionSpec))])
 async def apply_subscription(spec: SubscriptionSpec, ports: PortsDep) -> dict[str, Any]:
     """Gives a tenant, or all that have none of their own, a plan from a month on."""
-    await ports.log.send(PLANS, spec, spec_key(spec))
-    return {"name": spec.name, "version": spec.version}
+    return await apply(ports, PLANS, spec)
 
 
 @router.get("/v1/invoices", response_model=Page[BillingDocument])

@@ -8,8 +8,7 @@ from schemas.budgets import BudgetSpec, BudgetState, Level
 from schemas.http import Page
 from schemas.topics import BUDGETS
 from services.gateway.ports import Ports, PortsDep, TenantDep
-from services.gateway.routes.catalog import no_slips, operators_own
-from services.runtime.registry import spec_key
+from services.gateway.routes.catalog import apply, no_slips, operators_own
 from services.runtime.web import problem
 
 router = APIRouter(tags=["usage"])
@@ -24,8 +23,7 @@ async def list_budgets(ports: PortsDep, tenant_id: TenantDep) -> Page[BudgetSpec
 @router.post("/v1/budgets", status_code=201, dependencies=[Depends(operators_own), Depends(no_slips(BudgetSpec))])
 async def apply_budget(spec: BudgetSpec, ports: PortsDep) -> dict[str, Any]:
     """Applies a version of a budget; running workers go by it at once."""
-    await ports.log.send(BUDGETS, spec, spec_key(spec))
-    return {"name": spec.name, "version": spec.version}
+    return await apply(ports, BUDGETS, spec)
 
 
 @router.get("/v1/budgets/{name}/accounts")

@@ -37,8 +37,8 @@ async def get_agent(name: str, ports: PortsDep, tenant_id: TenantDep, version: s
 @router.post("/v1/agents", status_code=201, tags=["agents"])
 async def apply_agent(spec: AgentSpec, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Applies a version of an agent; running workers take it up at once."""
-    await _apply(ports, AGENTS, spec, tenant_id)
-    return {"name": spec.name, "version": spec.version}
+    _check_owner(ports, spec, tenant_id)
+    return await apply(ports, AGENTS, spec)
 
 
 @router.get("/v1/tools", tags=["tools"])
@@ -49,8 +49,8 @@ async def list_tools(ports: PortsDep, tenant_id: TenantDep) -> Page[ToolSpec]:
 @router.post("/v1/tools", status_code=201, tags=["tools"])
 async def apply_tool(spec: ToolSpec, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Announces a tool whose calls a worker of your own answers."""
-    await _apply(ports, TOOLS, spec, tenant_id)
-    return {"name": spec.name, "version": spec.version}
+    _check_owner(ports, spec, tenant_id)
+    return await apply(ports, TOOLS, spec)
 
 
 def operators_own(ports: PortsDep) -> None:
@@ -82,8 +82,7 @@ async def list_prices(ports: PortsDep) -> Page[PriceSpec]:
 )
 async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
     """Applies a version of a price; sums of usage follow at once."""
-    await ports.log.send(PRICES, spec, spec_key(spec))
-    return {"name": spec.name, "version": spec.version}
+    return await apply(ports, PRICES, spec)
 
 
 @router.get("/v1/usage", response_model=Page[UsageRow], tags=["usage"])
@@ -104,7 +103,12 @@ async def quality(request: Request, ports: PortsDep, tenant_id: TenantDep) -> An
     return await ports.usage.get("usage/quality", **{**request.query_params, "tenant_id": tenant_id})
 
 
-async def _apply(ports: Ports, topic: Topic, spec: Spec, tenant_id: str) -> None:
+async def apply(ports: Ports, topic: Topic, spec: Spec) -> dict[str, Any]:
+    """Writes a version of a definition onto its topic, and says which one it is. Raises UnavailableError."""
+    await ports.log.send(topic, spec, spec_key(spec))
+    return {"name": spec.name, "version": spec.version}
+
+
+def _check_owner(ports: Ports, spec: Spec, tenant_id: str) -> None:
     if ports.settings.trust_tenant_header and spec.tenant_id != tenant_id:
         raise problem(403, "other-tenant", "Not yours", f"tenant_id must be {tenant_id!r}, the tenant that asks")
-    await ports.log.send(topic, spec, spec_key(spec))
