@@ -4,6 +4,7 @@ One consumer looks for everybody who waits, and what it has found serves them al
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.runtime.kafka import AIOKafkaConsumer, KafkaClients, Record, TopicPartition
@@ -21,19 +22,29 @@ class _Found:
 
 
 class MarkerReader:
-    """Reads one topic, and only while it is asked."""
+    """Reads one topic, and only while it is asked; tells where it ends."""
 
     def __init__(self, topic: str, clients: KafkaClients) -> None:
         self._topic = topic
         self._consumer: AIOKafkaConsumer = clients.consumer()
+        self._started = False
         self._looking = asyncio.Lock()
         self._found: dict[int, _Found] = {}
 
     async def start(self) -> None:
-        await self._consumer.start()
+        """May be called again, after whatever was started behind it has failed. Raises KafkaError."""
+        if not self._started:
+            await self._consumer.start()
+            self._started = True
 
     async def stop(self) -> None:
         await self._consumer.stop()
+
+    async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where committed records of partitions end now. Bound it from outside. Raises KafkaError."""
+        asked = [TopicPartition(self._topic, number) for number in partitions]
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(asked)
+        return {partition.partition: end for partition, end in ends.items()}
 
     async def next_record(self, partition: int, begin: int, end: int) -> int:
         """The offset of the first record from `begin` on; where none is before `end`, an offset from `end` on.

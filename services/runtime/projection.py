@@ -6,7 +6,7 @@ a restart reads from there: a record may be applied twice, never left out, and a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -127,31 +127,27 @@ class Projection(ConsumerRebalanceListener):
         self._subscriber(self._handle)
 
     async def start(self) -> None:
-        """Reads where the store is. Call before the broker starts.
+        """Reads where the store is. Call before the broker starts; again, when it has failed.
 
         Raises ConfigurationError when the store is further than the log: it was fed from another one.
         """
         self._positions = dict(await self._store.positions())
+        await self._markers.start()
         if self._positions:
             await self._check_log()
         await self._producer.start()
-        await self._markers.start()
         self._started = True
         self._trouble = None
         self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
 
     async def _check_log(self) -> None:
         """Offsets of another log would make new records look like known ones, which are left out without a word."""
-        consumer = self._clients.consumer()
         try:
-            await consumer.start()
             async with asyncio.timeout(LOG_CHECK_SECONDS):
-                ends = await consumer.end_offsets([TopicPartition(self._name, each) for each in self._positions])
+                ends = await self.ends(self._positions)
         except TimeoutError as error:
             raise UnavailableError(f"{self._name} does not answer for partitions {sorted(self._positions)}") from error
-        finally:
-            await consumer.stop()
-        for (_, partition), end in ends.items():
+        for partition, end in ends.items():
             if self._positions[partition] > end:
                 raise ConfigurationError(
                     f"{self._name}[{partition}] ends at {end} and the store is at {self._positions[partition]}: "
@@ -177,6 +173,10 @@ class Projection(ConsumerRebalanceListener):
     def position(self, partition: int) -> int:
         """The next offset of a partition that the store does not reflect yet."""
         return self._positions.get(partition, 0)
+
+    async def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where committed records of partitions end now. Bound it from outside. Raises KafkaError."""
+        return await self._markers.ends(partitions)
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:

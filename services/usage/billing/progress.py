@@ -4,7 +4,7 @@ import asyncio
 
 from schemas.topics import USAGE
 from services.runtime.errors import UnavailableError
-from services.runtime.kafka import KafkaClients, KafkaError, TopicPartition
+from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.projection import Projection
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import count_partitions
@@ -30,23 +30,15 @@ class UsageProgress:
         """Waits until what is on the log now is in the table; tells up to where that is. Raises UnavailableError."""
         if not self._projection.started:
             raise UnavailableError("usage is not read yet: its store is not connected")
-        ends = await self._ends()
-        for partition, end in enumerate(ends):
-            await self._projection.wait_for(partition, end, WAIT_SECONDS)
-        return ends
-
-    async def _ends(self) -> list[int]:
-        partitions = [TopicPartition(self._settings.topic(USAGE.name), each) for each in range(await self._count())]
-        consumer = self._clients.consumer()
+        partitions = range(await self._count())
         try:
             async with asyncio.timeout(ENDS_SECONDS):
-                await consumer.start()
-                ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+                ends = await self._projection.ends(partitions)
         except (TimeoutError, KafkaError) as error:
             raise UnavailableError(f"the end of {USAGE.name} is not known: {error!r}") from error
-        finally:
-            await consumer.stop()
-        return [ends[each] for each in partitions]
+        for partition in partitions:
+            await self._projection.wait_for(partition, ends[partition], WAIT_SECONDS)
+        return [ends[partition] for partition in partitions]
 
     async def _count(self) -> int:
         if self._partitions is None:
