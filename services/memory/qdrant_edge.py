@@ -124,6 +124,19 @@ class EdgeMemoryStore:
         self._build = build
         return build
 
+    async def begin_copy(self, space: VectorSpace) -> MemoryShard:
+        """As `begin_build`, with what the live one holds and the positions of the moment that the copy began.
+
+        Vectors of other spaces stay behind. Raises UnavailableError.
+        """
+        live, build = self._opened(), await self.begin_build()
+        await build.copy_from(live, space)
+        return build
+
+    async def unindexed(self, space: VectorSpace) -> int:
+        """Vectors of a space that a search compares one by one, until the live shard gives way to an optimised one."""
+        return await self._opened().unindexed(space)
+
     async def optimise_build(self) -> None:
         """In a process of its own, at the lowest priority: the engine holds the GIL for as long as it takes."""
         build = self._build

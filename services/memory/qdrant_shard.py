@@ -281,6 +281,46 @@ class MemoryShard:
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
         return VectorCounts.of(space, await self._states())
 
+    async def unindexed(self, space: VectorSpace) -> int:
+        """Vectors of a space that are in no index: a search compares each of them that its filter leaves."""
+        return await self._run(lambda shard: self._unindexed(shard, space))
+
+    def _unindexed(self, shard: Any, space: VectorSpace) -> int:
+        """The engine tells of all vectors together, and has those of words in an index at once."""
+        self._prepare(shard, space)
+        words, meanings = (
+            shard.count(qdrant.CountRequest(exact=True, filter=qdrant.Filter(must=[qdrant.HasVectorCondition(name)])))
+            for name in (TEXT, space.name)
+        )
+        return max(0, words + meanings - shard.info().indexed_vectors_count)
+
+    async def copy_from(self, other: "MemoryShard", space: VectorSpace) -> None:
+        """Takes what another shard holds, vectors of one space among it, in pieces between which that one is used.
+
+        What is written meanwhile is in the copy or is not; the positions are those of before, so that whoever goes on
+        from there writes it once more. Threads come first: one tells how far it is, and that all up to there is stored.
+        """
+        positions = await other.positions()
+        await self._run(lambda shard: self._prepare(shard, space))
+        await self._copy(other, _filter({"kind": "thread"}), [TEXT])
+        rest = qdrant.FieldCondition("kind", match=qdrant.MatchExcept(["thread", OFFSET_KIND]))
+        await self._copy(other, qdrant.Filter(must=[rest]), [TEXT, space.name])
+        self._unflushed = dict(positions)
+        await self.flush()
+
+    async def _copy(self, other: "MemoryShard", which: Any, vectors: list[str]) -> None:
+        after: Any = None
+        while True:
+            require_room(self.folder)
+            request = qdrant.ScrollRequest(
+                offset=after, limit=VECTOR_BATCH, filter=which, with_payload=True, with_vector=vectors
+            )
+            records, after = await other._run(lambda shard, request=request: shard.scroll(request))
+            points = [qdrant.Point(id=each.id, vector=each.vector, payload=each.payload) for each in records]
+            await self._update(qdrant.UpdateOperation.upsert_points(points))
+            if after is None:
+                return
+
     async def _states(self) -> dict[str, int]:
         """How many messages are in which state of their vector."""
         facet = await self._run(lambda shard: shard.facet(qdrant.FacetRequest(EMBEDDING, limit=MOST_STATES)))

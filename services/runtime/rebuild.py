@@ -41,7 +41,7 @@ class Builds(Protocol):
     """Where a projection can be built beside the live one."""
 
     async def begin(self) -> ProjectionStore:
-        """An empty store; whatever an earlier build has left is gone."""
+        """A store, empty or with what the log says up to its positions; what an earlier build has left is gone."""
         ...
 
     async def optimise(self) -> None:
@@ -103,8 +103,12 @@ class Rebuild:
         self._begins: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
 
-    def start(self) -> RebuildStatus:
-        """Begins, and returns at once. Raises RebuildRunningError, or UnavailableError before the projection runs."""
+    def start(self, builds: Builds | None = None) -> RebuildStatus:
+        """Begins, and returns at once. Raises RebuildRunningError, or UnavailableError before the projection runs.
+
+        Args:
+            builds: where it is built this time.
+        """
         if self._task is not None and not self._task.done():
             raise RebuildRunningError(
                 f"it is being rebuilt since {self._status.started_at:%H:%M:%S} UTC "
@@ -114,7 +118,7 @@ class Rebuild:
             raise UnavailableError("the projection has not started yet: see /readyz for what it waits for")
         self._begins, self._reached = {}, {}
         self._status = RebuildStatus(state="running", started_at=datetime.now(UTC))
-        self._task = asyncio.create_task(self._run(), name=f"rebuild:{self._topic.name}")
+        self._task = asyncio.create_task(self._run(builds or self._builds), name=f"rebuild:{self._topic.name}")
         return self.status()
 
     def status(self) -> RebuildStatus:
@@ -142,9 +146,15 @@ class Rebuild:
                 self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def _run(self) -> None:
+    async def ended(self) -> RebuildStatus:
+        """Waits until none runs."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        return self.status()
+
+    async def _run(self, builds: Builds) -> None:
         try:
-            await self._build_and_switch()
+            await self._build_and_switch(builds)
         except asyncio.CancelledError:
             self._end("cancelled", "cancelled before the switch: the live one is as it was")
         except Exception as error:  # noqa: BLE001 - whatever it is, the live projection goes on and the status says so
@@ -154,7 +164,7 @@ class Rebuild:
         finally:
             self._switching = False
 
-    async def _build_and_switch(self) -> None:
+    async def _build_and_switch(self, builds: Builds) -> None:
         consumer = self._clients.consumer()
         try:
             await consumer.start()
@@ -164,10 +174,14 @@ class Rebuild:
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             self._reached = {each: await consumer.position(each) for each in partitions}
+            build = await builds.begin()
+            for number, position in (await build.positions()).items():
+                partition = TopicPartition(name, number)
+                self._reached[partition] = position
+                consumer.seek(partition, position)
             self._begins = dict(self._reached)
-            build = await self._builds.begin()
             await self._catch_up(consumer, build)
-            await self._builds.optimise()
+            await builds.optimise()
             for _ in range(ROUNDS):
                 await self._catch_up(consumer, build)
                 if sum(max(0, self._target(each) - self._reached[each]) for each in partitions) <= HELD_RECORDS:
@@ -185,11 +199,11 @@ class Rebuild:
                     await build.apply(each.partition, [], self._reached[each])
                 self._switching = True
                 self._failpoints.hit("rebuild.before_switch")
-                await self._builds.switch()
+                await builds.switch()
                 self._failpoints.hit("rebuild.after_switch")
         finally:
             await consumer.stop()
-            await self._clean()
+            await self._clean(builds)
 
     def _target(self, partition: TopicPartition) -> int:
         return self._projection.position(partition.partition)
@@ -226,10 +240,10 @@ class Rebuild:
                 continue  # it is on dead-letters since the live projection has met it
         return events
 
-    async def _clean(self) -> None:
+    async def _clean(self, builds: Builds) -> None:
         """What cannot be removed now, because the engine is down, is removed at the next start."""
         try:
-            await self._builds.clean()
+            await builds.clean()
         except (TurnlogError, OSError) as error:
             log.warning("rebuild_leaves_remains", topic=self._topic.name, reason=str(error))
 

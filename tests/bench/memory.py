@@ -23,9 +23,10 @@ from schemas.journal import MessageAdded
 from schemas.parts import TextPart
 from schemas.topics import MESSAGES
 from schemas.usage import UsageRecorded
-from services.memory.app import REBUILD_BATCH, JournalProjection
+from services.memory.app import REBUILD_BATCH
 from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import Embeddings
+from services.memory.projection import JournalProjection
 from services.memory.projector import message_point
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.reads import Reads

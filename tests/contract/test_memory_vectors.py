@@ -1,9 +1,10 @@
 """What memory's store promises about the vectors of messages, on both engines."""
 
 import asyncio
+import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from services.memory.store import (
     point_id,
 )
 from services.runtime.errors import UnavailableError
-from tests.contract.test_memory_store import ROOT, message, messages, positions_of
+from tests.contract.test_memory_store import ROOT, message, messages, positions_of, texts_found
+from tests.support.waiting import eventually
 
 SPACE = VectorSpace("model/of tests", 3)
 OTHER = VectorSpace("model/of tests", 2)
@@ -61,6 +63,10 @@ async def near(
 
 async def put(store: MemoryStore, space: VectorSpace, *pairs: tuple[Document, Sequence[float] | None]) -> None:
     await store.put_vectors(space, [MessageVector(document, vector) for document, vector in pairs])
+
+
+async def at(store: MemoryStore, positions: Mapping[int, int]) -> bool:
+    return await store.positions() == positions
 
 
 async def test_messages_that_say_something_wait_for_a_vector_the_newest_first(store: MemoryStore) -> None:
@@ -187,6 +193,39 @@ async def test_a_build_has_vectors_of_its_own(store: MemoryStore) -> None:
     await store.switch()
     assert await near(store, NORTH) == [1]
     assert await waiting(store) == [2]
+
+
+async def test_a_copy_has_what_the_live_store_held_and_is_where_that_was(edge: EdgeMemoryStore) -> None:
+    documents = [message(each, f"figs {each}") for each in range(200)]
+    await edge.write(0, Changes(documents), 200)
+    await put(edge, OTHER, (documents[1], (1.0, 0.0)))
+    await put(edge, SPACE, (documents[0], NORTH), (documents[2], None))
+    await edge.write(3, Changes(), 7)
+    await eventually(lambda: at(edge, {0: 200, 3: 7}), "the positions to be stored")
+    build = await edge.begin_copy(SPACE)
+    await edge.write(0, Changes([message(200, "later")], deletes=[documents[5].point_id]), 201)
+    assert await build.positions() == {0: 200, 3: 7}
+    assert await build.count(messages()) == 200
+    await edge.switch()
+    assert set(await texts_found(edge, messages(), "figs", 200)) == {str(each) for each in range(200)}
+    assert await near(edge, NORTH) == [0]
+    assert await edge.vector_counts(SPACE) == VectorCounts(waiting=198, stored=1, refused=1)
+
+
+async def test_vectors_are_in_no_index_until_a_build_is_optimised(edge: EdgeMemoryStore) -> None:
+    space, chance = VectorSpace("large", 2560), random.Random(1)
+    documents = [message(each, "text" if each % 2 else "") for each in range(1200)]
+    await edge.write(0, Changes([*documents, message(5000, "without")]), 1200)
+    for start in range(0, 1200, 100):
+        some = documents[start : start + 100]
+        await put(edge, space, *((each, [chance.random() for _ in range(space.size)]) for each in some))
+    assert await edge.unindexed(space) == 1200
+    build = await edge.begin_copy(space)
+    await edge.optimise_build()
+    assert await build.unindexed(space) == 0
+    await edge.switch()
+    assert await edge.unindexed(space) == 0
+    assert (await edge.vector_counts(space)).stored == 1200
 
 
 async def test_a_process_that_is_killed_leaves_each_message_with_its_vector_or_waiting_for_it(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import yaml
 from schemas.http import FoundBy
 from schemas.journal import MessageAdded
 from schemas.parts import TextPart
-from services.memory.app import JournalProjection
 from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import Asker, Embedder, Embeddings
 from services.memory.fill import EmbeddingFill
+from services.memory.projection import JournalProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.search import Search
 from services.memory.store import Find

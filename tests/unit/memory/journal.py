@@ -18,7 +18,7 @@ from schemas.journal import (
     TurnWaiting,
 )
 from schemas.parts import Part, TextPart, ToolCallPart, ToolResultPart
-from services.memory.app import JournalProjection
+from services.memory.projection import JournalProjection
 from services.memory.reads import Reads
 from services.memory.store import MemoryStore
 from services.runtime.records import ProjectedRecord

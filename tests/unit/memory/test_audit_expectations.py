@@ -9,8 +9,8 @@ import pytest
 
 from schemas.journal import JournalEvent
 from services.cli.audit.expected import ExpectedDocuments, key_of
-from services.memory.app import JournalProjection
 from services.memory.fingerprint import fingerprint
+from services.memory.projection import JournalProjection
 from services.memory.projector import message_point, thread_point, turn_point
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.runtime.records import ProjectedRecord

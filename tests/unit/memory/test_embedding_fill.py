@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services.memory.app import BuildProjection
 from services.memory.embeddings import EmbedderUnavailableError, Embeddings
 from services.memory.fill import EmbeddingFill
+from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import Find, VectorCounts, VectorSpace
 from services.runtime.errors import UnavailableError

@@ -1,0 +1,111 @@
+"""What the journal is written into: the live store, and one that is built beside it."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from services.memory.embeddings import Embeddings
+from services.memory.projector import being_deleted, points_read, project
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.store import Changes, MemoryBuild, MemoryStore, ThreadRemoval, VectorSpace, wants_vector
+from services.runtime.records import ProjectedRecord
+
+REMOVED_AT_ONCE = 1000
+"""Messages of a thread that go in one step."""
+
+
+class JournalProjection:
+    """Writes the journal into a memory store."""
+
+    def __init__(self, store: MemoryBuild) -> None:
+        self._store = store
+
+    async def positions(self) -> Mapping[int, int]:
+        return await self._store.positions()
+
+    async def apply(self, partition: int, records: Sequence[ProjectedRecord], next_offset: int) -> None:
+        events = [(record.offset, record.event) for record in records]
+        existing = {each.point_id: each for each in await self._store.get(points_read([event for _, event in events]))}
+        changes = project(events, existing)
+        for removal in changes.removals:
+            await self._remove(partition, removal, records[0].offset)
+        await self._store.write(partition, changes, next_offset)
+        await self._written(changes)
+
+    async def _remove(self, partition: int, removal: ThreadRemoval, offset: int) -> None:
+        """Removes the messages of a long thread in steps, which the thread shows. What is left then is not many.
+
+        A process that dies meanwhile is at `offset` still, and goes on with those that are left.
+        """
+        thread, left = removal.thread, await self._store.count(removal.messages)
+        while left >= REMOVED_AT_ONCE:
+            thread = being_deleted(thread, left)
+            await self._store.write(partition, Changes(upserts=[thread]), offset)
+            some = await self._store.scroll(
+                removal.messages, order_by="position", descending=False, limit=REMOVED_AT_ONCE
+            )
+            if not some:
+                break
+            await self._store.write(partition, Changes(deletes=[each.point_id for each in some]), offset)
+            left -= len(some)
+
+    async def _written(self, changes: Changes) -> None:
+        """What follows from a batch that can be read."""
+
+
+class LiveProjection(JournalProjection):
+    """Writes the journal into the live store, and tells those who give messages their vectors."""
+
+    def __init__(self, store: MemoryStore, wake: Callable[[], None]) -> None:
+        super().__init__(store)
+        self._wake = wake
+
+    async def _written(self, changes: Changes) -> None:
+        self._wake()
+
+
+class BuildProjection(JournalProjection):
+    """Writes the journal into a store beside the live one, with the vectors that the live one has: they cost time, and
+    from some providers money."""
+
+    def __init__(self, build: MemoryBuild, live: MemoryStore, space: VectorSpace | None) -> None:
+        super().__init__(build)
+        self._live = live
+        self._space = space
+
+    async def _written(self, changes: Changes) -> None:
+        if self._space is not None:
+            messages = [each.point_id for each in changes.upserts if wants_vector(each)]
+            await self._store.put_vectors(self._space, await self._live.vectors(self._space, messages))
+
+
+class JournalBuilds:
+    """A memory store, and one beside it while the journal is projected anew."""
+
+    def __init__(self, store: MemoryStore, embeddings: Embeddings | None) -> None:
+        self._store = store
+        self._embeddings = embeddings
+
+    async def begin(self) -> BuildProjection:
+        space = await self._embeddings.space() if self._embeddings else None
+        return BuildProjection(await self._store.begin_build(), self._store, space)
+
+    async def optimise(self) -> None:
+        await self._store.optimise_build()
+
+    async def switch(self) -> None:
+        await self._store.switch()
+
+    async def clean(self) -> None:
+        await self._store.clean()
+
+
+class CopyBuilds(JournalBuilds):
+    """Builds from what the live store of the engine in process holds, and not from the journal's beginning."""
+
+    def __init__(self, store: EdgeMemoryStore, embeddings: Embeddings) -> None:
+        super().__init__(store, embeddings)
+        self._edge = store
+        self._meaning = embeddings
+
+    async def begin(self) -> BuildProjection:
+        space = await self._meaning.space()
+        return BuildProjection(await self._edge.begin_copy(space), self._edge, space)

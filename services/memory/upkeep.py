@@ -1,0 +1,70 @@
+"""Keeps search by meaning fast in the engine in process, which makes an index of vectors only when it is told to."""
+
+import asyncio
+
+import structlog
+
+from services.memory.embeddings import Embeddings
+from services.memory.projection import CopyBuilds
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.runtime.errors import TurnlogError
+from services.runtime.rebuild import Rebuild
+
+log = structlog.get_logger(__name__)
+
+CHECK_SECONDS = 60.0
+
+MOST_UNINDEXED = 50_000
+"""Vectors that a search may have to compare one by one."""
+
+RETRY_SECONDS = 3600.0
+"""After a copy that failed: what it wants is mostly room on a disk."""
+
+
+class Upkeep:
+    """Has the live store copied, indexed and replaced once as many vectors are in no index as are in one.
+
+    So each vector is copied a few times in its life. The store goes on meanwhile, as in any rebuild.
+    """
+
+    def __init__(self, store: EdgeMemoryStore, embeddings: Embeddings, rebuild: Rebuild) -> None:
+        self._store = store
+        self._embeddings = embeddings
+        self._rebuild = rebuild
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="memory:upkeep")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                done = await self.optimise_when_due()
+            except TurnlogError as error:
+                log.warning("optimising_waits", reason=str(error))
+                done = False
+            if not done:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def optimise_when_due(self) -> bool:
+        """False when it was due and did not come to its end. Raises UnavailableError, or RebuildRunningError.
+
+        It is not due while many vectors are still to come: those that are made during a copy are made again after it.
+        """
+        space = await self._embeddings.space()
+        counts = await self._store.vector_counts(space)
+        if counts.stored < MOST_UNINDEXED or counts.waiting > counts.stored / 10:
+            return True
+        unindexed = await self._store.unindexed(space)
+        if unindexed < max(MOST_UNINDEXED, counts.stored / 2):
+            return True
+        log.info("optimising", vectors=counts.stored, unindexed=unindexed)
+        self._rebuild.start(CopyBuilds(self._store, self._embeddings))
+        return (await self._rebuild.ended()).state == "done"

@@ -1,0 +1,65 @@
+"""Memory has its vectors in an index by itself, while it is written and read."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from services.memory import upkeep
+from services.memory.embeddings import Embedded
+from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.store import VectorSpace
+from tests.integration.test_memory_service import Journal, journal, running
+from tests.support.embedder import ScriptedEmbedder
+from tests.support.waiting import eventually
+from tests.unit.memory.journal import added
+
+__all__ = ["journal"]
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+
+SPACE = VectorSpace("meanings", 2560)
+"""So large that the engine has an index for a thousand of them."""
+
+COUNT = 1100
+
+
+class LargeEmbedder(ScriptedEmbedder):
+    batch = 64
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        return Embedded([self._vector(text) for text in texts], None)
+
+    def _vector(self, text: str) -> list[float]:
+        chance = random.Random(text)
+        return [chance.random() for _ in range(SPACE.size)]
+
+
+async def test_vectors_come_into_an_index_while_memory_is_written_and_read(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MOST_UNINDEXED", 1000)
+    monkeypatch.setattr(upkeep, "CHECK_SECONDS", 0.2)
+    store = EdgeMemoryStore(journal.settings.data_dir / "memory")
+    async with running(journal.settings, store=store, embedder=LargeEmbedder()) as memory:
+        for number in range(COUNT):
+            await journal.tell(added(f"m-{number}", f"text {number}", thread_id=f"t-{number % 4}"))
+        written = COUNT
+
+        async def one_more_and_all_indexed() -> bool:
+            nonlocal written
+            await journal.tell(added(f"m-{written}", f"text {written}", thread_id=f"t-{written % 4}"))
+            written += 1
+            rebuilt = await memory.get("/rebuild")
+            assert rebuilt["state"] != "failed", rebuilt
+            return rebuilt["state"] == "done"
+
+        await eventually(one_more_and_all_indexed, "the vectors to be in an index", seconds=200)
+        assert await store.unindexed(SPACE) < COUNT / 2
+        for thread in range(4):
+            position = await journal.position(f"t-{thread}")
+            assert await memory.messages(f"t-{thread}", **position) == [
+                f"m-{number}" for number in range(thread, written, 4)
+            ]
+    folder = journal.settings.data_dir / "memory"
+    assert [each.name for each in folder.iterdir() if each.is_dir()] == ["shard-2"]
