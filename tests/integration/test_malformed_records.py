@@ -9,7 +9,19 @@ from uuid import uuid4
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas.topics import AGENTS, MESSAGES, PROMPTS, TOOL_CALLS, TOOL_RESULTS, TOOLS, USAGE, Topic
+from schemas.topics import (
+    AGENTS,
+    BUDGETS,
+    MESSAGES,
+    PLANS,
+    PRICES,
+    PROMPTS,
+    TOOL_CALLS,
+    TOOL_RESULTS,
+    TOOLS,
+    USAGE,
+    Topic,
+)
 from tests.scripted_model.server import ScriptedModel
 from tests.support.installation import installation
 from tests.support.malformed import Malformed, malformed
@@ -17,7 +29,18 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 
-CONSUMED: tuple[Topic, ...] = (PROMPTS, TOOL_CALLS, TOOL_RESULTS, MESSAGES, USAGE, AGENTS, TOOLS)
+CONSUMED: tuple[Topic, ...] = (
+    PROMPTS,
+    TOOL_CALLS,
+    TOOL_RESULTS,
+    MESSAGES,
+    USAGE,
+    AGENTS,
+    TOOLS,
+    PRICES,
+    BUDGETS,
+    PLANS,
+)
 COUNT = 100_000
 SEED = 20_261_125
 
