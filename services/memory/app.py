@@ -1,10 +1,5 @@
 """Wiring of memory."""
 
-import asyncio
-from collections import deque
-
-import structlog
-
 from schemas.http import ComponentHealth
 from schemas.topics import MESSAGES
 from services.memory.api import build_api
@@ -22,20 +17,16 @@ from services.memory.settings import MemorySettings
 from services.memory.store import MemoryStore
 from services.memory.upkeep import Upkeep
 from services.memory.usage_log import UsageProducer
-from services.runtime.errors import TurnlogError, UnavailableError
+from services.runtime.connections import Connections
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import MEMORY_GROUP
-from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.kafka import KafkaClients
 from services.runtime.projection import Projection
 from services.runtime.rebuild import Rebuild
 from services.runtime.rebuild_api import install_rebuild
 from services.runtime.stream import build_broker
 from services.runtime.telemetry import traces_of
 from services.runtime.web import WebServer
-
-log = structlog.get_logger(__name__)
-
-CONNECT_RETRY_SECONDS = 1.0
 
 REBUILD_BATCH = 256
 """Records that are projected between two reads: 10 to 20 ms."""
@@ -78,7 +69,6 @@ class MemoryService:
     def __init__(
         self, settings: MemorySettings, *, store: MemoryStore | None = None, embedder: Embedder | None = None
     ) -> None:
-        self._bootstrap = settings.bootstrap
         self._store = store or build_store(settings)
         self._broker = build_broker(settings, client_id="turnlog-memory")
         self._traces = traces_of(settings, self.name)
@@ -113,15 +103,14 @@ class MemoryService:
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.memory_port)
-        self._to_start = deque([self._store.open, self._projection.start, self._usage.start, self._broker.start])
+        steps = [self._store.open, self._projection.start, self._usage.start, self._broker.start]
         if self._fill:
-            self._to_start.append(self._fill.start)
+            steps.append(self._fill.start)
         self._upkeep: Upkeep | None = None
         if embeddings and isinstance(self._store, EdgeMemoryStore):
             self._upkeep = Upkeep(self._store, embeddings, self._rebuild)
-            self._to_start.append(self._upkeep.start)
-        self._connecting: asyncio.Task[None] | None = None
-        self._trouble = "not connected yet"
+            steps.append(self._upkeep.start)
+        self._connections = Connections(self.name, settings.bootstrap, steps)
 
     @property
     def port(self) -> int:
@@ -131,16 +120,10 @@ class MemoryService:
     async def start(self) -> None:
         """Returns while Qdrant or Kafka is still down; they are tried until they answer. Raises ConfigurationError."""
         await self._server.start()
-        try:
-            await self._connect()
-        except UnavailableError as error:
-            self._trouble = str(error)
-            self._connecting = asyncio.create_task(self._keep_trying(), name="memory:connect")
+        await self._connections.start()
 
     async def stop(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await self._connections.stop()
         await self._server.stop()
         if self._upkeep:
             await self._upkeep.stop()
@@ -156,25 +139,5 @@ class MemoryService:
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
-        connections = ComponentHealth(ready=not self._to_start, detail=self._trouble)
-        components = {"connections": connections, "projection": self._projection.health()}
+        components = {"connections": self._connections.health(), "projection": self._projection.health()}
         return components | ({"embeddings": self._fill.health()} if self._fill else {})
-
-    async def _connect(self) -> None:
-        """Starts what is not started yet, one after the other. Raises UnavailableError, naming who does not answer."""
-        while self._to_start:
-            try:
-                await self._to_start[0]()
-            except KafkaError as error:
-                raise UnavailableError(f"no Kafka answers at {self._bootstrap}: {error}") from error
-            self._to_start.popleft()
-        self._trouble = ""
-
-    async def _keep_trying(self) -> None:
-        while self._to_start:
-            log.warning("memory_waits", reason=self._trouble)
-            await asyncio.sleep(CONNECT_RETRY_SECONDS)
-            try:
-                await self._connect()
-            except TurnlogError as error:
-                self._trouble = str(error)

@@ -1,18 +1,14 @@
 """Wiring of usage."""
 
-import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import structlog
-
 from schemas.http import ComponentHealth
 from schemas.topics import USAGE
-from services.runtime.errors import TurnlogError, UnavailableError
+from services.runtime.connections import Connections
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import USAGE_GROUP
-from services.runtime.kafka import KafkaClients, KafkaError
+from services.runtime.kafka import KafkaClients
 from services.runtime.prices import Prices
 from services.runtime.projection import Projection
 from services.runtime.rebuild import Rebuild
@@ -36,14 +32,10 @@ from services.usage.settings import UsageSettings
 from services.usage.settle import settle
 from services.usage.store import Block, ReadBounds, UsageBuild, UsageStore
 
-log = structlog.get_logger(__name__)
-
 BLOCK_RECORDS = 10_000
 
 BLOCK_SECONDS = 0.5
 """An insert costs 10 ms of CPU however few its rows are: two blocks a second are as fresh as a dashboard needs."""
-
-CONNECT_RETRY_SECONDS = 1.0
 
 
 class UsageProjection:
@@ -135,16 +127,16 @@ class UsageService:
         install_audit(self.api, self._store, self._projection)
         install_billing(self.api, billing)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
-        self._to_start = deque(
+        self._connections = Connections(
+            self.name,
+            settings.bootstrap,
             [
                 self._store.open,
                 partial(settle, self._store, clients, settings),
                 self._projection.start,
                 self._broker.start,
-            ]
+            ],
         )
-        self._connecting: asyncio.Task[None] | None = None
-        self._trouble = "not connected yet"
 
     @property
     def port(self) -> int:
@@ -158,16 +150,10 @@ class UsageService:
         await self._budgets.start()
         await self._plans.start()
         await self._invoices.start()
-        try:
-            await self._connect()
-        except UnavailableError as error:
-            self._trouble = str(error)
-            self._connecting = asyncio.create_task(self._keep_trying(), name="usage:connect")
+        await self._connections.start()
 
     async def stop(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await self._connections.stop()
         await self._server.stop()
         await self._rebuild.stop()
         await self._broker.stop()
@@ -180,25 +166,8 @@ class UsageService:
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:
-        connections = ComponentHealth(ready=not self._trouble, detail=self._trouble)
         return {
-            "connections": connections,
+            "connections": self._connections.health(),
             "projection": self._projection.health(),
             "budgets": self._budgets.health(),
         }
-
-    async def _connect(self) -> None:
-        """Starts what is not started yet, one after the other."""
-        while self._to_start:
-            await self._to_start[0]()
-            self._to_start.popleft()
-        self._trouble = ""
-
-    async def _keep_trying(self) -> None:
-        while self._trouble:
-            log.warning("usage_waits", reason=self._trouble)
-            await asyncio.sleep(CONNECT_RETRY_SECONDS)
-            try:
-                await self._connect()
-            except (TurnlogError, KafkaError) as error:
-                self._trouble = str(error)
