@@ -367,7 +367,10 @@ class UsageDigest(Model):
 
 
 class UsageDigests(Model):
+    """Of usage that occurred from `kept_from` on; null: of all."""
+
     items: list[UsageDigest]
+    kept_from: Timestamp | None = None
 
 
 class AuditedFacts(Model):

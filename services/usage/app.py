@@ -27,6 +27,7 @@ from services.usage.billing.progress import UsageProgress
 from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.placement import Placement
+from services.usage.retention import Retention, RetentionLoop
 from services.usage.rows import check_event
 from services.usage.settings import UsageSettings
 from services.usage.settle import settle
@@ -121,10 +122,19 @@ class UsageService:
         self._plans = Plans(clients, settings)
         self._invoices = InvoiceLog(clients, settings, failpoints)
         progress = UsageProgress(self._projection, clients, settings)
-        billing = Billing(self._store, self._invoices, prices=self._prices, plans=self._plans, progress=progress)
+        retention = Retention(settings.usage_keep_months)
+        billing = Billing(
+            self._store,
+            self._invoices,
+            prices=self._prices,
+            plans=self._plans,
+            progress=progress,
+            retention=retention,
+        )
+        self._retention = RetentionLoop(self._store, retention)
         self.api = build_api(self._store, self._prices.book, self.readiness)
         install_rebuild(self.api, self._rebuild)
-        install_audit(self.api, self._store, self._projection)
+        install_audit(self.api, self._store, self._projection, retention)
         install_billing(self.api, billing)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
         self._connections = Connections(
@@ -135,6 +145,7 @@ class UsageService:
                 partial(settle, self._store, clients, settings),
                 self._projection.start,
                 self._broker.start,
+                self._retention.start,
             ],
         )
 
@@ -155,6 +166,7 @@ class UsageService:
     async def stop(self) -> None:
         await self._connections.stop()
         await self._server.stop()
+        await self._retention.stop()
         await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()

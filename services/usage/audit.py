@@ -1,11 +1,14 @@
 """What an audit asks of usage: hashes of many rows at once, and the rows where those differ. Covers every tenant."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI, Query
 
 from schemas.http import AuditedFacts, AuditedRows, UsageConflicts, UsageDigests, UsageEnds, UsageImbalances
 from services.runtime.projection import Projection
+from services.usage.queries import EARLIEST
+from services.usage.retention import Retention
 from services.usage.store import UsageStore
 
 WAIT_SECONDS = 5.0
@@ -16,14 +19,16 @@ MOST_ROWS = 20_000
 MOST_IMBALANCES = 1000
 
 
-def install_audit(app: FastAPI, store: UsageStore, projection: Projection) -> None:
+def install_audit(app: FastAPI, store: UsageStore, projection: Projection, retention: Retention) -> None:
     """Adds `/audit/digests`, `/audit/rows`, `/audit/facts`, `/audit/conflicts` and `/audit/imbalances`."""
 
     @app.post("/audit/digests")
     async def digests(asked: UsageEnds) -> UsageDigests:
         for partition, end in enumerate(asked.ends):
             await projection.wait_for(partition, end, WAIT_SECONDS)
-        return UsageDigests(items=list(await store.digests(asked.ends)))
+        kept_from = retention.kept_from(datetime.now(UTC))
+        items = list(await store.digests(asked.ends, kept_from or EARLIEST))
+        return UsageDigests(items=items, kept_from=kept_from)
 
     @app.get("/audit/rows")
     async def rows(
@@ -41,4 +46,5 @@ def install_audit(app: FastAPI, store: UsageStore, projection: Projection) -> No
 
     @app.get("/audit/imbalances")
     async def imbalances() -> UsageImbalances:
-        return UsageImbalances(items=list(await store.imbalances(limit=MOST_IMBALANCES)))
+        kept_from = retention.kept_from(datetime.now(UTC)) or EARLIEST
+        return UsageImbalances(items=list(await store.imbalances(limit=MOST_IMBALANCES, kept_from=kept_from)))

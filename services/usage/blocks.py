@@ -167,10 +167,17 @@ def complete(client: Any) -> None:
     )
 
 
+def position_sql() -> str:
+    """The expression of where a partition is read on behind a row's block.
+
+    Rows without a number are of an earlier release, which could leave a partition's last block half there.
+    """
+    return "if(block_number = 0, block_first, block_last + 1)"
+
+
 def positions_sql(slot: Slot) -> str:
-    """Rows without a number are of an earlier release, which could leave a partition's last block half there."""
     return (
-        "SELECT source_partition, max(if(block_number = 0, block_first, block_last + 1)) "  # noqa: S608 - our own
+        f"SELECT source_partition, max({position_sql()}) "  # noqa: S608 - our own
         f"FROM usage_events_{slot} GROUP BY source_partition"
     )
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,8 +25,9 @@ from services.usage.fingerprint import BUCKET, values_sql
 from services.usage.migrate import migrate, place
 from services.usage.placement import Placement
 from services.usage.quality_sql import quality_from, quality_parameters, quality_sql
-from services.usage.queries import UsageGroup, UsageQuery
+from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
+from services.usage.retention import purge
 from services.usage.rollups import RAW, Slot
 from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
 from services.usage.sums_sql import group_from, parameters_of, sums_sql
@@ -130,8 +132,17 @@ class ClickHouseUsageStore:
     async def clean(self) -> None:
         await self._run(self._writing, lambda: empty(_opened(self._writer), self._live.following().slot))
 
-    async def digests(self, ends: Sequence[int]) -> Sequence[UsageDigest]:
-        result = await self._read(digests_sql, {"ends": list(ends)})
+    async def purge(self, kept_from: datetime) -> Sequence[int]:
+        def drop() -> list[int]:
+            return purge(_opened(self._writer), self._live.slot, kept_from, self._placement)
+
+        try:
+            return await self._run(self._writing, drop)
+        except ClickHouseError as error:
+            raise UnavailableError(f"ClickHouse at {self._name} does not drop a month: {_first_line(error)}") from error
+
+    async def digests(self, ends: Sequence[int], kept_from: datetime = EARLIEST) -> Sequence[UsageDigest]:
+        result = await self._read(digests_sql, {"ends": list(ends), "kept_from": kept_from})
         return [
             UsageDigest(partition=partition, first=bucket * BUCKET, beyond=bool(beyond), rows=rows, hash=xor)
             for partition, bucket, beyond, rows, xor in result.result_rows
@@ -156,8 +167,10 @@ class ClickHouseUsageStore:
         result = await self._read(conflicts_sql, {"limit": limit})
         return [conflict_from(row) for row in result.result_rows]
 
-    async def imbalances(self, *, limit: int) -> Sequence[UsageImbalance]:
-        return await self._run(self._writing, lambda: imbalances(_opened(self._writer), self._live.slot, limit))
+    async def imbalances(self, *, limit: int, kept_from: datetime = EARLIEST) -> Sequence[UsageImbalance]:
+        return await self._run(
+            self._writing, lambda: imbalances(_opened(self._writer), self._live.slot, limit, kept_from)
+        )
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
         result = await self._ask(lambda slot: sums_sql(query, slot), parameters_of(query))

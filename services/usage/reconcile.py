@@ -1,6 +1,7 @@
 """What an audit asks the tables: hashes of rows, conflicts, and whether the sums are those of the rows."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from schemas.http import UsageConflict, UsageImbalance
@@ -10,11 +11,12 @@ from services.usage.rollups import RAW, ROLLUPS, SUMMED, Slot, months_sql, unequ
 
 
 def digests_sql(slot: Slot) -> str:
-    """A partition that the log does not have ends at 0: an array answers so beyond its end."""
+    """A partition that the log does not have ends at 0: an array answers so beyond its end. Of what is kept."""
     return (
         f"SELECT source_partition, intDiv(source_offset, {BUCKET}) AS bucket, "  # noqa: S608 - our own
         "source_offset >= {ends:Array(UInt64)}[source_partition + 1] AS beyond, "
         f"count(), groupBitXor({hash_sql(values_sql())}) FROM {RAW.text(slot)} "
+        "WHERE occurred_at >= {kept_from:DateTime64(6, 'UTC')} "
         "GROUP BY source_partition, bucket, beyond ORDER BY source_partition, bucket, beyond"
     )
 
@@ -40,10 +42,12 @@ def conflict_from(row: Sequence[Any]) -> UsageConflict:
     )
 
 
-def imbalances(client: Any, slot: Slot, limit: int) -> list[UsageImbalance]:
+def imbalances(client: Any, slot: Slot, limit: int, kept_from: datetime) -> list[UsageImbalance]:
     """Compares a month at a time, which bounds what the engine has to hold. Runs where no block is inserted."""
     found: list[UsageImbalance] = []
     for (month,) in sorted(client.query(months_sql(slot)).result_rows):
+        if month < int(f"{kept_from:%Y%m}"):
+            continue
         for rollup in ROLLUPS:
             rows = client.query(
                 unequal_sql(rollup, slot), parameters={"month": month, "limit": limit - len(found)}

@@ -40,6 +40,9 @@ class UsageSettings(RuntimeSettings):
     usage_cold_volume: str = Field(
         default="cold", pattern=r"^\w+$", description="volume of the storage policy that old usage moves to"
     )
+    usage_keep_months: int | None = Field(
+        default=None, ge=1, description="whole months of usage that are kept before the running one; unset: all"
+    )
     usage_read_seconds: int = Field(
         default=20, ge=1, le=50, description="seconds that one question of usage may take; then it is refused"
     )

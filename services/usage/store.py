@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from schemas.usage import UsageRecorded
 from services.runtime.errors import TurnlogError
-from services.usage.queries import UsageGroup, UsageQuery
+from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
 
 
 class TooMuchAskedError(TurnlogError):
@@ -109,7 +110,14 @@ class UsageStore(UsageBuild, Protocol):
         """Removes what is not live: a build that is not to be, or after a switch the old tables. `open` does so too."""
         ...
 
-    async def digests(self, ends: Sequence[int]) -> Sequence[UsageDigest]:
+    async def purge(self, kept_from: datetime) -> Sequence[int]:
+        """Drops the months before a time, rows and sums, and returns them as YYYYMM.
+
+        One that `positions` rests on stays until a partition has usage of another month. Nothing is inserted meanwhile.
+        """
+        ...
+
+    async def digests(self, ends: Sequence[int], kept_from: datetime = EARLIEST) -> Sequence[UsageDigest]:
         """Counts and hashes of the rows from each bucket of each partition, those from its end on apart.
 
         A fact that was written twice counts once, where it was read first.
@@ -128,8 +136,12 @@ class UsageStore(UsageBuild, Protocol):
         """Facts that came again with other values, by tenant and `usage_id`. The values that came first count."""
         ...
 
-    async def imbalances(self, *, limit: int) -> Sequence[UsageImbalance]:
-        """Where a table of sums is not what the rows add up to; no block is inserted meanwhile. Empty is right."""
+    async def imbalances(self, *, limit: int, kept_from: datetime = EARLIEST) -> Sequence[UsageImbalance]:
+        """Where a table of sums is not what the rows add up to; no block is inserted meanwhile. Empty is right.
+
+        Args:
+            kept_from: the first moment of the first month that is looked at.
+        """
         ...
 
     async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:

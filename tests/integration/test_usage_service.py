@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.cli.audit.usage import audit_usage
 from services.runtime.errors import ConfigurationError
 from services.usage.app import UsageService
 from services.usage.settings import UsageSettings
@@ -116,6 +117,36 @@ async def test_a_service_that_starts_again_goes_on_where_it_was(installation: Us
     async with installation.service() as service:
         row = await installation.until_counted(service.port, 80)
         assert row["input_tokens"] == sum(range(80))
+
+
+async def test_months_that_are_not_kept_go_and_the_audit_compares_the_rest(installation: UsageInstallation) -> None:
+    now = datetime.now(UTC)
+    past = (now - timedelta(days=100)).isoformat()
+    await installation.publish(*(spent(number, occurred_at=past) for number in range(40)))
+    await installation.publish(*(spent(number, occurred_at=now.isoformat()) for number in range(40, 80)))
+    settings = installation.settings.model_copy(update={"http_port": free_ports(3)})
+
+    async def missing() -> int:
+        findings = await audit_usage(settings)
+        assert {each.problem for each in findings.differences} <= {"missing"}
+        return findings.total
+
+    async with installation.service(http_port=settings.http_port) as service:
+        await installation.until_counted(service.port, 80)
+        assert await missing() == 0
+    async with installation.service(http_port=settings.http_port, usage_keep_months=1) as service:
+
+        async def dropped() -> bool:
+            (row,) = await installation.usage(service.port)
+            return row["events"] == 40
+
+        await eventually(dropped, "the old month to go")
+        assert await missing() == 0
+        await installation.publish(*(spent(number, occurred_at=now.isoformat()) for number in range(80, 90)))
+        await installation.until_counted(service.port, 50)
+    async with installation.service(http_port=settings.http_port) as service:
+        await installation.until_counted(service.port, 50)
+        assert await missing() == 40
 
 
 def applied(name: str, version: str, **fields: Any) -> tuple[dict[str, Any], str]:

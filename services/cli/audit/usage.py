@@ -9,6 +9,7 @@ rows.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from schemas.http import (
     AuditedFacts,
@@ -20,10 +21,12 @@ from schemas.http import (
     UsageImbalance,
     UsageImbalances,
 )
+from schemas.ids import EPOCH
 from schemas.topics import USAGE
 from services.cli.audit.log import AuditedTopic
 from services.cli.audit.report import LISTED, Conflict, Difference, Findings, Problem
 from services.cli.audit.service import AuditedService
+from services.runtime.records import ProjectedRecord
 from services.runtime.settings import RuntimeSettings
 from services.usage.fingerprint import BUCKET, COLUMNS, Values, hash_of, values_of
 from services.usage.rows import check_event
@@ -32,6 +35,7 @@ LAST = 2**62
 FACTS = 1000
 _FACT = (COLUMNS.index("tenant_id"), COLUMNS.index("usage_id"))
 _THREAD = COLUMNS.index("thread_id")
+_TIME = COLUMNS.index("occurred_at")
 _WIDTH = len(COLUMNS)
 
 
@@ -52,6 +56,7 @@ class _UsageAudit:
         self._log = log
         self._service = service
         self._ends: list[int] = []
+        self._kept_from = EPOCH
         self._compared = 0
         self._total = 0
         self._differences: list[Difference] = []
@@ -62,6 +67,7 @@ class _UsageAudit:
     async def run(self) -> Findings:
         self._ends = await self._log.ends()
         answer = await self._service.ask(UsageDigests, "POST", "/audit/digests", UsageEnds(ends=self._ends))
+        self._kept_from = answer.kept_from or EPOCH
         noted = await self._service.ask(UsageConflicts, "GET", "/audit/conflicts")
         self._noted = {each.refused_at for each in noted.items}
         for partition in sorted({each.partition for each in answer.items if each.beyond}):
@@ -86,7 +92,7 @@ class _UsageAudit:
     async def _compare_partition(self, partition: int, end: int, stored: dict[tuple[int, int], UsageDigest]) -> None:
         sums: dict[int, _Sum] = defaultdict(_Sum)
         async for events in self._log.events_of(partition, 0, end, counted=True):
-            for each in events:
+            for each in filter(self._is_kept, events):
                 bucket = sums[each.offset // BUCKET * BUCKET]
                 bucket.rows += 1
                 bucket.hash ^= hash_of(values_of(partition, each.offset, each.event))
@@ -119,6 +125,8 @@ class _UsageAudit:
         found = {tuple(row[index] for index in _FACT): tuple(row) for row in answer.items}
         for values in missed:
             row = found.get(tuple(values[index] for index in _FACT))
+            if row is None and _place(values) in self._noted:
+                continue  # what it contradicts is not kept any more
             if row is None or not await self._is_on_the_log(row):
                 self._add("missing", values, "")
             elif row[:-2] != values[:-2]:
@@ -150,14 +158,18 @@ class _UsageAudit:
     async def _expected(self, partition: int, first: int, end: int) -> dict[Values, Values]:
         rows: dict[Values, Values] = {}
         async for events in self._log.events_of(partition, first, end):
-            for each in events:
+            for each in filter(self._is_kept, events):
                 values = values_of(partition, each.offset, each.event)
                 rows[_key(values)] = values
         return rows
 
     async def _rows(self, partition: int, first: int, end: int) -> list[Values]:
         answer = await self._service.ask(AuditedRows, "GET", "/audit/rows", partition=partition, first=first, end=end)
-        return [tuple(row) for row in answer.items]
+        first_kept = (self._kept_from - EPOCH) // timedelta(microseconds=1)
+        return [tuple(row) for row in answer.items if int(row[_TIME] or 0) >= first_kept]
+
+    def _is_kept(self, read: ProjectedRecord) -> bool:
+        return read.event.occurred_at >= self._kept_from
 
     def _add(self, problem: Problem, values: Values, detail: str) -> None:
         self._total += 1

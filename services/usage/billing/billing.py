@@ -21,6 +21,7 @@ from services.usage.billing.ledger import Document, Ledger, credit_note_id_of
 from services.usage.billing.periods import ends_at, period_of, starts_at
 from services.usage.billing.rating import PeriodUsage, rate_period, unpriced_usage
 from services.usage.queries import UsageQuery
+from services.usage.retention import Retention
 from services.usage.store import UsageStore
 
 
@@ -57,6 +58,7 @@ class Billing:
         prices: PriceSource,
         plans: PlanSource,
         progress: Progress,
+        retention: Retention | None = None,
         now: Callable[[], datetime] = _now,
     ) -> None:
         self._store = store
@@ -64,6 +66,7 @@ class Billing:
         self._prices = prices
         self._plans = plans
         self._progress = progress
+        self._retention = retention or Retention()
         self._now = now
 
     async def draft(self, tenant_id: str, period: Period) -> InvoiceDraft:
@@ -162,7 +165,7 @@ class Billing:
 
     async def _bill(self, ledger: Ledger, rated: "_ToRate", ends: Sequence[int]) -> Bill:
         used, account = rated.used, ledger.account(rated.used.tenant_id)
-        before = [each for each in ledger.periods(used.tenant_id) if each < used.period]
+        before = [each for each in ledger.periods(used.tenant_id) if each < used.period and self._keeps(each)]
         return await asyncio.to_thread(
             build_bill,
             rated.plan,
@@ -195,7 +198,16 @@ class Billing:
         used = await self._rows(tenant_id, period, book)
         return await asyncio.to_thread(_rated, catalog, used, book)
 
+    def _keeps(self, period: Period) -> bool:
+        kept_from = self._retention.kept_from(self._now())
+        return kept_from is None or starts_at(period) >= kept_from
+
     async def _rows(self, tenant_id: str, period: Period, book: PriceBook) -> PeriodUsage:
+        if not self._keeps(period):
+            raise BillingRefusedError(
+                "usage-not-kept",
+                f"usage of {period} is not kept any more: its invoice, where there is one, stays as it is",
+            )
         query = UsageQuery(
             tenant_id=tenant_id,
             since=starts_at(period),

@@ -7,6 +7,7 @@ from services.runtime.errors import TurnlogError
 Refusal = Literal[
     "no-plan",
     "period-not-over",
+    "usage-not-kept",
     "unpriced-usage",
     "no-such-invoice",
     "nothing-to-credit",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from schemas.http import UsageDigest
-from schemas.usage import EXAMPLES
+from schemas.usage import EXAMPLES, UsageRecorded
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.fingerprint import hash_of, values_of
@@ -332,3 +332,73 @@ async def test_a_server_that_refuses_the_connection_is_a_wrong_setting(tmp_path:
     finally:
         await store.close()
         server.kill()
+
+
+def in_month(number: int, month: int) -> UsageRecorded:
+    return spent(number, occurred_at=datetime(2025, month, 15, 12, tzinfo=UTC))
+
+
+async def months_of(store: ClickHouseUsageStore) -> list[list[tuple[str | None, int]]]:
+    """By each of the three tables."""
+    return [
+        [
+            (each.group["bucket"], each.events)
+            for each in await store.query(UsageQuery("default", bucket="month", **how))
+        ]
+        for how in EXACT_AND_SUMMED
+    ]
+
+
+async def test_months_that_are_not_kept_go_from_all_tables_and_what_was_read_stays_known(
+    store: ClickHouseUsageStore,
+) -> None:
+    await store.insert(block(in_month(0, 3), in_month(1, 4), in_month(2, 5), in_month(3, 6)))
+    await store.insert(block(in_month(4, 3), in_month(5, 7), partition=1, first=70))
+    positions = await store.positions()
+    assert await store.purge(datetime(2025, 6, 1, tzinfo=UTC)) == [202503, 202504, 202505]
+    assert await months_of(store) == [[("2025-06-01T00:00:00Z", 1), ("2025-07-01T00:00:00Z", 1)]] * 3
+    assert await store.positions() == positions
+    assert await store.imbalances(limit=10) == []
+    assert await store.purge(datetime(2025, 6, 1, tzinfo=UTC)) == []
+    await store.insert(block(in_month(6, 7), first=4))
+    assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [3, 3, 3]
+
+
+async def test_a_month_that_alone_says_how_far_a_partition_was_read_stays_until_another_does(place: Place) -> None:
+    store = place.store()
+    await store.open()
+    await store.insert(block(in_month(0, 3), in_month(1, 7)))
+    await store.insert(block(in_month(2, 4), in_month(3, 5), partition=1, first=8))
+    assert await store.purge(datetime(2025, 6, 1, tzinfo=UTC)) == [202503, 202504]
+    assert await store.positions() == {0: 2, 1: 10}
+    assert await store.digests([2, 10], datetime(2025, 6, 1, tzinfo=UTC)) == [
+        UsageDigest(partition=0, first=0, beyond=False, rows=1, hash=hash_of(values_of(0, 1, in_month(1, 7))))
+    ]
+    assert await store.imbalances(limit=10) == []
+    await store.close()
+    store = place.store()
+    await store.open()
+    try:
+        assert await store.positions() == {0: 2, 1: 10}
+        await store.insert(block(in_month(4, 8), partition=1, first=10))
+        assert await store.purge(datetime(2025, 6, 1, tzinfo=UTC)) == [202505]
+        assert await store.positions() == {0: 2, 1: 11}
+        assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [2, 2, 2]
+    finally:
+        await store.close()
+
+
+async def test_sums_of_a_month_that_is_not_looked_at_are_no_imbalance(place: Place) -> None:
+    store = place.store()
+    await store.open()
+    await store.insert(block(in_month(0, 3), in_month(1, 7)))
+    await store.close()
+    with place.client() as client:
+        client.command("ALTER TABLE usage_events_a DROP PARTITION 202503")
+    store = place.store()
+    await store.open()
+    try:
+        assert {each.table for each in await store.imbalances(limit=10)} == {"usage_days", "usage_minutes"}
+        assert await store.imbalances(limit=10, kept_from=datetime(2025, 4, 1, tzinfo=UTC)) == []
+    finally:
+        await store.close()

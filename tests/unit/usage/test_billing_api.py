@@ -20,6 +20,7 @@ from services.usage.billing.billing import Billing
 from services.usage.billing.catalog import PlanCatalog
 from services.usage.billing.ledger import Ledger, LedgerEvent
 from services.usage.queries import UsageGroup, UsageQuery
+from services.usage.retention import Retention
 from services.usage.store import TooMuchAskedError
 from tests.support.billing import cells_of, plan
 from tests.support.prices import book_of
@@ -42,6 +43,7 @@ class Around:
         self.read = 0
         self.trouble: Exception | None = None
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
+        self.kept_months: int | None = None
         self._lock = asyncio.Lock()
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
@@ -60,6 +62,9 @@ class Around:
             if query.since is not None and query.until is not None
             if query.since.strftime("%Y-%m") <= month < query.until.strftime("%Y-%m")
         ]
+
+    def kept_from(self, now: datetime) -> datetime | None:
+        return Retention(self.kept_months).kept_from(now)
 
     async def ledger(self) -> Ledger:
         return self.ledger_now
@@ -106,7 +111,8 @@ def around() -> Around:
 async def http(around: Around) -> AsyncIterator[httpx.AsyncClient]:
     app, given = FastAPI(), cast("Any", around)
     install_problems(app)
-    install_billing(app, Billing(given, given, prices=given, plans=given, progress=given, now=lambda: around.now))
+    billing = Billing(given, given, prices=given, plans=given, progress=given, retention=given, now=lambda: around.now)
+    install_billing(app, billing)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://usage") as client:
         yield client
 
@@ -215,3 +221,22 @@ async def test_while_something_is_down_the_answer_says_so(http: httpx.AsyncClien
     around.trouble = TooMuchAskedError("it would read more than 7 rows")
     problem(await http.get("/invoices/draft", params={"period": JAN}), 422, "too-much-asked")
     assert around.ledger_now.documents("default") == []
+
+
+async def test_a_month_whose_usage_is_not_kept_stays_as_it_was_invoiced(
+    http: httpx.AsyncClient, around: Around
+) -> None:
+    around.events = {JAN: 2, FEB: 5}
+    january = (await finalize(http)).json()
+    around.kept_months, around.now = 1, datetime(2026, 3, 31, tzinfo=UTC)
+    around.events[JAN] = 0
+    february = (await finalize(http, FEB)).json()
+    assert [(line["period"], line["amount"]) for line in february["lines"]] == [(FEB, "5.00")]
+    assert (await finalize(http)).json() == january
+    draft = await http.get("/invoices/draft", params={"period": JAN})
+    assert "2026-01 is not kept" in problem(draft, 409, "usage-not-kept")
+    note = {"key": "k", "reason": "r"}
+    refused = await http.post(f"/invoices/{january['number']}/credit-notes", json=note)
+    problem(refused, 409, "usage-not-kept")
+    goodwill = await http.post(f"/invoices/{january['number']}/credit-notes", json=note | {"amount": "1"})
+    assert goodwill.json()["total"] == "-1.00", goodwill.text
