@@ -10,7 +10,6 @@ from services.memory.embeddings import Embedder, Embeddings
 from services.memory.fill import EmbeddingFill
 from services.memory.projection import JournalBuilds, JournalProjection, LiveProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.reads import Reads
 from services.memory.search import Search
 from services.memory.settings import MemorySettings
@@ -36,6 +35,11 @@ def build_store(settings: MemorySettings) -> MemoryStore:
     """The cluster that is named, else the engine in process."""
     if settings.qdrant_url is None:
         return EdgeMemoryStore(settings.data_dir / "memory")
+    from services.memory.qdrant_server import (  # noqa: PLC0415 - the client takes half of the start of memory
+        CollectionLayout,
+        ServerMemoryStore,
+    )
+
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     return ServerMemoryStore(
         settings.qdrant_url,
