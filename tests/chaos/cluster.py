@@ -29,13 +29,16 @@ PARTITIONS = 4
 AGENTS = """
 name: assistant
 tools: [note, wait, fail, pay]
-retries: {max_attempts: 10, backoff_seconds: 0.05, max_backoff_seconds: 1}
+retries: {max_attempts: 20, backoff_seconds: 0.05, max_backoff_seconds: 1}
+stop: {max_seconds: 86400}
 ---
 name: careful
 tools: [note, wait, fail, pay]
 approval: [pay]
-retries: {max_attempts: 10, backoff_seconds: 0.05, max_backoff_seconds: 1}
+retries: {max_attempts: 20, backoff_seconds: 0.05, max_backoff_seconds: 1}
+stop: {max_seconds: 86400}
 """
+"""They have time: no turn may end for another reason than its prompt gives, however far a slow machine falls behind."""
 
 
 @dataclass
