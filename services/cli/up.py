@@ -20,6 +20,7 @@ from services.cli.composition import SERVICES, build_gateway, build_service
 from services.cli.greeting import greet
 from services.cli.workers import kept_workers
 from services.runtime.errors import ConfigurationError
+from services.runtime.garbage import collect_rarely
 from services.runtime.health import readiness
 from services.runtime.kafka import KafkaClients
 from services.runtime.logs import configure_logs
@@ -46,6 +47,7 @@ async def run_up(*, workers: int, with_agents: bool) -> None:
         await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            collect_rarely()
             await stopping
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)

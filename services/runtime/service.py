@@ -9,6 +9,7 @@ import structlog
 
 from schemas.http import ComponentHealth
 from services.runtime.errors import UnavailableError
+from services.runtime.garbage import collect_rarely
 from services.runtime.kafka import KafkaError
 
 log = structlog.get_logger(__name__)
@@ -68,6 +69,7 @@ async def _run(service: Service, stopping: asyncio.Future[signal.Signals]) -> bo
         await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            collect_rarely()
             log.info("service_started", service=service.name)
         await asyncio.wait({stopping})
     except (UnavailableError, KafkaError) as error:
