@@ -40,13 +40,16 @@ class Nemesis:
         await self._disarm()
 
     async def _disarm(self) -> None:
-        """From now on nobody dies or stops any more. Fails if a worker that was paused never found out."""
+        """From now on nobody dies or stops any more. Fails if a worker that was paused never found out.
+
+        One that has stopped by itself has nobody left who would wake it.
+        """
         for task in self._watching:
             task.cancel()
         ends = await asyncio.gather(*self._watching, return_exceptions=True)
         for member in self._cluster.members.values():
             member.armed = ""
-            if member.failpoint and member.alive:
+            if member.alive and (member.failpoint or member.stopped):
                 member.kill(dead_seconds=0)
         for end in ends:
             if isinstance(end, AssertionError):
