@@ -7,7 +7,7 @@ from typing import Any
 from schemas.http import UsageConflict, UsageImbalance
 from services.usage.blocks import CONFLICT_COLUMNS
 from services.usage.fingerprint import BUCKET, hash_sql, values_sql
-from services.usage.rollups import RAW, ROLLUPS, SUMMED, Slot, months_sql, unequal_sql
+from services.usage.rollups import RAW, ROLLUPS, SUMMED, Slot, month_number, months_sql, unequal_sql
 
 
 def digests_sql(slot: Slot) -> str:
@@ -46,7 +46,7 @@ def imbalances(client: Any, slot: Slot, limit: int, kept_from: datetime) -> list
     """Compares a month at a time, which bounds what the engine has to hold. Runs where no block is inserted."""
     found: list[UsageImbalance] = []
     for (month,) in sorted(client.query(months_sql(slot)).result_rows):
-        if month < int(f"{kept_from:%Y%m}"):
+        if month < month_number(kept_from):
             continue
         for rollup in ROLLUPS:
             rows = client.query(

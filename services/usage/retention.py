@@ -11,7 +11,7 @@ from services.runtime.errors import UnavailableError
 from services.usage.blocks import position_sql
 from services.usage.placement import TIMES, Placement
 from services.usage.queries import EARLIEST
-from services.usage.rollups import RAW, Slot, months_sql
+from services.usage.rollups import RAW, Slot, month_number, months_sql
 from services.usage.store import UsageStore
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ def purge(client: Any, slot: Slot, kept_from: datetime, placement: Placement) ->
     """
     dropped: list[int] = []
     for (month,) in sorted(client.query(months_sql(slot)).result_rows):
-        if month >= int(f"{kept_from:%Y%m}"):
+        if month >= month_number(kept_from):
             break
         if client.query(_needed_sql(slot), parameters={"month": month}).result_rows:
             continue

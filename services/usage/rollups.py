@@ -132,6 +132,11 @@ def unequal_sql(rollup: Rollup, slot: Slot) -> str:
     )
 
 
+def month_number(time: datetime) -> int:
+    """The month of a time in UTC, as `months_sql` answers it."""
+    return 100 * time.year + time.month
+
+
 def months_sql(slot: Slot) -> str:
     """The months of which there is anything."""
     tables = [(RAW.table, RAW.time), *((each.source.table, each.source.time) for each in ROLLUPS)]
