@@ -388,6 +388,19 @@ async def test_a_month_that_alone_says_how_far_a_partition_was_read_stays_until_
         await store.close()
 
 
+async def test_a_block_that_a_month_was_dropped_of_and_is_sent_again_adds_nothing_that_is_kept(
+    store: ClickHouseUsageStore,
+) -> None:
+    both = block(in_month(0, 3), in_month(1, 7))
+    await store.insert(both)
+    assert await store.purge(datetime(2025, 6, 1, tzinfo=UTC)) == [202503]
+    await store.insert(both)
+    await store.purge(datetime(2025, 6, 1, tzinfo=UTC))
+    assert await months_of(store) == [[("2025-07-01T00:00:00Z", 1)]] * 3
+    assert await store.positions() == {0: 2}
+    assert await store.imbalances(limit=10) == []
+
+
 async def test_sums_of_a_month_that_is_not_looked_at_are_no_imbalance(place: Place) -> None:
     store = place.store()
     await store.open()
