@@ -22,7 +22,7 @@ RESTART_SECONDS = 0.3
 BACK_OFF_SECONDS = 2.0
 """Before one that gave up by itself is: it found no Kafka, and starting costs a second of a core."""
 
-READY_SECONDS = 90
+READY_SECONDS = 180
 
 PARTITIONS = 4
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.fixture(autouse=True)
 def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.memory.app.REMOVED_AT_ONCE", 10)
+    monkeypatch.setattr("services.memory.projection.REMOVED_AT_ONCE", 10)
 
 
 class Watched:
