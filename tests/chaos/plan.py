@@ -49,6 +49,11 @@ SECONDS_BETWEEN_FAULTS = {
 }
 """Mean time between two faults of one victim."""
 
+LONG_SECONDS, LONG_PACE = 600, 2
+"""A run that is longer has so many times fewer prompts and faults a second. In a few minutes two cores may fall behind
+with what processes cost that start again and again, and catch up afterwards; in an hour they would do nothing else, and
+no turn would be under way when a fault strikes."""
+
 OWNER_POINTS = {
     "takeover.before_fence": 2,
     "takeover.after_fence": 2,
@@ -134,7 +139,7 @@ def make_plan(seed: int, *, minutes: float) -> Plan:
 
 
 def _prompts(random: Random, seconds: float) -> list[Prompt]:
-    count = round(seconds * PROMPTS_A_SECOND)
+    count = round(seconds * PROMPTS_A_SECOND / _pace(seconds))
     threads = [f"t-{number}" for number in range(max(1, count // PROMPTS_A_THREAD))]
     moments = sorted(random.uniform(0, seconds) for _ in range(count))
     prompts: list[Prompt] = []
@@ -218,7 +223,7 @@ def _faults(random: Random, seconds: float) -> list[Fault]:
     faults: list[Fault] = []
     for service in (*dict.fromkeys(MEMBERS.values()), BROKER, MODEL):
         victims = [name for name, of in MEMBERS.items() if of == service] or [service]
-        between = SECONDS_BETWEEN_FAULTS[service] / len(victims)
+        between = SECONDS_BETWEEN_FAULTS[service] / len(victims) * _pace(seconds)
         deck, victim = _deck(random, service), cycle(victims)
         at = QUIET_START + random.uniform(0, between / 2)
         while at < seconds - QUIET_END:
@@ -247,6 +252,10 @@ def _deck(random: Random, service: str) -> Iterator[tuple[Literal["kill", "pause
         ]
         random.shuffle(cards)
         yield from cards
+
+
+def _pace(seconds: float) -> int:
+    return LONG_PACE if seconds > LONG_SECONDS else 1
 
 
 def _weighted(random: Random, weights: dict[T, int]) -> T:
