@@ -10,6 +10,7 @@ from schemas.ids import derived_id
 from schemas.topics import DELTAS
 from services.agents.deltas import DeltaEvent
 from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, send_unasked
+from services.runtime.tasks import end_task
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +29,7 @@ class DeltaPublisher:
         self._task = asyncio.create_task(self._run(), name="deltas")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
         await self._producer.stop()
 
     def send(self, event: DeltaEvent) -> None:

@@ -18,7 +18,7 @@ from services.memory.upkeep import Upkeep
 from services.memory.usage_log import UsageProducer
 from services.runtime.connections import Connections
 from services.runtime.failpoints import Failpoints
-from services.runtime.groups import MEMORY_GROUP
+from services.runtime.groups import MEMORY_GROUP, instance_of
 from services.runtime.kafka import KafkaClients
 from services.runtime.projection import Projection
 from services.runtime.rebuild import Rebuild
@@ -93,6 +93,7 @@ class MemoryService:
             clients=clients,
             failpoints=failpoints,
             traces=self._traces,
+            instance_id=instance_of(settings.data_dir) if isinstance(self._store, EdgeMemoryStore) else None,
         )
         self._rebuild = Rebuild(
             self._projection,

@@ -19,6 +19,7 @@ from services.memory.embeddings import (
 from services.memory.store import Document, MemoryStore, MessageVector, VectorSpace
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
+from services.runtime.tasks import end_task
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +53,8 @@ class EmbeddingFill:
         self._task = asyncio.create_task(self._run(), name="memory:embeddings")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end_task(self._task)
+        self._task = None
 
     def wake(self) -> None:
         """There may be new messages."""

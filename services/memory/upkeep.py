@@ -9,6 +9,7 @@ from services.memory.projection import CopyBuilds
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.runtime.errors import TurnlogError
 from services.runtime.rebuild import Rebuild
+from services.runtime.tasks import end_task
 
 log = structlog.get_logger(__name__)
 
@@ -37,10 +38,8 @@ class Upkeep:
         self._task = asyncio.create_task(self._run(), name="memory:upkeep")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await end_task(self._task)
+        self._task = None
 
     async def _run(self) -> None:
         while True:
@@ -49,7 +48,7 @@ class Upkeep:
                 done = await self.optimise_when_due()
             except TurnlogError as error:
                 log.warning("optimising_waits", reason=str(error))
-                done = False
+                continue
             if not done:
                 await asyncio.sleep(RETRY_SECONDS)
 

@@ -9,6 +9,7 @@ import structlog
 from schemas.http import ComponentHealth
 from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.kafka import KafkaError
+from services.runtime.tasks import end_task
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +41,7 @@ class Connections:
 
     async def stop(self) -> None:
         """Ends the trying; what was started is the caller's to stop."""
-        if self._retrying is not None:
-            self._retrying.cancel()
-            await asyncio.gather(self._retrying, return_exceptions=True)
+        await end_task(self._retrying)
 
     def health(self) -> ComponentHealth:
         """Ready once every step has succeeded; until then the detail says who does not answer."""

@@ -16,6 +16,7 @@ from services.runtime.groups import DEFINITIONS_GROUP
 from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, KafkaError, Record, TopicPartition
 from services.runtime.records import decode_record
 from services.runtime.settings import RuntimeSettings
+from services.runtime.tasks import end_task
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +43,7 @@ class DefinitionsCheck:
         self._task = asyncio.create_task(self._keep_reading(), name="definitions")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
         await self._producer.stop()
 
     async def _keep_reading(self) -> None:

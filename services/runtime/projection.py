@@ -34,6 +34,7 @@ from services.runtime.markers import MarkerReader
 from services.runtime.records import EventCheck, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
+from services.runtime.tasks import end_task
 from services.runtime.telemetry import Traces
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class Projection(ConsumerRebalanceListener):
         max_records: largest batch.
         check: of every event, before it is applied.
         pause_seconds: between two batches, for a store that prefers few large ones.
+        instance_id: static membership of the group, of a store that one process at a time has open.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Projection(ConsumerRebalanceListener):
         max_records: int = 1000,
         pause_seconds: float = 0,
         check: EventCheck | None = None,
+        instance_id: str | None = None,
     ) -> None:
         self._topic = topic
         self._name = settings.topic(topic.name)
@@ -113,6 +116,7 @@ class Projection(ConsumerRebalanceListener):
         self._subscriber = broker.subscriber(
             self._name,
             group_id=self._group_id,
+            group_instance_id=instance_id,
             batch=True,
             batch_timeout_ms=POLL_MS,
             max_records=max_records,
@@ -156,9 +160,7 @@ class Projection(ConsumerRebalanceListener):
                 )
 
     async def stop(self) -> None:
-        if self._measuring is not None:
-            self._measuring.cancel()
-            await asyncio.gather(self._measuring, return_exceptions=True)
+        await end_task(self._measuring)
         await self._markers.stop()
         await self._producer.stop()
 

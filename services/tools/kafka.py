@@ -25,6 +25,7 @@ from services.runtime.kafka import (
     TopicPartition,
 )
 from services.runtime.stream import parse_bare, undecoded
+from services.runtime.tasks import end_task
 from services.tools import metrics
 from services.tools.tracker import OffsetTracker
 
@@ -110,9 +111,7 @@ class CallConsumer(ConsumerRebalanceListener):
         await asyncio.gather(*cut_off, return_exceptions=True)
         if cut_off:
             log.warning("calls_cut_off", calls=len(cut_off), grace_seconds=grace_seconds)
-        if self._committer is not None:
-            self._committer.cancel()
-            await asyncio.gather(self._committer, return_exceptions=True)
+        await end_task(self._committer)
         try:
             async with asyncio.timeout(LAST_COMMIT_SECONDS):
                 await self._commit()

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from schemas.base import JsonObject
 from schemas.http import ComponentHealth
 from schemas.tools import ToolSpec
+from services.runtime.tasks import end_task
 from services.tools.errors import InvalidArgumentsError, ToolError, ToolUnavailableError
 from services.tools.tool import Invocation, RetryPolicy, Tool, ToolContext
 from services.tools.tools_file import McpServerEntry
@@ -70,9 +71,7 @@ class McpServer:
         self._task = asyncio.create_task(self._hold(), name=f"mcp:{self.entry.name}")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
     async def listed(self, *, timeout_seconds: float) -> bool:
         """Whether the server has given its tools within the time."""

@@ -16,6 +16,7 @@ from schemas.usage import UsageRecorded
 from services.runtime import metrics
 from services.runtime.dead_letters import rejected_record
 from services.runtime.kafka import AIOKafkaProducer, KafkaClients, KafkaError, Record, send_unasked
+from services.runtime.tasks import end_task
 from services.runtime.telemetry import traceparent_in
 from services.tools.execution import Outcome
 
@@ -45,9 +46,7 @@ class KafkaOutbox:
         self._task = asyncio.create_task(self._send_progress(), name="tools:progress")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
         if self._producer is not None:
             await self._producer.stop()
 

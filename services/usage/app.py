@@ -7,7 +7,7 @@ from schemas.http import ComponentHealth
 from schemas.topics import USAGE
 from services.runtime.connections import Connections
 from services.runtime.failpoints import Failpoints
-from services.runtime.groups import USAGE_GROUP
+from services.runtime.groups import USAGE_GROUP, instance_of
 from services.runtime.kafka import KafkaClients
 from services.runtime.prices import Prices
 from services.runtime.projection import Projection
@@ -85,10 +85,12 @@ class UsageService:
             folder=settings.data_dir / "usage",
             bounds=ReadBounds(settings.usage_read_seconds, settings.usage_read_rows),
             placement=Placement(
-                settings.clickhouse_cluster,
-                settings.usage_storage_policy,
-                settings.usage_cold_volume,
-                settings.usage_cold_days,
+                cluster=settings.clickhouse_cluster,
+                sharded=settings.clickhouse_sharded,
+                database=settings.clickhouse_database,
+                storage_policy=settings.usage_storage_policy,
+                cold_volume=settings.usage_cold_volume,
+                cold_days=settings.usage_cold_days,
             ),
         )
         self._broker = build_broker(settings, client_id="turnlog-usage")
@@ -106,6 +108,7 @@ class UsageService:
             max_records=BLOCK_RECORDS,
             pause_seconds=BLOCK_SECONDS,
             check=check_event,
+            instance_id=None if url else instance_of(settings.data_dir),
         )
         self._rebuild = Rebuild(
             self._projection,

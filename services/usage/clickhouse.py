@@ -130,7 +130,7 @@ class ClickHouseUsageStore:
         await self._run(self._reading, lambda: None)
 
     async def clean(self) -> None:
-        await self._run(self._writing, lambda: empty(_opened(self._writer), self._live.following().slot))
+        await self._run(self._writing, lambda: self._empty(self._live))
 
     async def purge(self, kept_from: datetime) -> Sequence[int]:
         def drop() -> list[int]:
@@ -268,8 +268,12 @@ class ClickHouseUsageStore:
         migrate(self._writer, self._name, self._placement)
         place(self._writer, self._placement)
         live = live_writer(self._writer)
-        empty(self._writer, live.following().slot)
+        self._empty(live)
         return live
+
+    def _empty(self, live: BlockWriter) -> None:
+        """What is beside the live tables goes."""
+        empty(_opened(self._writer), live.following().slot, self._placement)
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[..., R], *arguments: Any) -> R:
         """Runs a call of the client on its thread. Raises UnavailableError when ClickHouse does not answer it."""

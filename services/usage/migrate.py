@@ -8,6 +8,11 @@ from services.usage.blocks import complete
 from services.usage.placement import TIMES, Placement
 from services.usage.rollups import Slot
 
+VERSIONS = (
+    "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
+    "ENGINE = MergeTree ORDER BY version"
+)
+
 FIRST_WITH_NUMBERS = 2
 """The version since when blocks have numbers, and sums."""
 
@@ -41,12 +46,7 @@ def migrate(client: Any, name: str, placement: Placement) -> None:
     Raises:
         ConfigurationError: The tables are of a later release.
     """
-    client.command(
-        placement.placed(
-            "CREATE TABLE IF NOT EXISTS schema_version (version UInt32, applied_at DateTime DEFAULT now()) "
-            "ENGINE = MergeTree ORDER BY version"
-        )
-    )
+    _run(client, placement, VERSIONS)
     applied = {row[0] for row in client.query("SELECT version FROM schema_version").result_rows}
     known = migrations()
     newest = max(version for version, _ in known)
@@ -61,7 +61,7 @@ def migrate(client: Any, name: str, placement: Placement) -> None:
         if version in applied:
             continue
         for statement in statements(text):
-            client.command(placement.placed(statement))
+            _run(client, placement, statement)
         client.insert("schema_version", [[version]], column_names=["version"])
 
 
@@ -72,7 +72,12 @@ def place(client: Any, placement: Placement) -> None:
             as_it_is = client.query(
                 "SELECT engine_full, storage_policy FROM system.tables "
                 "WHERE database = currentDatabase() AND name = {name:String}",
-                parameters={"name": f"{table}_{slot}"},
+                parameters={"name": placement.stored(f"{table}_{slot}")},
             ).first_item
             for statement in placement.storage(f"{table}_{slot}", time, as_it_is):
                 client.command(statement)
+
+
+def _run(client: Any, placement: Placement, statement: str) -> None:
+    for placed in placement.placed(statement):
+        client.command(placed)

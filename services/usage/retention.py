@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from services.runtime.errors import UnavailableError
+from services.runtime.tasks import end_task
 from services.usage.blocks import position_sql
 from services.usage.placement import TIMES, Placement
 from services.usage.queries import EARLIEST
@@ -46,8 +47,8 @@ def purge(client: Any, slot: Slot, kept_from: datetime, placement: Placement) ->
         if client.query(_needed_sql(slot), parameters={"month": month}).result_rows:
             continue
         for table in TIMES:
-            statement = placement.placed(f"ALTER TABLE {table}_{slot} DROP PARTITION {month}")
-            client.command(statement, settings={"max_partition_size_to_drop": 0})
+            for statement in placement.placed(f"ALTER TABLE {table}_{slot} DROP PARTITION {month}"):
+                client.command(statement, settings={"max_partition_size_to_drop": 0})
         dropped.append(month)
     return dropped
 
@@ -74,9 +75,7 @@ class RetentionLoop:
             self._task = asyncio.create_task(self._run(), name="usage:retention")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
     async def _run(self) -> None:
         while True:

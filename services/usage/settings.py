@@ -29,7 +29,10 @@ class UsageSettings(RuntimeSettings):
         default=None, description="http[s]://user:password@host:port/database of ClickHouse; unset: chDB in process"
     )
     clickhouse_cluster: str | None = Field(
-        default=None, pattern=r"^\w[\w.-]*$", description="cluster whose every node keeps all tables; unset: one server"
+        default=None, pattern=r"^\w[\w.-]*$", description="cluster whose nodes keep the tables; unset: one server"
+    )
+    clickhouse_sharded: bool = Field(
+        default=False, description="each shard of the cluster keeps a part of the usage, instead of every node all"
     )
     usage_storage_policy: str | None = Field(
         default=None, pattern=r"^\w+$", description="storage policy of ClickHouse that the tables are moved to"
@@ -51,8 +54,16 @@ class UsageSettings(RuntimeSettings):
     )
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")
 
+    @property
+    def clickhouse_database(self) -> str:
+        """Of a server. Without a name ClickHouse takes its own default."""
+        url = self.clickhouse_url.get_secret_value() if self.clickhouse_url else ""
+        return urlsplit(url).path.strip("/") or "default"
+
     @model_validator(mode="after")
     def _cluster_has_an_address(self) -> Self:
         if self.clickhouse_cluster is not None and self.clickhouse_url is None:
             raise ValueError("TURNLOG_CLICKHOUSE_CLUSTER needs TURNLOG_CLICKHOUSE_URL, of one of its nodes")
+        if self.clickhouse_sharded and self.clickhouse_cluster is None:
+            raise ValueError("TURNLOG_CLICKHOUSE_SHARDED needs TURNLOG_CLICKHOUSE_CLUSTER, whose shards they are")
         return self

@@ -21,6 +21,7 @@ from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.settings import MemorySettings
 from services.memory.store import Changes
 from services.runtime.errors import ConfigurationError, UnavailableError
+from services.runtime.groups import MEMORY_GROUP, instance_of
 from services.runtime.kafka import KafkaClients
 from services.runtime.settings import load_settings
 from services.runtime.topics import apply_topics
@@ -111,7 +112,6 @@ class Memory:
         await eventually(ready, "memory to be ready", seconds=60)
 
     async def until_holds(self, thread_id: str, count: int) -> None:
-        """A memory that was killed is missed by its consumer group for 10 s, so this may take longer than a read."""
         wanted = [f"m-{number}" for number in range(count)]
 
         async def holds() -> bool:
@@ -289,6 +289,20 @@ async def test_a_memory_that_is_killed_loses_nothing_and_doubles_nothing(journal
         await process.wait()
     async with running(settings) as memory:
         await memory.until_holds("t-1", number + 1)
+        (member,) = await members_of(settings)
+        assert member.startswith(instance_of(settings.data_dir)), "it took the place of the dead one"
+
+
+async def members_of(settings: MemorySettings) -> list[str]:
+    """The members of memory's group; a static one is called by its name and a number that changes."""
+    admin = KafkaClients(settings, client_id="test").admin()
+    await admin.start()
+    try:
+        (response,) = await admin.describe_consumer_groups([f"{settings.topic_prefix}{MEMORY_GROUP}"])
+    finally:
+        await admin.close()
+    groups: list[Any] = response.to_object()["groups"]
+    return [member["member_id"] for group in groups for member in group["members"]]
 
 
 async def test_memory_that_is_rebuilt_from_the_journal_is_the_same(journal: Journal, tmp_path: Path) -> None:

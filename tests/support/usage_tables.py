@@ -1,9 +1,11 @@
 """Where the tables of a test of usage are, and what is put into them."""
 
 import asyncio
+import json
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import clickhouse_connect
 
 from schemas.usage import UsageRecorded
 from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.placement import Placement
 from services.usage.queries import UsageGroup, UsageQuery
 from services.usage.store import Block
 
@@ -30,13 +33,14 @@ from pathlib import Path
 from schemas.usage import UsageRecorded
 from services.runtime.errors import ConfigurationError
 from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.placement import Placement
 from services.usage.queries import UsageQuery
 from services.usage.store import Block, ReadBounds, TooMuchAskedError
 
-url, folder, what = sys.argv[1:]
+url, folder, placement, what = sys.argv[1:]
 
 async def main():
-    store = ClickHouseUsageStore(url=url or None, folder=Path(folder))
+    store = ClickHouseUsageStore(url=url or None, folder=Path(folder), placement=Placement(**json.loads(placement)))
     await store.open()
     if what == "query":
         rows = await store.query(UsageQuery("default", bucket="day"))
@@ -68,9 +72,17 @@ class Place:
 
     url: str | None
     folder: Path
+    placement: Placement = field(default_factory=Placement)
 
-    def store(self) -> ClickHouseUsageStore:
-        return ClickHouseUsageStore(url=self.url, folder=self.folder)
+    def store(self, **placed: Any) -> ClickHouseUsageStore:
+        """Fields of `placed` are those of another placement."""
+        return ClickHouseUsageStore(url=self.url, folder=self.folder, placement=replace(self.placement, **placed))
+
+    def run(self, client: Any, statements: Iterable[str]) -> None:
+        """Statements of the migrations, or like them."""
+        for statement in statements:
+            for placed in self.placement.placed(statement):
+                client.command(placed)
 
     def client(self) -> Any:
         if self.url is None:
@@ -80,7 +92,7 @@ class Place:
     async def process(self, what: str, **environment: str) -> asyncio.subprocess.Process:
         """A process that has the same tables open."""
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CHILD, self.url or "", str(self.folder), what),
+            *(sys.executable, "-c", CHILD, self.url or "", str(self.folder), json.dumps(asdict(self.placement)), what),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | environment,

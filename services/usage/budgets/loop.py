@@ -26,6 +26,7 @@ from services.runtime.kafka import (
 from services.runtime.pricing.book import PriceBook
 from services.runtime.records import decode_record
 from services.runtime.settings import RuntimeSettings
+from services.runtime.tasks import end_task
 from services.runtime.topics import count_partitions
 from services.usage.budgets.ledger import Ledger, warning_id, warning_of
 from services.usage.budgets.periods import earliest_period, reads_from
@@ -129,9 +130,7 @@ class BudgetLoop:
         self._task = asyncio.create_task(self._keep_counting(), name="budgets")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
         await self._board.stop()
         await self._producer.stop()
 

@@ -1,8 +1,9 @@
-"""Usage's store on chDB in process and on a server over HTTP.
+"""Usage's store on chDB in process, on a server over HTTP, and spread over the shards of a cluster.
 
-The server is TURNLOG_TEST_CLICKHOUSE_URL (without a database; each test makes its own), else the stand-in of
-`tests.support.clickhouse`. chDB takes one folder a process at a time and another one after it was closed, so each test
-has a folder of its own here; what needs a second process, or one to kill, starts it.
+The server is TURNLOG_TEST_CLICKHOUSE_URL (without a database; each test makes its own), and its cluster
+TURNLOG_TEST_CLICKHOUSE_CLUSTER; else both are the stand-in's of `tests.support.clickhouse`. chDB takes one folder a
+process at a time and another one after it was closed, so each test has a folder of its own here; what needs a second
+process, or one to kill, starts it.
 """
 
 import os
@@ -14,7 +15,8 @@ import clickhouse_connect
 import pytest
 
 from services.usage.clickhouse import ClickHouseUsageStore
-from tests.support.clickhouse import ClickHouseServer
+from services.usage.placement import Placement
+from tests.support.clickhouse import CLUSTER, ClickHouseServer
 from tests.support.installation import free_ports
 from tests.support.usage_tables import Place
 
@@ -30,16 +32,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     stand_in.kill()
 
 
-@pytest.fixture(params=["chdb", "server"])
+@pytest.fixture(scope="session")
+def cluster() -> str:
+    if os.environ.get("TURNLOG_TEST_CLICKHOUSE_URL"):
+        return os.environ.get("TURNLOG_TEST_CLICKHOUSE_CLUSTER") or pytest.skip("a server without a cluster")
+    return CLUSTER
+
+
+@pytest.fixture(params=["chdb", "server", "sharded"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "chdb":
         yield Place(None, tmp_path / "usage")
         return
     url, name = request.getfixturevalue("server"), f"test_{uuid4().hex[:12]}"
+    placement, where = Placement(), ""
+    if request.param == "sharded":
+        cluster = request.getfixturevalue("cluster")
+        placement, where = Placement(cluster=cluster, sharded=True, database=name), f" ON CLUSTER `{cluster}`"
     with clickhouse_connect.get_client(dsn=url) as admin:
-        admin.command(f"CREATE DATABASE {name}")
-        yield Place(f"{url}/{name}", tmp_path / "usage")
-        admin.command(f"DROP DATABASE {name}")
+        admin.command(f"CREATE DATABASE {name}{where}")
+        yield Place(f"{url}/{name}", tmp_path / "usage", placement)
+        admin.command(f"DROP DATABASE {name}{where}")
 
 
 @pytest.fixture

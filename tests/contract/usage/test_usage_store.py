@@ -124,7 +124,7 @@ async def test_a_block_that_a_kill_left_without_its_sums_becomes_whole_when_it_i
     views = ["usage_minutes_a", "usage_days_a"] if missing == "both" else [missing]
     with place.client() as client:
         for view in views:
-            client.command(f"DROP TABLE {view}_view SYNC")
+            place.run(client, [f"DROP TABLE {view}_view SYNC"])
     store = place.store()
     await store.open()
     await store.insert(block(*events[2:], first=20, partition=3))
@@ -132,7 +132,7 @@ async def test_a_block_that_a_kill_left_without_its_sums_becomes_whole_when_it_i
     with place.client() as client:
         for statement in statements(migrations()[1][1]):
             if any(statement.startswith(f"CREATE MATERIALIZED VIEW IF NOT EXISTS {view}_view ") for view in views):
-                client.command(statement)
+                place.run(client, [statement])
     store = place.store()
     await store.open()
     try:
@@ -407,7 +407,7 @@ async def test_sums_of_a_month_that_is_not_looked_at_are_no_imbalance(place: Pla
     await store.insert(block(in_month(0, 3), in_month(1, 7)))
     await store.close()
     with place.client() as client:
-        client.command("ALTER TABLE usage_events_a DROP PARTITION 202503")
+        place.run(client, ["ALTER TABLE usage_events_a DROP PARTITION 202503"])
     store = place.store()
     await store.open()
     try:
