@@ -111,6 +111,7 @@ class TurnActor:
         self._traces = traces
         self._working: dict[str, _Working] = {}
         self._streams: dict[str, DeltaStream] = {}
+        self._waiting_for_context = 0
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
         self._intake.taken(partition, recent, journal_end)
@@ -271,13 +272,21 @@ class TurnActor:
         return [*working.past, *working.own]
 
     async def _context(self, request: ContextRequest) -> ContextResponse:
-        while True:
-            try:
-                return await self._memory.context(request)
-            except UnavailableError as error:
-                log.warning("context_waits", turn_id=request.turn_id, reason=str(error))
+        """Waits for memory as long as it takes; the first of the turns that wait says why."""
+        waits = False
+        try:
+            while True:
+                try:
+                    return await self._memory.context(request)
+                except UnavailableError as error:
+                    if not waits and not self._waiting_for_context:
+                        log.warning("context_waits", turn_id=request.turn_id, reason=str(error))
+                    self._waiting_for_context += not waits
+                    waits = True
                 await asyncio.sleep(MEMORY_RETRY_SECONDS)
                 await self._memory.until_reachable()
+        finally:
+            self._waiting_for_context -= waits
 
     def _written(self, state: ThreadState | None) -> str:
         """What this worker has got of the answer that the state waits for."""

@@ -26,31 +26,34 @@ LEAST_MATCHED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A document, and which rankings have it. The score says what is better within one answer."""
+    """A hit, and which rankings have it. The score says what is better within one answer."""
 
-    document: Document
+    hit: Hit
     score: float
     found_by: tuple[FoundBy, ...]
+
+    @property
+    def document(self) -> Document:
+        return self.hit.document
 
 
 def fused(rankings: Mapping[FoundBy, Sequence[Hit]]) -> list[Found]:
     """Every document of the rankings once, best first. One ranking alone keeps its order and its scores."""
     if len(rankings) == 1:
         [(name, hits)] = rankings.items()
-        return [Found(hit.document, hit.score, (name,)) for hit in hits]
-    documents: dict[str, Document] = {}
+        return [Found(hit, hit.score, (name,)) for hit in hits]
+    found: dict[str, Hit] = {}
     scores: dict[str, float] = {}
     names: dict[str, tuple[FoundBy, ...]] = {}
     for name, hits in rankings.items():
         for hit in hits:
-            documents.setdefault(hit.document.point_id, hit.document)
-            names[hit.document.point_id] = (*names.get(hit.document.point_id, ()), name)
+            found.setdefault(hit.point_id, hit)
+            names[hit.point_id] = (*names.get(hit.point_id, ()), name)
         counting = [hit for hit in hits if hit.matched >= LEAST_MATCHED]
         for rank, hit in enumerate(counting, start=1):
-            point = hit.document.point_id
-            scores[point] = scores.get(point, 0.0) + WEIGHTS[name] / (RANK_CONSTANT + rank)
-    rest = [hit.document.point_id for hits in rankings.values() for hit in hits if hit.document.point_id not in scores]
-    for place, point in enumerate(rest, start=len(documents) + 1):
+            scores[hit.point_id] = scores.get(hit.point_id, 0.0) + WEIGHTS[name] / (RANK_CONSTANT + rank)
+    rest = [hit.point_id for hits in rankings.values() for hit in hits if hit.point_id not in scores]
+    for place, point in enumerate(rest, start=len(found) + 1):
         scores[point] = min(WEIGHTS.values()) / (RANK_CONSTANT + place)
     ordered = sorted(scores, key=lambda point: (-scores[point], point))
-    return [Found(documents[point], scores[point], names[point]) for point in ordered]
+    return [Found(found[point], scores[point], names[point]) for point in ordered]

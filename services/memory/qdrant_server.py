@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
@@ -176,7 +177,7 @@ class MemoryCollection:
         hits: list[Hit] = []
         for point in answer.points:
             stored: Any = point.vector
-            hits.append(Hit(_document(point), point.score, matched(vector, stored[TEXT])))
+            hits.append(_hit(point, matched(vector, stored[TEXT])))
         return hits
 
     def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
@@ -195,7 +196,7 @@ class MemoryCollection:
                 score_threshold=least,
                 limit=limit,
             )
-        return [Hit(_document(point), point.score) for point in answer.points]
+        return [_hit(point) for point in answer.points]
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         """No message changes in between; one process writes at a time. The state follows the vector."""
@@ -397,6 +398,10 @@ def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models
 
 def _equals(key: str, value: str | int) -> models.FieldCondition:
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+def _hit(point: Any, matched: float = 1.0) -> Hit:
+    return Hit(str(point.id), point.score, partial(_document, point), matched)
 
 
 def _document(record: Any) -> Document:

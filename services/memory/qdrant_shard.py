@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from services.memory.store import (
 )
 from services.runtime.disk import require_room
 from services.runtime.errors import UnavailableError
+from services.runtime.tasks import end_task
 
 BATCH = 256
 """Points of one call: 5,000 hold the GIL for 110 ms."""
@@ -106,10 +108,8 @@ class MemoryShard:
             self._shard = None
 
     async def _stop_flushing(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-            await asyncio.gather(self._flushing, return_exceptions=True)
-            self._flushing = None
+        await end_task(self._flushing)
+        self._flushing = None
 
     async def positions(self) -> Mapping[int, int]:
         request = qdrant.ScrollRequest(limit=10_000, filter=_filter({"kind": OFFSET_KIND}), with_payload=True)
@@ -212,7 +212,7 @@ class MemoryShard:
             with_vector=[TEXT],
         )
         points = await self._run(lambda shard: shard.query(request))
-        return [Hit(_document(point), point.score, matched(vector, point.vector[TEXT])) for point in points]
+        return [_hit(point, matched(vector, point.vector[TEXT])) for point in points]
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
@@ -226,7 +226,7 @@ class MemoryShard:
             with_payload=True,
         )
         points = await self._run(lambda shard: shard.query(request))
-        return [Hit(_document(point), point.score) for point in points]
+        return [_hit(point) for point in points]
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         if self._shard is not None:
@@ -380,6 +380,10 @@ def _filter(
         qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in (without or {}).items()
     ]
     return qdrant.Filter(must=must, must_not=excluded or None)
+
+
+def _hit(point: Any, matched: float = 1.0) -> Hit:
+    return Hit(str(point.id), point.score, partial(_document, point), matched)
 
 
 def _document(record: Any) -> Document:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from schemas.agents import SearchOptions
+from schemas.agents import MessageRange, SearchOptions
 from schemas.http import (
     ContextRequest,
     ContextResponse,
@@ -185,8 +185,8 @@ class Reads:
         find = Find("thread", tenant_id, where)
         if query:
             place = _Place.after(cursor, limit)
-            hits = [hit.document for hit in await self._store.search(find, query, place.depth)]
-            items = [ThreadView.model_validate_json(document.body) for document in hits[place.begin : place.end]]
+            hits = await self._store.search(find, query, place.depth)
+            items = [ThreadView.model_validate_json(hit.document.body) for hit in hits[place.begin : place.end]]
             return Page[ThreadView](items=items, next_cursor=place.following(len(hits)))
         documents, following = await self._page(find, order, descending=True, cursor=cursor, limit=limit)
         items = [ThreadView.model_validate_json(document.body) for document in documents]
@@ -293,25 +293,25 @@ class Reads:
                 request.tenant_id, request.thread_id, turn_id=request.turn_id, limit=OWN_MESSAGES
             )
             turn = page.items
-        recent: list[MessageView] = []
+        recent = Page[MessageView](items=[], next_cursor="")
         if options.recent_messages:
-            page = await self.messages(
+            recent = await self.messages(
                 request.tenant_id,
                 request.thread_id,
                 limit=options.recent_messages,
                 descending=True,
                 exclude_tool=options.exclude_tool_messages,
             )
-            recent = page.items
         hits: list[MessageHit] = []
         neighbours: list[MessageView] = []
         without_vector = None
         query = request.query or next((each.text for each in turn if each.role == "user"), "")
         if options.search is not None and options.search.limit and query:
             hits, without_vector = await self._hits(request, options.search, query)
-            around = [self._around(request, hit.message, options.search) for hit in hits]
+            wanted = options.search.message_range
+            around = [self._around(request, hit.message, wanted, recent) for hit in hits]
             neighbours = [each for some in await asyncio.gather(*around) for each in some]
-        messages = assemble(request.thread_id, turn=turn, recent=recent, hits=hits, neighbours=neighbours)
+        messages = assemble(request.thread_id, turn=turn, recent=recent.items, hits=hits, neighbours=neighbours)
         kept = messages if options.max_tokens is None else within_budget(messages, options.max_tokens)
         return ContextResponse(
             messages=kept,
@@ -343,8 +343,13 @@ class Reads:
         ]
         return hits, result.without_vector
 
-    async def _around(self, request: ContextRequest, message: MessageView, search: SearchOptions) -> list[MessageView]:
+    async def _around(
+        self, request: ContextRequest, message: MessageView, wanted: MessageRange, recent: Page[MessageView]
+    ) -> list[MessageView]:
+        """Neighbours of a hit, without those that are certainly among the recent messages of the thread."""
         find = Find("message", request.tenant_id, {"thread_id": message.thread_id}, _without(request))
+        if message.thread_id == request.thread_id:
+            wanted = _not_in_hand(message, wanted, recent)
 
         async def nearest(count: int, within: Range, *, descending: bool) -> Sequence[Document]:
             if not count:
@@ -354,8 +359,8 @@ class Reads:
             )
 
         before, after = await asyncio.gather(
-            nearest(search.message_range.before, Range(below=message.position), descending=True),
-            nearest(search.message_range.after, Range(above=message.position), descending=False),
+            nearest(wanted.before, Range(below=message.position), descending=True),
+            nearest(wanted.after, Range(above=message.position), descending=False),
         )
         return _messages([*before, *after])
 
@@ -392,6 +397,17 @@ class Reads:
         if not documents:
             raise NotFoundError(f"there is no {what} {name!r}")
         return documents[0].body
+
+
+def _not_in_hand(message: MessageView, wanted: MessageRange, recent: Page[MessageView]) -> MessageRange:
+    """What of the neighbours of a message may be missing among the recent ones of its thread, the latest first."""
+    if recent.next_cursor is None:
+        return MessageRange(before=0, after=0)
+    earlier = sum(each.position < message.position for each in recent.items)
+    is_followed = bool(recent.items) and recent.items[-1].position <= message.position
+    return MessageRange(
+        before=0 if earlier >= wanted.before else wanted.before, after=0 if is_followed else wanted.after
+    )
 
 
 def _messages(documents: Sequence[Document]) -> list[MessageView]:

@@ -1,8 +1,9 @@
 """The port to Qdrant: documents of a tenant, found by field, by order, by text and by meaning."""
 
+import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -25,6 +26,7 @@ MOST_STATES = 1000
 """Of the vectors of messages: two for each model that there ever was."""
 
 
+@functools.lru_cache(maxsize=4096)
 def point_id(kind: str, tenant_id: str, *identity: str) -> str:
     """The point of a document: a UUID from what it is, so that writing it again replaces it."""
     digest = hashlib.sha256("\x1f".join((kind, tenant_id, *identity)).encode()).digest()
@@ -163,11 +165,20 @@ class Find:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """`matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1."""
+    """What a search has found.
 
-    document: Document
+    `matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1. `read`
+    takes longer than the search did for each: of many hits few are wanted.
+    """
+
+    point_id: str
     score: float
+    read: Callable[[], Document]
     matched: float = 1.0
+
+    @property
+    def document(self) -> Document:
+        return self.read()
 
 
 @dataclass(frozen=True, slots=True)

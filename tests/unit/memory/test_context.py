@@ -119,6 +119,15 @@ async def test_a_search_finds_older_messages_and_what_is_around_them(told: Told)
     assert [each.message.message_id for each in found if each.score is not None] == ["m-4"]
 
 
+@pytest.mark.parametrize("recent", [0, 1, 6, 7, 8, 9, 10, 11, 12, 13])
+async def test_around_a_hit_is_the_same_however_much_of_it_is_recent(told: Told, recent: int) -> None:
+    await conversation(told)
+    search = SearchOptions(message_range=MessageRange(before=2, after=1))
+    found = await seen(told, query="lighthouse", options={"recent_messages": recent, "search": search})
+    wanted = {2, 3, 4, 5, *range(12)[12 - min(recent, 12) :]}
+    assert ids(found) == [f"m-{number}" for number in sorted(wanted)]
+
+
 async def test_around_a_hit_nothing_may_be_asked_for(told: Told) -> None:
     await conversation(told)
     search = SearchOptions(message_range=MessageRange(before=0, after=0))

@@ -1,6 +1,7 @@
 """Two rankings become one by rank alone."""
 
 from dataclasses import replace
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,10 @@ from services.memory.store import Document, Hit
 
 def hits(*names: str) -> list[Hit]:
     """A ranking of documents, whose scores fall."""
-    return [Hit(Document(name, "message", "acme", {}, "{}"), 1 / (1 + rank)) for rank, name in enumerate(names)]
+    return [
+        Hit(name, 1 / (1 + rank), partial(Document, name, "message", "acme", {}, "{}"))
+        for rank, name in enumerate(names)
+    ]
 
 
 def order(text: list[str], vector: list[str]) -> list[str]:
