@@ -54,6 +54,7 @@ class Engine:
     """One connection, one query at a time."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         configuration = folder / "configuration.xml"
         configuration.write_text(CONFIGURATION)
         self._connection = chdb.connect(f"{folder}?config-file={configuration}")
