@@ -46,6 +46,8 @@ async def test_a_consumer_that_is_stopped_after_a_failed_fetch_cancels_nobody(
         consumer.assign([TopicPartition("messages", 0)])
         assert await consumer.getmany(timeout_ms=20_000)
         assert broker.pid is not None
+        os.kill(broker.pid, signal.SIGSTOP)
+        assert not await consumer.getmany(timeout_ms=1_000), "it asks, and nobody answers"
         os.kill(broker.pid, signal.SIGKILL)
         await until(lambda: "Failed fetch messages" in caplog.text, "a fetch to fail")
         await consumer.stop()
