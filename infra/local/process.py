@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -138,11 +139,12 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that is free now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on 127.0.0.1 that is free now, below those that the kernel gives to outgoing connections (32768 and up on
+    Linux): one of these might have it before the server does, or while the server is started again.
+    """
+    while not port_is_free(port := random.randrange(10_000, 32_000)):  # noqa: S311 - no secret
+        pass
+    return port
 
 
 def claim_port(port: int, *, setting: str) -> int:
