@@ -24,7 +24,7 @@ from infra.local.errors import DataFolderUnusable, LocalExtraMissing
 from infra.local.folder_lock import FolderLock
 from infra.local.jars import Fetcher, JarCache, JarLock, Progress, cache_folder
 from infra.local.node import STOP_SECONDS, Node, server_log
-from infra.local.process import claim_port, free_port, port_is_free
+from infra.local.process import claim_port, free_ports, port_is_free
 
 try:
     from infra.local.maven import MavenFetcher
@@ -158,7 +158,7 @@ class LocalKafka:
         ports = [first, *(claim_port(first + number, setting=PORT_SETTING) for number in range(1, count))]
         controllers: list[int] = []
         for wanted in range(first + count, first + 2 * count):
-            controllers.append(wanted if wanted <= 65535 and port_is_free(wanted) else free_port())
+            controllers.append(wanted if wanted <= 65535 and port_is_free(wanted) else free_ports())
         return [
             BrokerConfig(
                 port=port,

@@ -138,19 +138,22 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def free_port() -> int:
-    """A port on 127.0.0.1 that is free now, below those that the kernel gives to outgoing connections (32768 and up on
-    Linux): one of these might have it before the server does, or while the server is started again.
+def free_ports(count: int = 1) -> int:
+    """The first of `count` ports in a row on 127.0.0.1 that are free now.
+
+    They lie below those that the kernel gives to outgoing connections (32768 and up on Linux): one of these might have
+    a port before its server does, or while the server is started again.
     """
-    while not port_is_free(port := random.randrange(10_000, 32_000)):  # noqa: S311 - no secret
-        pass
-    return port
+    while True:
+        first = random.randrange(10_000, 32_000)  # noqa: S311 - no secret
+        if all(port_is_free(port) for port in range(first, first + count)):
+            return first
 
 
 def claim_port(port: int, *, setting: str) -> int:
     """`port` itself if it is free, or any free port when it is 0. Raises `PortInUse`, naming the setting to change."""
     if port == 0:
-        return free_port()
+        return free_ports()
     if not port_is_free(port):
         raise PortInUse(port, setting=setting)
     return port

@@ -5,10 +5,8 @@ import contextlib
 import itertools
 import json
 import os
-import random
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,28 +16,12 @@ from typing import Any
 
 import aiohttp
 
+from infra.local.process import free_ports
 from tests.support.log import Log
 from tests.support.waiting import eventually, until
 
 START_SECONDS = 60
 STOP_SECONDS = 45
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now.
-
-    They lie below those that the kernel gives to outgoing connections (32768 and up on Linux): a service that is killed
-    and started again would find one of these on its port.
-    """
-    while True:
-        first = random.randrange(10_000, 32_000)
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
 
 
 @dataclass

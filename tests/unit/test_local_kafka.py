@@ -25,7 +25,7 @@ from infra.local.folder_lock import FolderLock
 from infra.local.jars import FetchFailed, JarCache, JarLock, LockedJar, cache_folder
 from infra.local.kafka import LOCK_FILE, LocalKafka
 from infra.local.maven import central_mirror
-from infra.local.process import GuardedProcess, child_environment, free_port, port_is_free
+from infra.local.process import GuardedProcess, child_environment, free_ports, port_is_free
 
 CONTENT = {"org.example:one:1.0": b"one", "org.example:two:2.0": b"two two"}
 
@@ -300,4 +300,4 @@ def test_every_error_of_the_launcher_ends_a_command_with_code_2() -> None:
 
 
 def test_a_free_port_can_be_listened_on() -> None:
-    assert port_is_free(free_port())
+    assert port_is_free(free_ports())
