@@ -16,6 +16,9 @@ log = structlog.get_logger(__name__)
 
 START_RETRY_SECONDS = 1.0
 
+ONE_SIGNAL_SECONDS = 1.0
+"""Ctrl-C reaches every process of the terminal, and `uv run` passes its own on: what follows within is no second one."""
+
 
 class Service(Protocol):
     """What `turnlog up` and `turnlog run` need of a service.
@@ -34,15 +37,19 @@ class Service(Protocol):
 
 
 async def wait_for_signal() -> signal.Signals:
-    """Returns with the first SIGINT or SIGTERM; a second one is left to its default, which ends the process."""
+    """Returns with the first SIGINT or SIGTERM. A second one ends the process at once, whatever it is still doing."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
 
     def receive(number: signal.Signals) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(each)
         if not received.done():
             received.set_result(number)
+            loop.call_later(ONE_SIGNAL_SECONDS, leave_to_the_system)
+
+    def leave_to_the_system() -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, receive, number)

@@ -24,6 +24,9 @@ BACK_OFF_SECONDS = 2.0
 
 READY_SECONDS = 180
 
+STARTED = "service_started"
+"""What a process says when it takes work."""
+
 PARTITIONS = 4
 
 AGENTS = """
@@ -61,6 +64,11 @@ class Member:
     @property
     def alive(self) -> bool:
         return self.running is not None and self.running.process.returncode is None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it runs, and has said that it has started."""
+        return self.alive and self.running is not None and STARTED in self.running.output
 
     @property
     def stopped(self) -> bool:

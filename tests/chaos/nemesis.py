@@ -15,8 +15,11 @@ from tests.support.waiting import until
 FINDS_OUT_SECONDS = 60
 """For a worker that was paused to see that others went on without it."""
 
+STARTS_SECONDS = 40
+"""How long a fault waits for one that is armed to be at work, however slow the machine is at starting it."""
+
 ARMED_SECONDS = 12
-"""How long a fault waits for the failpoint of the last one to strike: starting and joining take some of it."""
+"""How long it waits then for the failpoint to strike."""
 
 FOUND_OUT = re.compile(r"partition_fenced|partition_lost|partitions_assigned|reading_failed")
 
@@ -95,6 +98,8 @@ class Nemesis:
     async def _until_free(self, member: Member) -> None:
         """Until it runs, and what it is armed with has struck, or had its time to."""
         with contextlib.suppress(AssertionError):
+            started = "it to be at work with its failpoint"
+            await until(lambda: member.at_work or not member.failpoint, started, seconds=STARTS_SECONDS)
             await until(lambda: member.alive and not member.failpoint, "its failpoint", seconds=ARMED_SECONDS)
         await until(lambda: member.alive, f"{member.name} to run")
 
