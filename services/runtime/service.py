@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 START_RETRY_SECONDS = 1.0
 
 ONE_SIGNAL_SECONDS = 1.0
-"""Ctrl-C reaches every process of the terminal, and `uv run` passes its own on: what follows within is no second one."""
+"""Ctrl-C reaches every process of a terminal, and `uv run` hands its own on: what follows within is no second one."""
 
 
 class Service(Protocol):
