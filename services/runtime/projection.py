@@ -18,7 +18,7 @@ from prometheus_client import Gauge
 
 from schemas.envelope import RecordRejectedError
 from schemas.http import ComponentHealth
-from schemas.topics import Topic
+from schemas.topics import MAX_RECORD_BYTES, Topic
 from services.runtime.dead_letters import send_rejected
 from services.runtime.errors import BehindError, ConfigurationError, UnavailableError
 from services.runtime.failpoints import Failpoints
@@ -43,6 +43,14 @@ POLL_MS = 20
 """FastStream sleeps this long after an empty poll: it bounds the delay of a projection that was idle."""
 
 RETRY_SECONDS = 0.5
+
+MOST_REST_SECONDS = 2.0
+
+DECODED_AT_ONCE = 1000
+"""Records between two moments in which the process may do something else."""
+
+RECORD_BYTES = 500
+"""About as many a record has: of a partition so much is fetched at once that a batch can be full."""
 
 MARKER_SECONDS = 0.25
 """A projection that is still behind after this looks whether it waits for a record at all."""
@@ -74,7 +82,8 @@ class Projection(ConsumerRebalanceListener):
     Args:
         max_records: largest batch.
         check: of every event, before it is applied.
-        pause_seconds: between two batches, for a store that prefers few large ones.
+        rest: so many times as long as a batch took it waits for more, up to MOST_REST_SECONDS, for a store to which a
+            small batch costs as much as a large one. Not while it is behind: after a tenth of a full batch.
         instance_id: static membership of the group, of a store that one process at a time has open.
     """
 
@@ -90,7 +99,7 @@ class Projection(ConsumerRebalanceListener):
         failpoints: Failpoints,
         traces: Traces,
         max_records: int = 1000,
-        pause_seconds: float = 0,
+        rest: int = 0,
         check: EventCheck | None = None,
         instance_id: str | None = None,
     ) -> None:
@@ -102,7 +111,8 @@ class Projection(ConsumerRebalanceListener):
         self._clients = clients
         self._failpoints = failpoints
         self._traces = traces
-        self._pause_seconds = pause_seconds
+        self._rest = rest
+        self._max_records = max_records
         self._check = check
         self._producer: AIOKafkaProducer = clients.producer()
         self._markers = MarkerReader(self._name, clients)
@@ -120,6 +130,7 @@ class Projection(ConsumerRebalanceListener):
             batch=True,
             batch_timeout_ms=POLL_MS,
             max_records=max_records,
+            max_partition_fetch_bytes=max(MAX_RECORD_BYTES, max_records * RECORD_BYTES),
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             ack_policy=AckPolicy.MANUAL,
@@ -232,10 +243,13 @@ class Projection(ConsumerRebalanceListener):
         for record in records:
             by_partition.setdefault(record.partition, []).append(record)
         self._in_hand = {*by_partition}
+        began = asyncio.get_running_loop().time()
         for partition, batch in by_partition.items():
             await self._apply(partition, batch)
             self._in_hand.discard(partition)
-        await asyncio.sleep(self._pause_seconds)
+        took = asyncio.get_running_loop().time() - began
+        behind = len(records) >= self._max_records / 10
+        await asyncio.sleep(0 if behind else min(MOST_REST_SECONDS, self._rest * took))
 
     async def _apply(self, partition: int, batch: Sequence[Record]) -> None:
         """Applies a batch, as often as it takes. An offset is passed only when its record is stored or rejected."""
@@ -303,7 +317,9 @@ class Projection(ConsumerRebalanceListener):
         """The records that are events. Returns when the others are on `dead-letters`."""
         events: list[ProjectedRecord] = []
         rejected: list[Awaitable[Any]] = []
-        for record in records:
+        for number, record in enumerate(records, 1):
+            if number % DECODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 events.append(decode_record(self._topic, record, self._check))
             except RecordRejectedError as error:
