@@ -46,10 +46,11 @@ def assemble(
     ]
     for reason, messages in strongest_first:
         for message in messages:
-            found = ContextMessage(message=message, reason=reason)
-            if hit := by_id.get(message.message_id):
-                found = ContextMessage(message=message, reason=reason, score=hit.score, found_by=list(hit.found_by))
-            chosen.setdefault(message.message_id, found)
+            if message.message_id in chosen:
+                continue
+            hit = by_id.get(message.message_id)
+            score, found_by = (hit.score, list(hit.found_by)) if hit else (None, [])
+            chosen[message.message_id] = ContextMessage(message=message, reason=reason, score=score, found_by=found_by)
     return _whole_calls(sorted(chosen.values(), key=lambda each: _place(each.message, thread_id)))
 
 
@@ -113,6 +114,8 @@ def _whole_calls(messages: Sequence[ContextMessage]) -> list[ContextMessage]:
     parts = [part for each in messages for part in each.message.parts]
     called = {part.call_id for part in parts if isinstance(part, ToolCallPart)}
     answered = {part.call_id for part in parts if isinstance(part, ToolResultPart)}
+    if not called and not answered:
+        return list(messages)
 
     def is_whole(part: Part, reason: Reason) -> bool:
         match part:
