@@ -32,6 +32,7 @@ from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.reads import Reads
 from services.memory.search import Search
 from services.memory.store import MessageVector
+from services.runtime.garbage import collect_rarely
 from services.runtime.records import ProjectedRecord
 from tests.bench.bench_installation import resident_megabytes
 from tests.bench.report import Figure
@@ -55,7 +56,8 @@ VOCABULARY = [first + second + third for first in SYLLABLES for second in SYLLAB
 
 
 async def measure(sizes: Sequence[int] = SIZES) -> list[Figure]:
-    """One store, measured each time that it holds so many messages."""
+    """One store, measured each time that it holds so many messages. Python's collector is as it is in a service."""
+    collect_rarely()
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
         store, embedder = EdgeMemoryStore(Path(name)), LocalEmbedder()

@@ -19,6 +19,7 @@ import clickhouse_connect
 from schemas.envelope import decode_event
 from schemas.ids import derived_id
 from schemas.topics import USAGE
+from services.runtime.garbage import collect_rarely
 from services.runtime.pricing.defaults import PackagedPrices
 from services.runtime.records import ProjectedRecord
 from services.usage.app import BLOCK_RECORDS, UsageProjection
@@ -47,7 +48,8 @@ TOP_TENANTS = (
 
 
 async def measure() -> list[Figure]:
-    """One store in an empty folder."""
+    """One store in an empty folder. Python's collector is as it is in a service."""
+    collect_rarely()
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
         figures = await _project(Path(name))
         figures += _fill(Path(name))
