@@ -308,8 +308,12 @@ class Reads:
         query = request.query or next((each.text for each in turn if each.role == "user"), "")
         if options.search is not None and options.search.limit and query:
             hits, without_vector = await self._hits(request, options.search, query)
-            wanted = options.search.message_range
-            around = [self._around(request, hit.message, wanted, recent) for hit in hits]
+            ranges = [_not_in_hand(request, hit.message, options.search.message_range, recent) for hit in hits]
+            around = [
+                self._around(request, hit.message, wanted)
+                for hit, wanted in zip(hits, ranges, strict=True)
+                if wanted.before or wanted.after
+            ]
             neighbours = [each for some in await asyncio.gather(*around) for each in some]
         messages = assemble(request.thread_id, turn=turn, recent=recent.items, hits=hits, neighbours=neighbours)
         kept = messages if options.max_tokens is None else within_budget(messages, options.max_tokens)
@@ -343,13 +347,9 @@ class Reads:
         ]
         return hits, result.without_vector
 
-    async def _around(
-        self, request: ContextRequest, message: MessageView, wanted: MessageRange, recent: Page[MessageView]
-    ) -> list[MessageView]:
-        """Neighbours of a hit, without those that are certainly among the recent messages of the thread."""
+    async def _around(self, request: ContextRequest, message: MessageView, wanted: MessageRange) -> list[MessageView]:
+        """Neighbours of a hit."""
         find = Find("message", request.tenant_id, {"thread_id": message.thread_id}, _without(request))
-        if message.thread_id == request.thread_id:
-            wanted = _not_in_hand(message, wanted, recent)
 
         async def nearest(count: int, within: Range, *, descending: bool) -> Sequence[Document]:
             if not count:
@@ -399,8 +399,16 @@ class Reads:
         return documents[0].body
 
 
-def _not_in_hand(message: MessageView, wanted: MessageRange, recent: Page[MessageView]) -> MessageRange:
-    """What of the neighbours of a message may be missing among the recent ones of its thread, the latest first."""
+def _not_in_hand(
+    request: ContextRequest, message: MessageView, wanted: MessageRange, recent: Page[MessageView]
+) -> MessageRange:
+    """What of the neighbours of a message may be missing among the recent ones of the request's thread.
+
+    Args:
+        recent: the latest first.
+    """
+    if message.thread_id != request.thread_id:
+        return wanted
     if recent.next_cursor is None:
         return MessageRange(before=0, after=0)
     earlier = sum(each.position < message.position for each in recent.items)
