@@ -7,7 +7,7 @@ copy of a message, a call or a unit of usage carries the id of the first.
 import hashlib
 import os
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -24,11 +24,14 @@ def _uuid7(milliseconds: int, entropy: bytes) -> str:
 
 def new_id(at: datetime) -> str:
     """A fresh UUIDv7 (RFC 9562) of the time `at`."""
-    return _uuid7(int(at.timestamp() * 1000), os.urandom(10))
+    return _uuid7((at - EPOCH) // timedelta(milliseconds=1), os.urandom(10))
 
 
 def derived_id(*parts: object, at: datetime) -> str:
-    """The UUIDv7-shaped id of the fact that `parts` name: time bits from `at`, the rest from their SHA-256."""
+    """The UUIDv7-shaped id of the fact that `parts` name: time bits from `at`, the rest from their SHA-256.
+
+    By way of a float the time is now and then a millisecond early. It stays so: another id would be another fact.
+    """
     text = "\x1f".join(str(part) for part in parts)
     return _uuid7(int(at.timestamp() * 1000), hashlib.sha256(text.encode()).digest())
 
@@ -39,8 +42,8 @@ def time_of(identifier: str) -> datetime:
         value = uuid.UUID(identifier)
         if value.version != 7:
             return EPOCH
-        return datetime.fromtimestamp((value.int >> 80) / 1000, tz=UTC)
-    except ValueError:
+        return EPOCH + timedelta(milliseconds=value.int >> 80)
+    except (ValueError, OverflowError):
         return EPOCH
 
 
