@@ -37,7 +37,7 @@ class Service(Protocol):
 
 
 async def wait_for_signal() -> signal.Signals:
-    """Returns with the first SIGINT or SIGTERM. A second one ends the process at once, whatever it is still doing."""
+    """Returns with the first SIGINT or SIGTERM. One that comes after ONE_SIGNAL_SECONDS ends the process at once."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
 

@@ -98,8 +98,7 @@ class Nemesis:
     async def _until_free(self, member: Member) -> None:
         """Until it runs, and what it is armed with has struck, or had its time to."""
         with contextlib.suppress(AssertionError):
-            started = "it to be at work with its failpoint"
-            await until(lambda: member.at_work or not member.failpoint, started, seconds=STARTS_SECONDS)
+            await until(lambda: member.at_work or not member.failpoint, "it to start", seconds=STARTS_SECONDS)
             await until(lambda: member.alive and not member.failpoint, "its failpoint", seconds=ARMED_SECONDS)
         await until(lambda: member.alive, f"{member.name} to run")
 
