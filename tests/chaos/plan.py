@@ -59,7 +59,7 @@ OWNER_POINTS = {
     "takeover.after_fence": 2,
     "takeover.after_offsets": 2,
     "takeover.after_restore": 2,
-    "intake.after_consume": 10,
+    "intake.after_consume": 25,
     "commit.before": 60,
     "commit.sending": 99,
     "commit.inside": 60,
@@ -69,9 +69,9 @@ OWNER_POINTS = {
 
 POINTS = {
     "agents": OWNER_POINTS,
-    "tools": {"tools.before_result": 8, "tools.after_result": 8},
-    "memory": {"projection.before_store": 10, "projection.after_store": 10},
-    "usage": {"projection.before_store": 3, "projection.after_store": 3},
+    "tools": {"tools.before_result": 20, "tools.after_result": 20},
+    "memory": {"projection.before_store": 30, "projection.after_store": 30},
+    "usage": {"projection.before_store": 6, "projection.after_store": 6},
     "gateway": {},
 }
 
