@@ -72,13 +72,8 @@ class Member:
 
     @property
     def stopped(self) -> bool:
-        """Whether it has got SIGSTOP, from whomever."""
-        if not self.alive or self.running is None:
-            return False
-        with contextlib.suppress(OSError):
-            stat = Path(f"/proc/{self.running.process.pid}/stat").read_text()
-            return stat.rpartition(")")[2].split()[0] == "T"
-        return False
+        """Whether it runs, and has got SIGSTOP, from whomever."""
+        return self.running is not None and self.running.stopped
 
     async def keep(self) -> None:
         while True:

@@ -67,8 +67,11 @@ async def live_through(plan: Plan, under_test: Cluster) -> Evidence:
     turnlog = under_test.turnlog
     async with Workload(plan, under_test) as workload:
         async with asyncio.TaskGroup() as chaos:
-            chaos.create_task(workload.run())
-            chaos.create_task(Nemesis(under_test, plan.faults).run())
+            faults = chaos.create_task(Nemesis(under_test, plan.faults).run())
+            await workload.run()
+            more = chaos.create_task(workload.run_on())
+            await faults
+            more.cancel()
         await under_test.until_ready()
         await until_settled(turnlog.log, minutes=plan.seconds / 60)
     evidence = await gather(turnlog.log, Gateway(turnlog.http, turnlog.base_url), under_test.executions)

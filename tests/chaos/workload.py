@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
+from itertools import cycle
 from typing import Any, Self
 
 import aiohttp
@@ -14,7 +15,7 @@ from aiokafka.errors import KafkaError
 from schemas.ids import turn_id_of
 from tests.chaos.checker import Event, PromptKey
 from tests.chaos.cluster import PARTITIONS, Cluster, headers_of
-from tests.chaos.plan import Cancel, Plan, Prompt
+from tests.chaos.plan import PROMPTS_A_SECOND, Cancel, Plan, Prompt
 
 AGAIN_SECONDS = 0.2
 """Between two tries of a client whose prompt was not accepted."""
@@ -53,6 +54,12 @@ class Workload:
             for at, action in self._actions():
                 await asyncio.sleep(max(0, began + at - time.monotonic()))
                 clients.create_task(action())
+
+    async def run_on(self) -> None:
+        """Sends prompts again that had their turn, for ever: what is armed late finds something to strike at."""
+        for prompt in cycle(each for each in self._plan.prompts if each.prompt_id is not None and each.door == "kafka"):
+            await self._submit(prompt)
+            await asyncio.sleep(1 / PROMPTS_A_SECOND)
 
     def _actions(self) -> list[tuple[float, Callable[[], Awaitable[None]]]]:
         actions: list[tuple[float, Callable[[], Awaitable[None]]]] = []

@@ -35,6 +35,16 @@ class Running:
     def output(self) -> str:
         return self.output_file.read_text(errors="replace")
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it has got SIGSTOP, from whomever, and runs on when it is woken."""
+        if self.process.returncode is not None:
+            return False
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+            return stat.rpartition(")")[2].split()[0] == "T"
+        return False
+
     async def until_says(self, text: str, *, seconds: float = START_SECONDS) -> None:
         """Waits for words of its output. Fails when the process ends before, or takes too long."""
 
