@@ -63,12 +63,7 @@ class Member:
 
     @property
     def alive(self) -> bool:
-        return self.running is not None and self.running.process.returncode is None
-
-    @property
-    def at_work(self) -> bool:
-        """Whether it runs, and has said that it has started."""
-        return self.alive and self.running is not None and STARTED in self.running.output
+        return self.running is not None and self.running.process.returncode is None and not self.killed_by_us
 
     @property
     def stopped(self) -> bool:

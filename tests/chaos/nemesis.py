@@ -7,8 +7,9 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 
-from tests.chaos.cluster import Cluster, Member
+from tests.chaos.cluster import STARTED, Cluster, Member
 from tests.chaos.plan import BROKER, MODEL, Fault
 from tests.support.waiting import until
 
@@ -30,61 +31,54 @@ class Nemesis:
     def __init__(self, cluster: Cluster, faults: Sequence[Fault]) -> None:
         self._cluster = cluster
         self._faults = faults
-        self._watching: list[asyncio.Task[None]] = []
-        self._missed: list[tuple[Member, str]] = []
         self._broker_strikes = 0
         self._broker_away = False
 
     async def run(self) -> None:
+        """Fails if a worker that was paused never found out."""
         began = time.monotonic()
         victims = {fault.victim for fault in self._faults}
         async with asyncio.TaskGroup() as lanes:
             for victim in victims:
                 lanes.create_task(self._lane(began, [fault for fault in self._faults if fault.victim == victim]))
-        await self._disarm()
-
-    async def _disarm(self) -> None:
-        """From now on nobody dies or stops any more. Fails if a worker that was paused never found out.
-
-        One that has stopped by itself has nobody left who would wake it.
-        """
-        for task in self._watching:
-            task.cancel()
-        ends = await asyncio.gather(*self._watching, return_exceptions=True)
-        for member in self._cluster.members.values():
-            member.armed = ""
-            if member.alive and (member.failpoint or member.stopped):
-                member.kill(dead_seconds=0)
-        for end in ends:
-            if isinstance(end, AssertionError):
-                raise end
 
     async def _lane(self, began: float, faults: Sequence[Fault]) -> None:
-        for fault in faults:
-            await asyncio.sleep(began + fault.at - time.monotonic())
-            if fault.victim == BROKER:
-                self._broker_strikes += 1
-                self._broker_away = True
-                await self._strike_broker(fault)
-                self._broker_away = False
-            elif fault.victim == MODEL:
-                await self._cluster.kill_model()
-                await asyncio.sleep(fault.seconds)
-                await self._cluster.model.start()
-            else:
-                await self._strike(self._cluster.members[fault.victim], fault)
-        if (member := self._cluster.members.get(faults[0].victim)) is not None:
-            await self._until_free(member)
-            await self._strike_what_missed(member, faults)
+        """One fault after the other, then once more those whose failpoint had no time to strike.
 
-    async def _strike_what_missed(self, member: Member, faults: Sequence[Fault]) -> None:
-        """Once more the faults whose failpoint had no time to strike, if no other of its name has struck since."""
-        missed = [failpoint for victim, failpoint in self._missed if victim is member]
-        for fault in (fault for fault in faults if fault.armed in missed):
+        These only if no other failpoint of their name has struck since.
+        """
+        missed: list[Fault] = []
+        for fault, following in zip_longest(faults, faults[1:]):
+            await asyncio.sleep(began + fault.at - time.monotonic())
+            if not await self._carry_out(fault, until_time=began + following.at if following else 0):
+                missed.append(fault)
+        for fault in missed:
             name = fault.armed.partition("=")[0]
             if not any(happened.startswith(f"{name} ") for happened in self._cluster.happened):
-                await self._strike(member, fault)
-                await self._until_free(member)
+                await self._carry_out(fault)
+
+    async def _carry_out(self, fault: Fault, *, until_time: float = 0) -> bool:
+        """Whether it has happened when it is over. What is armed may strike until then."""
+        cluster = self._cluster
+        if fault.victim == BROKER:
+            self._broker_strikes += 1
+            self._broker_away = True
+            await self._strike_broker(fault)
+            self._broker_away = False
+            return True
+        if fault.victim == MODEL:
+            await cluster.kill_model()
+            await asyncio.sleep(fault.seconds)
+            await cluster.model.start()
+            return True
+        member = cluster.members[fault.victim]
+        await until(lambda: member.alive, f"{member.name} to run")
+        if fault.kind == "pause":
+            await self._pause(member, fault.seconds)
+            return True
+        life = len(member.lives)
+        member.kill(dead_seconds=fault.seconds, armed=fault.armed)
+        return not fault.armed or await self._await_failpoint(member, life, fault, until_time)
 
     async def _strike_broker(self, fault: Fault) -> None:
         cluster = self._cluster
@@ -99,49 +93,39 @@ class Nemesis:
         await asyncio.sleep(fault.seconds)
         os.kill(cluster.kafka.pid, signal.SIGCONT)
 
-    async def _strike(self, member: Member, fault: Fault) -> None:
-        await self._until_free(member)
-        if fault.kind == "kill":
-            member.kill(dead_seconds=fault.seconds, armed=fault.armed)
-            if "=stop@" in fault.armed:
-                self._watch(member, fault)
-        elif not member.stopped:
-            await self._pause(member, fault.seconds)
+    async def _await_failpoint(self, member: Member, life: int, fault: Fault, until_time: float) -> bool:
+        """Whether the failpoint of a life has struck. If not, that life is ended: the next one is not armed."""
+        await until(lambda: len(member.lives) > life, f"{member.name} to start again")
+        armed = member.lives[life]
 
-    async def _until_free(self, member: Member) -> None:
-        """Until it runs, and what it is armed with has struck, or had its time to."""
-        try:
-            await until(
-                lambda: not member.armed and (member.at_work or not member.failpoint),
-                "it to start",
-                seconds=STARTS_SECONDS,
-            )
-            await until(lambda: member.alive and not member.failpoint, "its failpoint", seconds=ARMED_SECONDS)
-        except AssertionError:
-            self._missed.append((member, member.failpoint))
-        await until(lambda: member.alive, f"{member.name} to run")
+        def over() -> bool:
+            return armed.stopped or armed.process.returncode is not None
+
+        with contextlib.suppress(AssertionError):
+            await until(lambda: over() or STARTED in armed.output, "it to start", seconds=STARTS_SECONDS)
+            seconds = max(ARMED_SECONDS, until_time - time.monotonic())
+            await until(over, "its failpoint", seconds=seconds)
+        if armed.stopped:
+            self._cluster.happened[f"{fault.armed.partition('=')[0]} stopped {member.service}"] += 1
+            await self._sleep_and_wake(member, fault.seconds)
+            return True
+        if armed.process.returncode is not None:
+            return armed.process.returncode == -signal.SIGKILL
+        member.kill(dead_seconds=0)
+        return False
 
     async def _pause(self, member: Member, seconds: float) -> None:
         """From outside, at any moment."""
         running = member.running
         assert running is not None
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(running.process.pid, signal.SIGSTOP)
+        except ProcessLookupError:  # It has died meanwhile: its next life is paused.
+            await until(lambda: member.running is not running, f"{member.name} to start again")
+            await self._pause(member, seconds)
+        else:
             self._cluster.happened[f"pause {member.service}"] += 1
             await self._sleep_and_wake(member, seconds)
-
-    def _watch(self, member: Member, fault: Fault) -> None:
-        """For one that will stop by itself, at a point within its work."""
-
-        async def watch() -> None:
-            life = len(member.lives)
-            while len(member.lives) == life or not member.stopped:
-                await asyncio.sleep(0.05)
-            self._cluster.happened[f"{fault.armed.partition('=')[0]} stopped {member.service}"] += 1
-            member.failpoint = ""
-            await self._sleep_and_wake(member, fault.seconds)
-
-        self._watching.append(asyncio.create_task(watch()))
 
     async def _sleep_and_wake(self, member: Member, seconds: float) -> None:
         """Longer than its session: others have its work when it wakes, and it must find that out."""
