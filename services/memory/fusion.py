@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.http import FoundBy
-from services.memory.store import Document, Hit
+from services.memory.store import Hit
 
 RANK_CONSTANT = 60
 """The paper's. From 5 to 60 it made no difference to what was measured."""
@@ -28,32 +28,26 @@ LEAST_MATCHED = 0.5
 class Found:
     """A hit, and which rankings have it. The score says what is better within one answer."""
 
-    hit: Hit
+    point_id: str
     score: float
     found_by: tuple[FoundBy, ...]
-
-    @property
-    def document(self) -> Document:
-        return self.hit.document
 
 
 def fused(rankings: Mapping[FoundBy, Sequence[Hit]]) -> list[Found]:
     """Every document of the rankings once, best first. One ranking alone keeps its order and its scores."""
     if len(rankings) == 1:
         [(name, hits)] = rankings.items()
-        return [Found(hit, hit.score, (name,)) for hit in hits]
-    found: dict[str, Hit] = {}
+        return [Found(hit.point_id, hit.score, (name,)) for hit in hits]
     scores: dict[str, float] = {}
     names: dict[str, tuple[FoundBy, ...]] = {}
     for name, hits in rankings.items():
         for hit in hits:
-            found.setdefault(hit.point_id, hit)
             names[hit.point_id] = (*names.get(hit.point_id, ()), name)
         counting = [hit for hit in hits if hit.matched >= LEAST_MATCHED]
         for rank, hit in enumerate(counting, start=1):
             scores[hit.point_id] = scores.get(hit.point_id, 0.0) + WEIGHTS[name] / (RANK_CONSTANT + rank)
     rest = [hit.point_id for hits in rankings.values() for hit in hits if hit.point_id not in scores]
-    for place, point in enumerate(rest, start=len(found) + 1):
+    for place, point in enumerate(rest, start=len(names) + 1):
         scores[point] = min(WEIGHTS.values()) / (RANK_CONSTANT + place)
     ordered = sorted(scores, key=lambda point: (-scores[point], point))
-    return [Found(found[point], scores[point], names[point]) for point in ordered]
+    return [Found(point, scores[point], names[point]) for point in ordered]

@@ -17,7 +17,7 @@ from typing import IO
 from services.memory import qdrant_optimise
 from services.memory.qdrant_shard import MemoryShard
 from services.memory.qdrant_text import TextVectors
-from services.memory.store import Changes, Document, Find, Hit, MessageVector, Range, VectorCounts, VectorSpace
+from services.memory.store import Changes, Document, Find, Hit, Listed, MessageVector, Range, VectorCounts, VectorSpace
 from services.runtime.errors import ConfigurationError, UnavailableError
 
 POINTER = "current"
@@ -186,12 +186,15 @@ class EdgeMemoryStore:
     async def get(self, point_ids: Sequence[str]) -> Sequence[Document]:
         return await self._opened().get(point_ids)
 
+    async def bodies(self, point_ids: Sequence[str]) -> Mapping[str, str]:
+        return await self._opened().bodies(point_ids)
+
     async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
         return await self._opened().of_partition(partition, after=after, limit=limit)
 
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
-    ) -> Sequence[Document]:
+    ) -> Sequence[Listed]:
         return await self._opened().scroll(find, order_by=order_by, descending=descending, limit=limit, within=within)
 
     async def count(self, find: Find) -> int:

@@ -9,7 +9,6 @@ import contextlib
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
@@ -29,6 +28,7 @@ from services.memory.store import (
     Document,
     Find,
     Hit,
+    Listed,
     MessageVector,
     Range,
     VectorCounts,
@@ -131,6 +131,13 @@ class MemoryCollection:
         with self._calling():
             return [_document(record) for record in await self._client.retrieve(self._collection, list(point_ids))]
 
+    async def bodies(self, point_ids: Sequence[str]) -> Mapping[str, str]:
+        if not point_ids:
+            return {}
+        with self._calling():
+            records = await self._client.retrieve(self._collection, list(point_ids), with_payload=["body"])
+        return {str(record.id): (record.payload or {})["body"] for record in records}
+
     async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
         missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=PARTITION))
         condition = models.Filter(
@@ -145,17 +152,19 @@ class MemoryCollection:
 
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
-    ) -> Sequence[Document]:
+    ) -> Sequence[Listed]:
         with self._calling():
             records, _ = await self._client.scroll(
                 self._collection,
                 scroll_filter=_condition(find, {order_by: within}),
+                with_payload=["body", order_by],
                 order_by=models.OrderBy(
                     key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
                 ),
                 limit=limit,
             )
-        return [_document(record) for record in records]
+        payloads = [(record.payload or {}, record) for record in records]
+        return [Listed(payload["body"], payload[order_by], record) for payload, record in payloads]
 
     async def count(self, find: Find) -> int:
         with self._calling():
@@ -171,13 +180,14 @@ class MemoryCollection:
                 query=models.SparseVector(indices=vector.indices, values=vector.values),
                 using=TEXT,
                 query_filter=_condition(find),
+                with_payload=False,
                 with_vectors=[TEXT],
                 limit=limit,
             )
         hits: list[Hit] = []
         for point in answer.points:
             stored: Any = point.vector
-            hits.append(_hit(point, matched(vector, stored[TEXT])))
+            hits.append(Hit(str(point.id), point.score, matched(vector, stored[TEXT])))
         return hits
 
     def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
@@ -194,9 +204,10 @@ class MemoryCollection:
                 using=space.name,
                 query_filter=_condition(find),
                 score_threshold=least,
+                with_payload=False,
                 limit=limit,
             )
-        return [_hit(point) for point in answer.points]
+        return [Hit(str(point.id), point.score) for point in answer.points]
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         """No message changes in between; one process writes at a time. The state follows the vector."""
@@ -398,10 +409,6 @@ def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models
 
 def _equals(key: str, value: str | int) -> models.FieldCondition:
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
-
-
-def _hit(point: Any, matched: float = 1.0) -> Hit:
-    return Hit(str(point.id), point.score, partial(_document, point), matched)
 
 
 def _document(record: Any) -> Document:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from schemas.agents import MessageRange, SearchOptions
 from schemas.http import (
@@ -38,7 +39,7 @@ from services.memory.projector import (
     turn_point,
 )
 from services.memory.search import Search
-from services.memory.store import Document, Fields, Find, MemoryStore, Range
+from services.memory.store import Fields, Find, Hit, Listed, MemoryStore, Range
 from services.runtime.errors import TurnlogError, UnavailableError
 
 OWN_MESSAGES = 1000
@@ -55,6 +56,8 @@ WAYS: Mapping[SearchMode, tuple[FoundBy, ...]] = {
     "vector": ("vector",),
     "hybrid": ("text", "vector"),
 }
+
+F = TypeVar("F", Found, Hit)
 
 FOREIGN_CURSOR = "the cursor was not given out by this service: leave it out to begin anew"
 
@@ -129,9 +132,9 @@ def _decoded(cursor: str) -> str:
         return ""
 
 
-def _mark(document: Document) -> str:
+def _mark(listed: Listed) -> str:
     """Enough of a document's id to know it among those of equal value."""
-    return document.point_id.replace("-", "")[-16:]
+    return listed.point_id.replace("-", "")[-16:]
 
 
 class Reads:
@@ -186,7 +189,8 @@ class Reads:
         if query:
             place = _Place.after(cursor, limit)
             hits = await self._store.search(find, query, place.depth)
-            items = [ThreadView.model_validate_json(hit.document.body) for hit in hits[place.begin : place.end]]
+            bodies = await self._bodies(hits[place.begin : place.end])
+            items = [ThreadView.model_validate_json(body) for _, body in bodies]
             return Page[ThreadView](items=items, next_cursor=place.following(len(hits)))
         documents, following = await self._page(find, order, descending=True, cursor=cursor, limit=limit)
         items = [ThreadView.model_validate_json(document.body) for document in documents]
@@ -227,7 +231,7 @@ class Reads:
         for status in OPEN_STATUSES:
             find = Find("turn", tenant_id, {**_asked(thread_id=thread_id, turn_id=turn_id), "status": status})
             found = await self._store.scroll(find, order_by="created", descending=False, limit=OPEN_TURNS)
-            turns += [TurnView.model_validate_json(document.body) for document in found]
+            turns += [TurnView.model_validate_json(each.body) for each in found]
         pending: list[MessageView] = []
         for turn in turns:
             page = await self.messages(
@@ -266,13 +270,21 @@ class Reads:
         if result.without_vector and mode == "vector":
             raise UnavailableError(result.without_vector)
         return SearchPage(
-            items=[self._hit(each, query) for each in result.found[place.begin : place.end]],
+            items=[
+                self._hit(found, body, query)
+                for found, body in await self._bodies(result.found[place.begin : place.end])
+            ],
             next_cursor=place.following(len(result.found)),
             without_vector=result.without_vector,
         )
 
-    def _hit(self, found: Found, query: str) -> SearchHit:
-        message = MessageView.model_validate_json(found.document.body)
+    async def _bodies(self, found: Sequence[F]) -> list[tuple[F, str]]:
+        """What each says that was found, without those that have gone meanwhile."""
+        bodies = await self._store.bodies([each.point_id for each in found])
+        return [(each, bodies[each.point_id]) for each in found if each.point_id in bodies]
+
+    def _hit(self, found: Found, body: str, query: str) -> SearchHit:
+        message = MessageView.model_validate_json(body)
         marks = [Highlight(start=start, end=end) for start, end in self._store.marks(message.text, query)]
         return SearchHit(message=message, score=found.score, found_by=list(found.found_by), highlights=marks)
 
@@ -342,8 +354,8 @@ class Reads:
             least=search.score_threshold,
         )
         hits = [
-            MessageHit(MessageView.model_validate_json(each.document.body), each.score, each.found_by)
-            for each in result.found
+            MessageHit(MessageView.model_validate_json(body), each.score, each.found_by)
+            for each, body in await self._bodies(result.found)
         ]
         return hits, result.without_vector
 
@@ -351,7 +363,7 @@ class Reads:
         """Neighbours of a hit."""
         find = Find("message", request.tenant_id, {"thread_id": message.thread_id}, _without(request))
 
-        async def nearest(count: int, within: Range, *, descending: bool) -> Sequence[Document]:
+        async def nearest(count: int, within: Range, *, descending: bool) -> Sequence[Listed]:
             if not count:
                 return []
             return await self._store.scroll(
@@ -373,7 +385,7 @@ class Reads:
         cursor: str | None,
         limit: int,
         bounds: Range = Range(),
-    ) -> tuple[Sequence[Document], str | None]:
+    ) -> tuple[Sequence[Listed], str | None]:
         """A page and the cursor of the next one. Documents of equal value are told apart by their ids."""
         within, value, given = bounds, None, frozenset[str]()
         if cursor is not None:
@@ -383,13 +395,12 @@ class Reads:
         scrolled = await self._store.scroll(
             find, order_by=order_by, descending=descending, limit=len(given) + limit + 1, within=within
         )
-        found = [each for each in scrolled if each.fields[order_by] != value or _mark(each) not in given]
+        found = [each for each in scrolled if each.value != value or _mark(each) not in given]
         page = found[:limit]
         if len(found) <= limit:
             return page, None
-        last = page[-1].fields[order_by]
-        assert isinstance(last, int)
-        equal = {_mark(each) for each in page if each.fields[order_by] == last}
+        last = page[-1].value
+        equal = {_mark(each) for each in page if each.value == last}
         return page, Cursor(last, given | equal if last == value else frozenset(equal)).encode()
 
     async def _one(self, point: str, what: str, name: str) -> str:
@@ -418,8 +429,8 @@ def _not_in_hand(
     )
 
 
-def _messages(documents: Sequence[Document]) -> list[MessageView]:
-    return [MessageView.model_validate_json(document.body) for document in documents]
+def _messages(listed: Sequence[Listed]) -> list[MessageView]:
+    return [MessageView.model_validate_json(each.body) for each in listed]
 
 
 def _asked(**fields: str | None) -> Fields:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -163,22 +163,37 @@ class Find:
         )
 
 
+class Identified(Protocol):
+    """A record, of whichever client."""
+
+    @property
+    def id(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A document as one of a list: what it says, and its value of the field that the list is ordered by."""
+
+    body: str
+    value: int
+    record: Identified
+
+    @property
+    def point_id(self) -> str:
+        """Made when it is asked for: it takes the engine in process longer than the rest, and few are asked."""
+        return str(self.record.id)
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """What a search has found.
+    """What a search has found; of many hits few are wanted, whose bodies are asked for then.
 
-    `matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1. `read`
-    takes longer than the search did for each: of many hits few are wanted.
+    `matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1.
     """
 
     point_id: str
     score: float
-    read: Callable[[], Document]
     matched: float = 1.0
-
-    @property
-    def document(self) -> Document:
-        return self.read()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +231,13 @@ class MemoryBuild(Protocol):
         """Those of the documents that exist, in no order."""
         ...
 
+    async def bodies(self, point_ids: Sequence[str]) -> Mapping[str, str]:
+        """By point, what those of the documents say that exist."""
+        ...
+
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
-    ) -> Sequence[Document]:
+    ) -> Sequence[Listed]:
         """In order of an integer field; equal ones in an order that stays while nothing is written."""
         ...
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +26,7 @@ from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import CollectionLayout, ServerMemoryStore
 from services.memory.qdrant_shard import BATCH
 from services.memory.settings import Quantization
-from services.memory.store import Changes, Document, Find, MemoryStore, Range, point_id
+from services.memory.store import Changes, Document, Find, Hit, MemoryStore, Range, point_id
 from services.runtime.errors import ConfigurationError, UnavailableError
 from tests.support.installation import free_ports
 from tests.support.waiting import eventually
@@ -72,11 +72,18 @@ def messages(tenant_id: str = "acme", **where: str) -> Find:
 
 async def positions_of(store: MemoryStore, find: Find, **options: Any) -> list[Any]:
     found = await store.scroll(find, **({"order_by": "position", "descending": False, "limit": 1_000_000} | options))
-    return [each.fields["position"] for each in found]
+    return [each.value for each in found]
+
+
+async def found_by(store: MemoryStore, hits: Sequence[Hit]) -> list[tuple[Document, Hit]]:
+    """The documents of hits, in their order."""
+    documents = {each.point_id: each for each in await store.get([hit.point_id for hit in hits])}
+    return [(documents[hit.point_id], hit) for hit in hits]
 
 
 async def texts_found(store: MemoryStore, find: Find, text: str, limit: int = 10) -> list[str]:
-    return [str(hit.document.fields["position"]) for hit in await store.search(find, text, limit)]
+    found = await found_by(store, await store.search(find, text, limit))
+    return [str(document.fields["position"]) for document, _ in found]
 
 
 async def test_what_is_written_can_be_read_at_once(store: MemoryStore) -> None:
@@ -100,12 +107,13 @@ async def test_a_field_of_several_words_is_found_by_each_of_them(store: MemorySt
     for user_id, count in (("u-1", 1), ("u-2", 1), ("u-3", 0)):
         find = Find("thread", "acme", {"user_id": user_id})
         found = await store.scroll(find, order_by="updated", descending=True, limit=9)
-        assert [each.fields for each in found] == [written.fields] * count
+        assert [each.fields for each in await store.get([each.point_id for each in found])] == [written.fields] * count
         assert len(await store.search(find, "plans", 9)) == count
 
 
 async def test_nothing_asked_for_is_nothing_found(store: MemoryStore) -> None:
     assert await store.get([]) == []
+    assert await store.bodies([]) == {}
     assert await store.positions() == {}
     assert await positions_of(store, messages()) == []
     assert await store.search(messages(), "anything", 10) == []
@@ -117,6 +125,8 @@ async def test_a_batch_of_any_size_is_written_whole(store: MemoryStore) -> None:
     assert await positions_of(store, messages()) == list(range(count))
     found = await store.get([message(position).point_id for position in range(count)])
     assert {each.fields["position"] for each in found} == set(range(count))
+    bodies = await store.bodies([message(1).point_id, point_id("message", "acme", "nobody")])
+    assert bodies == {message(1).point_id: message(1).body}
 
 
 async def test_writing_again_changes_nothing(store: MemoryStore) -> None:
@@ -176,9 +186,8 @@ async def test_kinds_are_apart(store: MemoryStore) -> None:
     )
     await store.write(0, Changes([message(1, "x"), thread]), 2)
     assert await positions_of(store, messages()) == [1]
-    assert [
-        each.kind for each in await store.scroll(Find("thread", "acme"), order_by="updated", descending=True, limit=9)
-    ]
+    listed = await store.scroll(Find("thread", "acme"), order_by="updated", descending=True, limit=9)
+    assert [each.point_id for each in listed] == [thread.point_id]
     assert await texts_found(store, messages(), "x") == ["1"]
 
 
@@ -241,7 +250,8 @@ async def test_tenants_are_apart(store: MemoryStore) -> None:
     await store.write(0, Changes([mine, theirs, message(2, "figs")]), 3)
     assert await positions_of(store, messages()) == [1, 2]
     assert await positions_of(store, messages("other")) == [1]
-    assert [hit.document.tenant_id for hit in await store.search(messages("other"), "figs", 10)] == ["other"]
+    hits = await store.search(messages("other"), "figs", 10)
+    assert [document.tenant_id for document, _ in await found_by(store, hits)] == ["other"]
     for find in (Find("message", "acme", {"tenant_id": "other"}), Find("message", "other", {"kind": "thread"})):
         assert await positions_of(store, find) == await positions_of(store, messages(find.tenant_id))
     await store.write(0, Changes(delete_all=[messages(thread_id="t-1")]), 4)
@@ -272,8 +282,9 @@ async def test_text_search_gives_the_best_first(store: MemoryStore) -> None:
         6,
     )
     hits = await store.search(messages(), "Lisbon invoice", 10)
-    assert hits[0].document.fields["position"] == 4
-    assert {hit.document.fields["position"] for hit in hits} == {1, 2, 3, 4}
+    positions = [document.fields["position"] for document, _ in await found_by(store, hits)]
+    assert positions[0] == 4
+    assert {*positions} == {1, 2, 3, 4}
     scores = [hit.score for hit in hits]
     assert scores == sorted(scores, reverse=True)
     assert scores[-1] > 0
@@ -284,7 +295,8 @@ async def test_a_hit_says_how_many_of_the_words_it_has(store: MemoryStore) -> No
     texts = ["green apples and pears", "an apple", "pears, more pears", "Grünkohl"]
     await store.write(0, Changes([message(number, text) for number, text in enumerate(texts)]), 4)
     hits = await store.search(messages(), "the green apple or a pear tree", 10)
-    assert {hit.document.fields["position"]: hit.matched for hit in hits} == {0: 0.75, 1: 0.25, 2: 0.25}
+    found = await found_by(store, hits)
+    assert {document.fields["position"]: hit.matched for document, hit in found} == {0: 0.75, 1: 0.25, 2: 0.25}
 
 
 async def test_text_search_finds_words_in_other_forms_and_cases(store: MemoryStore) -> None:

@@ -21,7 +21,7 @@ from services.memory.store import (
     point_id,
 )
 from services.runtime.errors import UnavailableError
-from tests.contract.test_memory_store import ROOT, message, messages, positions_of, texts_found
+from tests.contract.test_memory_store import ROOT, found_by, message, messages, positions_of, texts_found
 from tests.support.waiting import eventually
 
 SPACE = VectorSpace("model/of tests", 3)
@@ -58,7 +58,7 @@ async def near(
     store: MemoryStore, vector: Sequence[float], find: Find | None = None, space: VectorSpace = SPACE
 ) -> list[int | str]:
     hits = await store.search_vector(find or messages(), space, vector, 10)
-    return [hit.document.fields["position"] for hit in hits]
+    return [document.fields["position"] for document, _ in await found_by(store, hits)]
 
 
 async def put(store: MemoryStore, space: VectorSpace, *pairs: tuple[Document, Sequence[float] | None]) -> None:
@@ -94,7 +94,7 @@ async def test_what_is_not_near_enough_is_not_found(store: MemoryStore) -> None:
     await store.write(0, Changes(documents), 3)
     await put(store, SPACE, *zip(documents, (NORTH, BETWEEN, EAST), strict=True))
     hits = await store.search_vector(messages(), SPACE, NORTH, 10, least=0.5)
-    assert [hit.document.fields["position"] for hit in hits] == [0, 1]
+    assert [document.fields["position"] for document, _ in await found_by(store, hits)] == [0, 1]
     assert [hit.score for hit in hits] == pytest.approx([1.0, 0.5**0.5])
 
 
@@ -105,7 +105,7 @@ async def test_a_vector_is_stored_beside_the_document_and_changes_nothing_of_it(
     await put(store, SPACE, (written, NORTH))
     assert await store.get([written.point_id]) == before
     assert await store.of_partition(3, after=None, limit=9) == before
-    assert (await store.search(messages(), "text", 1))[0].document == before[0]
+    assert [document for document, _ in await found_by(store, await store.search(messages(), "text", 1))] == before[:1]
 
 
 async def test_a_text_that_has_changed_meanwhile_does_not_get_the_vector_of_the_old_one(store: MemoryStore) -> None:

@@ -17,6 +17,7 @@ from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import Asker, Embedder, Embeddings
 from services.memory.fill import EmbeddingFill
 from services.memory.projection import JournalProjection
+from services.memory.projector import message_point
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.search import Search
 from services.memory.store import Find
@@ -38,6 +39,7 @@ MODES: Mapping[str, Collection[FoundBy]] = {"text": ("text",), "vector": ("vecto
 class Question:
     text: str
     kind: Kind
+    thread: str
     answered_by: str
     """The id of the message."""
 
@@ -80,7 +82,7 @@ def load() -> tuple[list[MessageAdded], list[Question]]:
         for kind in KINDS:
             for asked in conversation[kind]:
                 [(number, text)] = asked.items()
-                questions.append(Question(text, kind, f"{thread}-{number}"))
+                questions.append(Question(text, kind, thread, f"{thread}-{number}"))
     return messages, questions
 
 
@@ -106,10 +108,11 @@ async def ranks(embedder: Embedder | None = None) -> dict[str, list[int | None]]
 async def _rank(search: Search, question: Question, by: Collection[FoundBy]) -> int | None:
     answer = await search.messages(Find("message", TENANT), question.text, by, TOP, Asker(TENANT))
     assert answer.without_vector is None, answer.without_vector
-    for rank, each in enumerate(answer.found, start=1):
-        if f'"message_id":"{question.answered_by}"' in each.document.body:
-            return rank
-    return None
+    found, right = (
+        [each.point_id for each in answer.found],
+        message_point(TENANT, question.thread, question.answered_by),
+    )
+    return found.index(right) + 1 if right in found else None
 
 
 async def _unrecorded(_: object) -> None:

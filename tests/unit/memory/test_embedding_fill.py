@@ -48,7 +48,8 @@ class Filling:
         hits = await self.told.store.search_vector(
             Find("message", self.told.tenant), space, meaning_of(text), 10, least=0.5
         )
-        return sorted(hit.document.body.split('"message_id":"')[1].split('"')[0] for hit in hits)
+        bodies = await self.told.store.bodies([hit.point_id for hit in hits])
+        return sorted(body.split('"message_id":"')[1].split('"')[0] for body in bodies.values())
 
 
 @pytest.fixture

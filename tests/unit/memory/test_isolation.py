@@ -210,11 +210,12 @@ def test_no_filter_of_the_store_replaces_the_tenant(
 ) -> None:
     store, space = shared.store, VectorSpace("meanings", 4)
     find = Find("message", tenant, where, without, {"created": Range(above=0)} if bounded else {})
-    documents = [
+    found = [
         *shared.run(store.scroll(find, order_by="position", descending=False, limit=100)),
-        *(hit.document for hit in shared.run(store.search(find, "car automobile vehicle secret", 100))),
-        *(hit.document for hit in shared.run(store.search_vector(find, space, meaning_of("car"), 100))),
+        *shared.run(store.search(find, "car automobile vehicle secret", 100)),
+        *shared.run(store.search_vector(find, space, meaning_of("car"), 100)),
     ]
+    documents = shared.run(store.get([each.point_id for each in found]))
     assert {(each.tenant_id, each.kind) for each in documents} <= {(tenant, "message")}
 
 
