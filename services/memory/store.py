@@ -35,8 +35,11 @@ def point_id(kind: str, tenant_id: str, *identity: str) -> str:
 
 def _uuid_text(value: bytes) -> str:
     """As `str(uuid.UUID(bytes=value, version=5))`, which took a tenth of what it takes to project a message."""
-    text = bytes((*value[:6], value[6] & 0x0F | 0x50, value[7], value[8] & 0x3F | 0x80, *value[9:])).hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
+
+
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 
 @dataclass(frozen=True, slots=True)
