@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import JsonObject, Model, Money, Name, Spec
+from schemas.base import NO_FIELDS, NO_ITEMS, JsonObject, Model, Money, Name, Spec
 
 
 class MessageRange(Model):
@@ -80,22 +80,22 @@ class AgentSpec(Spec):
     model: ModelRef | None = None
     """None means `TURNLOG_MODEL`, the default of the worker."""
     instructions: str = ""
-    tools: list[Name] = []
-    handoffs: list[Name] = []
+    tools: list[Name] = NO_ITEMS
+    handoffs: list[Name] = NO_ITEMS
     context: ContextOptions = ContextOptions()
     context_handler: Name | None = None
     """What gets the past that was found and says what the model sees of it: one of `TURNLOG_CONTEXT_HANDLERS`."""
     stop: StopConditions = StopConditions()
-    call: JsonObject = {}
+    call: JsonObject = NO_FIELDS
     """`temperature`, `max_output_tokens` and anything else that the provider takes."""
     retries: RetryPolicy = RetryPolicy()
-    fallbacks: list[ModelRef] = []
+    fallbacks: list[ModelRef] = NO_ITEMS
     stream: StreamOptions = StreamOptions()
     store: Literal["all", "prompt_and_output", "none"] = "all"
     on_busy: Literal["queue", "reject", "interrupt"] = "queue"
-    approval: list[Name] | Literal["all"] = []
+    approval: list[Name] | Literal["all"] = NO_ITEMS
     """Tools whose calls wait for a person."""
-    knowledge: list[Name] = []
+    knowledge: list[Name] = NO_ITEMS
     response_schema: JsonObject | None = None
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from schemas.base import Model, Money
+from schemas.base import NO_FIELDS, Model, Money
 
 UsageDimension = Literal[
     "tenant",
@@ -56,7 +56,7 @@ class UsageFigures(UsageCounts):
     cost: dict[str, Money]
     price: dict[str, Money]
     unpriced_events: int
-    per: dict[UsageUnit, UsagePerUnit] = {}
+    per: dict[UsageUnit, UsagePerUnit] = NO_FIELDS
 
 
 class UsageRow(UsageFigures):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.base import DEFAULT_TENANT, Identifier, Model, Money, Name, TenantId
+from schemas.base import DEFAULT_TENANT, NO_ITEMS, Identifier, Model, Money, Name, TenantId
 from schemas.invoices import Bill, CreditGranted, CreditTerms
 from schemas.plans import Currency, Description, Period
 from schemas.prices import Rate
@@ -56,7 +56,7 @@ class UnpricedUsage(Model):
 class InvoiceDraft(Bill):
     """The bill as of now, and what is missing from it; what has most events comes first."""
 
-    unpriced: list[UnpricedUsage] = []
+    unpriced: list[UnpricedUsage] = NO_ITEMS
 
 
 class BillingDocument(Model):

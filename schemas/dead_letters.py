@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Base64Bytes
 
-from schemas.base import GROWING, Identifier, Model, Timestamp
+from schemas.base import GROWING, NO_ITEMS, Identifier, Model, Timestamp
 
 RejectReason = Annotated[
     Literal[
@@ -37,7 +37,7 @@ class RecordRejected(Model):
     message: str
     key: Base64Bytes | None = None
     value: Base64Bytes | None = None
-    headers: list[tuple[str, str]] = []
+    headers: list[tuple[str, str]] = NO_ITEMS
     cut: bool = False
     rejected_at: Timestamp
 

@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field
 from schemas.agents import ContextOptions
 from schemas.base import (
     DEFAULT_TENANT,
+    NO_FIELDS,
+    NO_ITEMS,
     Identifier,
     JsonObject,
     Model,
@@ -69,14 +71,14 @@ class ThreadView(Model):
     thread_id: ThreadId
     tenant_id: TenantId = DEFAULT_TENANT
     user_id: str | None = None
-    users: list[str] = []
-    agents: list[str] = []
+    users: list[str] = NO_ITEMS
+    agents: list[str] = NO_ITEMS
     forked_from: ForkedFrom | None = None
     title: str | None = None
     summary: str | None = None
     status: ThreadViewStatus = "active"
     deletion: ThreadDeletion | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -108,7 +110,7 @@ class MessageView(Model):
     usage: TokenCounts | None = None
     latency_ms: int | None = None
     finish_reason: str | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
 
 
@@ -140,7 +142,7 @@ class ContextMessage(Model):
     message: MessageView
     reason: Literal["recent", "hit", "neighbour", "turn"]
     score: float | None = None
-    found_by: list[FoundBy] = []
+    found_by: list[FoundBy] = NO_ITEMS
 
 
 class ContextResponse(Model):
@@ -225,8 +227,8 @@ class SearchHit(Model):
 
     message: MessageView
     score: float
-    found_by: list[FoundBy] = []
-    highlights: list[Highlight] = []
+    found_by: list[FoundBy] = NO_ITEMS
+    highlights: list[Highlight] = NO_ITEMS
 
 
 SearchMode = Literal["text", "vector", "hybrid"]
@@ -300,7 +302,7 @@ class PromptBody(RequestBody):
     team_id: Identifier | None = None
     prompt_id: Identifier | None = None
     options: TurnOptions = TurnOptions()
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
 
 
 class PromptAccepted(Model):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
-from schemas.base import DEFAULT_TENANT, GROWING, Identifier, Model, Money, Name, TenantId, Timestamp
+from schemas.base import DEFAULT_TENANT, GROWING, NO_ITEMS, Identifier, Model, Money, Name, TenantId, Timestamp
 from schemas.plans import Currency, Description, Period
 from schemas.prices import Rate
 
@@ -59,7 +59,7 @@ class Line(Model):
     """What `quantity` and `included` count: a meter, or a currency where a price is passed on."""
     quantity: Money | None = None
     included: Money | None = None
-    parts: list[LinePart] = []
+    parts: list[LinePart] = NO_ITEMS
     markup: Money | None = None
     exact_amount: Money
     """Before it was rounded, with all its digits."""
@@ -103,12 +103,12 @@ class Bill(Model):
     plan_version: str
     lines: list[Line] = Field(max_length=MOST_LINES)
     subtotal: Money
-    credits: list[CreditUse] = []
+    credits: list[CreditUse] = NO_ITEMS
     total: Money
     unpriced_events: int = 0
     """Of the period, in lines that are about their price."""
-    left_over: list[LeftOver] = []
-    usage_ends: list[int] = []
+    left_over: list[LeftOver] = NO_ITEMS
+    usage_ends: list[int] = NO_ITEMS
     """The next offset of each partition of `usage`, from 0 on: whatever was before it is counted."""
 
 

@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, ThreadId, Timestamp, TokenCounts
+from schemas.base import (
+    NO_FIELDS,
+    NO_ITEMS,
+    Identifier,
+    JsonObject,
+    Model,
+    Name,
+    ThreadEvent,
+    ThreadId,
+    Timestamp,
+    TokenCounts,
+)
 from schemas.parts import Part, TextPart
 
 Role = Literal["user", "assistant", "tool", "system"]
@@ -31,7 +42,7 @@ class MessageAdded(ThreadEvent):
     usage: TokenCounts | None = None
     latency_ms: int | None = None
     finish_reason: str | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
 
 
@@ -65,7 +76,7 @@ class ThreadCreated(ThreadEvent):
     user_id: Identifier | None = None
     title: str | None = None
     summary: str | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
 
 
@@ -104,7 +115,7 @@ class TurnWaiting(ThreadEvent):
     turn_id: Identifier
     step: int
     reason: Literal["approval", "human"]
-    call_ids: list[Identifier] = []
+    call_ids: list[Identifier] = NO_ITEMS
     waiting_since: Timestamp
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from schemas.base import Identifier, JsonObject, Model
+from schemas.base import NO_FIELDS, Identifier, JsonObject, Model
 
 
 class TextPart(Model):
@@ -55,7 +55,7 @@ class SourcePart(Model):
     type: Literal["source"] = "source"
     title: str | None = None
     url: str | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
 
 
 Part = Annotated[

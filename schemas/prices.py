@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from schemas.base import Model, Money, Name, Spec, Timestamp
+from schemas.base import NO_ITEMS, Model, Money, Name, Spec, Timestamp
 
 Figure = Literal["cost", "price"]
 """What the provider takes, or what the customer pays."""
@@ -53,7 +53,7 @@ class Tariff(Model):
 
     currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
     rates: Rates = Rates()
-    tiers: list[Tier] = []
+    tiers: list[Tier] = NO_ITEMS
 
 
 class PriceSpec(Spec, Tariff):

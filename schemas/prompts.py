@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.agents import ContextOptions, Limits, ModelRef
-from schemas.base import Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
+from schemas.base import NO_FIELDS, NO_ITEMS, Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
 from schemas.journal import ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, TextPart
 
@@ -33,7 +33,7 @@ class PromptSubmitted(ThreadEvent):
     """A group of users of the tenant that what is spent is counted for."""
     prompt_id: Identifier | None = None
     options: TurnOptions = TurnOptions()
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
 
 
 class TurnCancel(ThreadEvent):
@@ -72,7 +72,7 @@ class ThreadCreate(ThreadEvent):
     user_id: Identifier | None = None
     title: str | None = None
     summary: str | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
 
 
 class ThreadUpdate(ThreadEvent):
@@ -104,7 +104,7 @@ class NewMessage(Model):
     usage: TokenCounts | None = None
     latency_ms: int | None = None
     finish_reason: str | None = None
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
 
 
 class MessagesAppend(ThreadEvent):
@@ -119,7 +119,7 @@ class MessagesDelete(ThreadEvent):
     """
 
     type: Literal["messages.delete"] = "messages.delete"
-    message_ids: Annotated[list[Identifier], Field(max_length=1000)] = []
+    message_ids: Annotated[list[Identifier], Field(max_length=1000)] = NO_ITEMS
     from_position: MessagePosition | None = None
     to_position: MessagePosition | None = None
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.base import Identifier, JsonObject, Model, Money, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.base import NO_FIELDS, Identifier, JsonObject, Model, Money, Name, ThreadEvent, Timestamp, TokenCounts
 from schemas.parts import Content
 from schemas.prompts import TurnOptions
 
@@ -83,7 +83,7 @@ class QueuedPrompt(Model):
     agent: Name
     content: Content
     options: TurnOptions = TurnOptions()
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
     traceparent: str | None = None
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from schemas.base import (
     DEFAULT_TENANT,
     GROWING,
+    NO_FIELDS,
     Identifier,
     JsonObject,
     Name,
@@ -43,7 +44,7 @@ class UsageRecorded(TokenCounts):
     billable: bool = True
     completes_turn: bool = False
     """Whether the turn was completed with this step."""
-    metadata: JsonObject = {}
+    metadata: JsonObject = NO_FIELDS
     occurred_at: Timestamp
 
 

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
@@ -173,8 +173,7 @@ class Identified(Protocol):
     def id(self) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """A document as one of a list: what it says, and its value of the field that the list is ordered by."""
 
     body: str
@@ -187,8 +186,7 @@ class Listed:
         return str(self.record.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """What a search has found; of many hits few are wanted, whose bodies are asked for then.
 
     `matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1.

@@ -2,7 +2,7 @@
 
 import gc
 
-THRESHOLDS = (20_000, 20, 20)
+THRESHOLDS = (200_000, 20, 20)
 
 
 def collect_rarely() -> None:

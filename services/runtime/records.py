@@ -1,8 +1,7 @@
 """From a record of a topic to its event."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from schemas.envelope import decode_event, header_map
 from schemas.topics import MAX_RECORD_BYTES, Topic
@@ -15,9 +14,8 @@ The record's time is on the log: whoever reads it later decides the same.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectedRecord:
-    """A decoded record."""
+class ProjectedRecord(NamedTuple):
+    """A decoded record. There are many: a tuple is made in a third of the time of a frozen dataclass."""
 
     offset: int
     timestamp_ms: int

@@ -47,6 +47,8 @@ def sort_out(block: Block, number: int, stored: Mapping[Fact, Stored]) -> Sorted
     Args:
         number: of the block: rows that carry it are the block's own, from a try before.
     """
+    if not stored and len({event.usage_id for _, event in block.events}) == len(block.events):
+        return Sorted([*block.events])
     result = Sorted()
     first_here: dict[Fact, tuple[int, UsageRecorded]] = {}
     for offset, event in block.events:

@@ -5,9 +5,9 @@ A row's hash is of all its values as text; that of many rows is the exclusive or
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
 
 from schemas.usage import UsageRecorded
+from services.runtime.pricing.cells import microseconds
 from services.usage.rows import EVENT_COLUMNS
 
 COLUMNS = (*EVENT_COLUMNS, "source_partition", "source_offset")
@@ -18,7 +18,6 @@ BUCKET = 10_000
 Values = tuple[str | None, ...]
 """What a row holds as text, in the order of COLUMNS."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FLAGS = ("estimated", "billable", "completes_turn")
 _TIMES = ("occurred_at",)
 
@@ -29,7 +28,7 @@ def values_of(partition: int, offset: int, event: UsageRecorded) -> Values:
     fields = {
         **fields,
         **{name: int(fields[name]) for name in _FLAGS},
-        **{name: (fields[name] - _EPOCH) // timedelta(microseconds=1) for name in _TIMES},
+        **{name: microseconds(fields[name]) for name in _TIMES},
     }
     texts = (None if (value := fields[name]) is None else str(value) for name in EVENT_COLUMNS)
     return (*texts, str(partition), str(offset))

@@ -1,46 +1,59 @@
 """Rows of `usage_events`: which columns an event has there, and what they hold. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 from operator import attrgetter
 from typing import Any
 
 from schemas.envelope import RecordRejectedError
 from schemas.usage import UsageRecorded
-from services.usage.queries import EARLIEST, LATEST
+from services.runtime.pricing.cells import EPOCH, microseconds
+from services.usage.queries import LATEST
 from services.usage.store import Bounds
 
-EVENT_COLUMNS = (
-    "usage_id",
-    "tenant_id",
-    "thread_id",
-    "turn_id",
-    "prompt_id",
-    "user_id",
-    "agent",
-    "agent_version",
-    "step",
-    "attempt",
-    "kind",
-    "provider",
-    "model",
-    "tool",
-    "input_tokens",
-    "cached_input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "latency_ms",
-    "first_token_ms",
-    "outcome",
-    "estimated",
-    "billable",
-    "occurred_at",
-    "team_id",
-    "completes_turn",
-)
-_event_values = attrgetter(*EVENT_COLUMNS)
+_EVENT = {
+    "usage_id": "String",
+    "tenant_id": "String",
+    "thread_id": "Nullable(String)",
+    "turn_id": "Nullable(String)",
+    "prompt_id": "Nullable(String)",
+    "user_id": "Nullable(String)",
+    "agent": "Nullable(String)",
+    "agent_version": "Nullable(String)",
+    "step": "UInt32",
+    "attempt": "UInt32",
+    "kind": "String",
+    "provider": "Nullable(String)",
+    "model": "Nullable(String)",
+    "tool": "Nullable(String)",
+    "input_tokens": "UInt64",
+    "cached_input_tokens": "UInt64",
+    "output_tokens": "UInt64",
+    "reasoning_tokens": "UInt64",
+    "latency_ms": "UInt64",
+    "first_token_ms": "Nullable(UInt64)",
+    "outcome": "String",
+    "estimated": "Bool",
+    "billable": "Bool",
+    "occurred_at": "DateTime64(6, 'UTC')",
+    "team_id": "Nullable(String)",
+    "completes_turn": "Bool",
+}
+_BLOCK = {
+    "source_partition": "UInt32",
+    "source_offset": "UInt64",
+    "block_first": "UInt64",
+    "block_last": "UInt64",
+    "block_number": "UInt64",
+}
 
-BLOCK_COLUMNS = ("source_partition", "source_offset", "block_first", "block_last", "block_number")
+SENT_AS = {**_EVENT, **_BLOCK}
+"""The columns, and the types that their values are sent as. Text is plain where the table has LowCardinality: the
+engine makes that dictionary in a tenth of the time that the client takes. A time is its microseconds since 1970."""
+
+EVENT_COLUMNS, BLOCK_COLUMNS = tuple(_EVENT), tuple(_BLOCK)
+
+_event_values = attrgetter(*EVENT_COLUMNS)
 
 _MOST = {
     "step": 2**32 - 1,
@@ -59,9 +72,10 @@ _MOST = {
 }
 """Largest value of each number: 18 million of the largest add up within 64 bits."""
 
-
 AHEAD = timedelta(hours=1)
 """How far the clock of who was working may be ahead of that of who wrote it down."""
+
+_LATEST, _AHEAD = microseconds(LATEST), AHEAD // timedelta(microseconds=1)
 
 
 def check_event(event: UsageRecorded, timestamp_ms: int) -> None:
@@ -71,16 +85,17 @@ def check_event(event: UsageRecorded, timestamp_ms: int) -> None:
         timestamp_ms: of the record, which is its now; of a record that has none, as it is with old clients, any time is
             taken.
     """
-    for name, most in _MOST.items():
-        value: int | None = getattr(event, name)
-        if value is not None and not 0 <= value <= most:
-            raise RecordRejectedError("not_an_event", f"{name}: expected 0 to {most}, got {str(value)[:40]}")
-    if not EARLIEST <= event.occurred_at < LATEST:
+    bits = event.step | event.attempt | event.input_tokens | event.cached_input_tokens
+    bits |= event.output_tokens | event.reasoning_tokens | event.latency_ms | (event.first_token_ms or 0)
+    if bits >> 32:  # one of them is negative, or has more bits: most events are known to be well without a look at each
+        _check_numbers(event)
+    occurred_at = microseconds(event.occurred_at)
+    if not 0 <= occurred_at < _LATEST:
         raise RecordRejectedError(
             "not_an_event", f"occurred_at: expected a time from 1970 to 2105, got {event.occurred_at.isoformat()}"
         )
-    written_at = EARLIEST + timedelta(milliseconds=timestamp_ms)
-    if timestamp_ms > 0 and event.occurred_at > written_at + AHEAD:
+    if timestamp_ms > 0 and occurred_at > timestamp_ms * 1000 + _AHEAD:
+        written_at = EPOCH + timedelta(milliseconds=timestamp_ms)
         raise RecordRejectedError(
             "not_an_event",
             f"occurred_at: expected at most an hour after its record of {written_at.isoformat()}, "
@@ -88,8 +103,17 @@ def check_event(event: UsageRecorded, timestamp_ms: int) -> None:
         )
 
 
-def rows_of(bounds: Bounds, number: int, events: Iterable[tuple[int, UsageRecorded]]) -> list[tuple[Any, ...]]:
-    """Values in the order of EVENT_COLUMNS and BLOCK_COLUMNS."""
-    return [
-        (*_event_values(event), bounds.partition, offset, bounds.first, bounds.last, number) for offset, event in events
-    ]
+def _check_numbers(event: UsageRecorded) -> None:
+    for name, most in _MOST.items():
+        value: int | None = getattr(event, name)
+        if value is not None and not 0 <= value <= most:
+            raise RecordRejectedError("not_an_event", f"{name}: expected 0 to {most}, got {str(value)[:40]}")
+
+
+def columns_of(bounds: Bounds, number: int, events: Sequence[tuple[int, UsageRecorded]]) -> list[Sequence[Any]]:
+    """The values of each of SENT_AS, in the order of the events, of which there is at least one."""
+    values = dict(zip(EVENT_COLUMNS, zip(*(_event_values(event) for _, event in events), strict=True), strict=True))
+    values["occurred_at"] = tuple(map(microseconds, values["occurred_at"]))
+    same = (bounds.first, bounds.last, number)
+    offsets = [offset for offset, _ in events]
+    return [*values.values(), [bounds.partition] * len(events), offsets, *([each] * len(events) for each in same)]

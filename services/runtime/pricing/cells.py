@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from schemas.usage import UsageRecorded
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 BAD_COUNTS = 16
 """The shape of an event of which a part has more tokens than what it is part of."""
@@ -74,7 +75,7 @@ def cell_of(event: UsageRecorded, boundaries: Boundaries) -> Cell:
 
 def microseconds(time: datetime) -> int:
     """Since 1970."""
-    return (time - EPOCH) // timedelta(microseconds=1)
+    return (time - EPOCH) // _MICROSECOND
 
 
 def _shape(event: UsageRecorded) -> int:

@@ -11,7 +11,7 @@ from services.usage.blocks import INSERT_SETTINGS
 from services.usage.migrate import FIRST_WITH_NUMBERS, VERSIONS, migrations, statements
 from services.usage.placement import TIMES, Placement
 from services.usage.queries import UsageQuery
-from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, rows_of
+from services.usage.rows import EVENT_COLUMNS, SENT_AS, columns_of
 from services.usage.store import Bounds
 from tests.support.usage_tables import EXACT_AND_SUMMED, START, Place, block, spent, total
 
@@ -83,15 +83,20 @@ async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_co
         place.run(client, [*made, VERSIONS])
         client.insert("schema_version", [[number + 1] for number in range(version)], column_names=["version"])
         there = {name for name, *_ in client.query("DESCRIBE TABLE usage_events_a").result_rows}
-        columns = [name for name in (*EVENT_COLUMNS, *BLOCK_COLUMNS) if name in there]
+        columns = [name for name in SENT_AS if name in there]
         for number, (first, last) in enumerate(((0, 4), (5, 8)), 1):
             if number == 2 and half_there:
                 place.run(client, ["DROP TABLE usage_days_a_view SYNC"])
-            rows = rows_of(Bounds(0, first, last), number, list(enumerate(events))[first : last + 1])
-            named = [dict(zip((*EVENT_COLUMNS, *BLOCK_COLUMNS), row, strict=True)) for row in rows]
+            values = columns_of(Bounds(0, first, last), number, list(enumerate(events))[first : last + 1])
+            named = dict(zip(SENT_AS, values, strict=True))
             settings = INSERT_SETTINGS | {"insert_deduplication_token": f"1-0-{first}-{last}"}
-            values = [[row[name] for name in columns] for row in named]
-            client.insert("usage_events_a", values, column_names=columns, settings=settings)
+            client.insert(
+                "usage_events_a",
+                [named[name] for name in columns],
+                column_names=columns,
+                column_oriented=True,
+                settings=settings,
+            )
         if half_there:
             place.run(client, view[-1:])
     for _ in range(2):

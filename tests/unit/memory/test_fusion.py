@@ -1,7 +1,5 @@
 """Two rankings become one by rank alone."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,14 +25,14 @@ def test_what_both_find_is_before_what_one_finds() -> None:
 
 
 def test_a_hit_with_few_of_the_words_comes_behind_everything_else_and_lifts_nothing() -> None:
-    text = [replace(hit, matched=matched) for hit, matched in zip(hits("a", "b", "c"), (0.3, 0.5, 0.2), strict=True)]
+    text = [hit._replace(matched=matched) for hit, matched in zip(hits("a", "b", "c"), (0.3, 0.5, 0.2), strict=True)]
     found = fused({"text": text, "vector": hits("d", "c")})
     assert [each.point_id for each in found] == ["d", "c", "b", "a"]
     assert [each.found_by for each in found] == [("vector",), ("text", "vector"), ("text",), ("text",)]
 
 
 def test_a_hit_with_few_of_the_words_counts_where_words_are_all_there_is() -> None:
-    text = [replace(hit, matched=0.1) for hit in hits("a", "b")]
+    text = [hit._replace(matched=0.1) for hit in hits("a", "b")]
     assert [(each.point_id, each.score) for each in fused({"text": text})] == [("a", 1.0), ("b", 0.5)]
 
 

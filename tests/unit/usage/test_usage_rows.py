@@ -9,7 +9,7 @@ import pytest
 from schemas.envelope import RecordRejectedError
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.usage.migrate import migrations, statements
-from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, check_event, rows_of
+from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, check_event, columns_of
 from services.usage.store import Bounds
 
 
@@ -28,8 +28,9 @@ def test_every_field_of_an_event_has_a_column_but_its_type_and_metadata() -> Non
 
 def test_a_row_has_the_event_its_offset_and_its_block() -> None:
     (event,) = EXAMPLES
-    first, second = rows_of(Bounds(3, 70, 75), 8, [(70, event), (75, event)])
-    assert dict(zip(EVENT_COLUMNS, first, strict=False)) == {name: getattr(event, name) for name in EVENT_COLUMNS}
+    first, second = zip(*columns_of(Bounds(3, 70, 75), 8, [(70, event), (75, event)]), strict=True)
+    expected = {name: getattr(event, name) for name in EVENT_COLUMNS} | {"occurred_at": 1_767_268_802_000_000}
+    assert dict(zip(EVENT_COLUMNS, first, strict=False)) == expected
     assert first[-5:] == (3, 70, 70, 75, 8)
     assert second[-5:] == (3, 75, 70, 75, 8)
 
