@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from tests.bench import (
     comparison,
     gateway,
@@ -69,7 +71,7 @@ def main() -> None:
     print(machine())
     if chosen.quick:
         if "memory" in chosen.names:
-            show("Memory's engine in process", asyncio.run(memory.measure(memory.QUICK)))
+            show("Memory's engine in process", uvloop.run(memory.measure(memory.QUICK)))
         else:
             asyncio.run(comparison.quick())
         return
@@ -81,11 +83,15 @@ def main() -> None:
             report[name] = asyncio.run(comparison.compare(rounds=chosen.rounds)).as_json()
         else:
             title, bench = SCENARIOS[name]
-            figures = asyncio.run(bench())
+            figures = uvloop.run(_awaited(bench()))  # the loop that services have
             show(title, figures)
             report[name] = [asdict(figure) for figure in figures]
         write(file, report)  # after each, so that what fails later takes nothing away
     print(f"Written to {file}")
+
+
+async def _awaited(figures: Awaitable[Sequence[Figure]]) -> Sequence[Figure]:
+    return await figures
 
 
 def write(file: Path, report: dict[str, Any]) -> None:
