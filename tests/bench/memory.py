@@ -78,12 +78,19 @@ async def measure(sizes: Sequence[int] = SIZES) -> list[Figure]:
                     Figure(f"{size:,}: vectors made and stored a second", embedded, "/s"),
                     *await _contexts(Reads(store, Search(store, embeddings)), size),
                     Figure(f"{size:,}: resident", sum((await resident_megabytes(os.getpid())).values()), "MB"),
+                    Figure(f"{size:,}: of it pages of files, which the kernel may drop", _of_files(), "MB"),
                 ]
                 begin = size
         finally:
             await store.close()
             await embedder.close()
     return figures
+
+
+def _of_files() -> float:
+    """As Linux tells it."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssFile"].split()[0]) / 1024
 
 
 async def _free(usage: Sequence[UsageRecorded]) -> None:

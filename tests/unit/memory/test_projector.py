@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.base import TokenCounts
 from schemas.http import MessageView, ThreadView
 from schemas.journal import EXAMPLES, ForkedFrom, JournalEvent, MessageAdded
-from schemas.parts import ImagePart, ReasoningPart, TextPart
+from schemas.parts import ImagePart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart, text_of
 from services.memory.projector import (
     CallView,
     TurnView,
@@ -119,6 +120,54 @@ def test_a_message_is_found_by_what_it_belongs_to_and_read_with_all_that_it_says
     assert (view.position, view.text) == (41, "Hello!")
     said = event.model_dump(mode="json", exclude={"type"}, exclude_none=True)
     assert json.loads(document.body).items() >= said.items()
+
+
+OPTIONAL = st.none() | st.text(max_size=3)
+NUMBERS = st.integers(0, 10)
+METADATA = st.dictionaries(
+    st.text(max_size=3),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+PARTS = st.one_of(
+    st.builds(TextPart, text=st.text(max_size=9)),
+    st.builds(ReasoningPart, text=st.text(max_size=9)),
+    st.builds(ToolCallPart, call_id=st.just("c"), name=st.just("look_up"), arguments=st.text(max_size=9)),
+    st.builds(ToolResultPart, call_id=st.just("c"), name=st.just("look_up"), result=METADATA),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.builds(
+        MessageAdded,
+        message_id=st.just("m"),
+        thread_id=st.just("t-1"),
+        turn_id=st.none() | st.just("turn-1"),
+        step=NUMBERS,
+        role=st.sampled_from(["user", "assistant", "tool"]),
+        status=st.sampled_from(["success", "failed"]),
+        parts=st.lists(PARTS, max_size=3),
+        agent_version=OPTIONAL,
+        provider=OPTIONAL,
+        model=OPTIONAL,
+        usage=st.none() | st.builds(TokenCounts, input_tokens=NUMBERS),
+        latency_ms=st.none() | NUMBERS,
+        finish_reason=OPTIONAL,
+        metadata=METADATA,
+        created_at=st.datetimes(timezones=st.just(UTC)),
+    )
+)
+def test_what_is_stored_of_a_message_is_its_view_to_the_letter(event: MessageAdded) -> None:
+    documents = Documents()
+    documents.batch(41, [event])
+    said = {name: getattr(event, name) for name in MessageView.model_fields.keys() & MessageAdded.model_fields.keys()}
+    view = MessageView(**said, position=41, text=text_of(event.parts))
+    assert documents.all[message_point("default", "t-1", "m")].body == view.model_dump_json(exclude_none=True)
 
 
 def test_an_id_names_a_message_of_its_thread_alone() -> None:
