@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 from schemas.envelope import RecordRejectedError
@@ -53,7 +53,7 @@ engine makes that dictionary in a tenth of the time that the client takes. A tim
 
 EVENT_COLUMNS, BLOCK_COLUMNS = tuple(_EVENT), tuple(_BLOCK)
 
-_event_values = attrgetter(*EVENT_COLUMNS)
+_event_values = itemgetter(*EVENT_COLUMNS)
 
 _MOST = {
     "step": 2**32 - 1,
@@ -112,7 +112,9 @@ def _check_numbers(event: UsageRecorded) -> None:
 
 def columns_of(bounds: Bounds, number: int, events: Sequence[tuple[int, UsageRecorded]]) -> list[Sequence[Any]]:
     """The values of each of SENT_AS, in the order of the events, of which there is at least one."""
-    values = dict(zip(EVENT_COLUMNS, zip(*(_event_values(event) for _, event in events), strict=True), strict=True))
+    values = dict(
+        zip(EVENT_COLUMNS, zip(*(_event_values(event.__dict__) for _, event in events), strict=True), strict=True)
+    )
     values["occurred_at"] = tuple(map(microseconds, values["occurred_at"]))
     same = (bounds.first, bounds.last, number)
     offsets = [offset for offset, _ in events]

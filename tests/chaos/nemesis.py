@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 from tests.chaos.cluster import STARTED, Cluster, Member
 from tests.chaos.plan import BROKER, MODEL, Fault
+from tests.support.installation import Running
 from tests.support.waiting import until
 
 FINDS_OUT_SECONDS = 60
@@ -21,6 +22,14 @@ STARTS_SECONDS = 40
 
 ARMED_SECONDS = 12
 """How long it waits then for the failpoint to strike."""
+
+TAKEN_OVER_SECONDS = 30
+"""How long a paused worker waits at most for another one to have one of its partitions, which makes a zombie of it: on
+a slow machine that takes longer than the fault lasts."""
+
+ASSIGNED = re.compile(r"partitions_assigned +partitions=\[([\d, ]*)\]")
+
+TAKEN = re.compile(r"partition_taken .*\bpartition=(\d+)")
 
 FOUND_OUT = re.compile(r"partition_fenced|partition_lost|partitions_assigned|reading_failed")
 
@@ -127,12 +136,32 @@ class Nemesis:
             self._cluster.happened[f"pause {member.service}"] += 1
             await self._sleep_and_wake(member, seconds)
 
+    async def _until_taken_over(self, member: Member, running: Running, before: set[tuple[str, int, int]]) -> None:
+        own = {int(each) for each in (ASSIGNED.findall(running.output) or [""])[-1].split(", ") if each}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAKEN_OVER_SECONDS):
+                while own and not any(taken[-1] in own for taken in self._taken_by_others(member) - before):
+                    await asyncio.sleep(0.2)
+
+    def _taken_by_others(self, member: Member) -> set[tuple[str, int, int]]:
+        """Where the others of its kind have said that they took a partition: in which output, at what place, which."""
+        others = [each for each in self._cluster.members.values() if each.service == member.service]
+        lives = [life for other in others if other is not member for life in other.lives[-2:]]
+        return {
+            (life.output_file.name, said.start(), int(said[1]))
+            for life in lives
+            for said in TAKEN.finditer(life.output)
+        }
+
     async def _sleep_and_wake(self, member: Member, seconds: float) -> None:
         """Longer than its session: others have its work when it wakes, and it must find that out."""
         running = member.running
         assert running is not None
         strikes = self._broker_strikes
+        taken_before = self._taken_by_others(member)
         await asyncio.sleep(seconds)
+        if member.service == "agents":
+            await self._until_taken_over(member, running, taken_before)
         if running.process.returncode is not None:
             return
         said = len(running.output)
