@@ -24,8 +24,8 @@ ARMED_SECONDS = 12
 """How long it waits then for the failpoint to strike."""
 
 TAKEN_OVER_SECONDS = 30
-"""How long a paused worker waits at most for another one to have one of its partitions, which makes a zombie of it: on
-a slow machine that takes longer than the fault lasts."""
+"""How long a paused worker waits at most for others to have its partitions, which makes a zombie of it: on a slow
+machine that takes longer than the fault lasts."""
 
 ASSIGNED = re.compile(r"partitions_assigned +partitions=\[([\d, ]*)\]")
 
@@ -140,7 +140,7 @@ class Nemesis:
         own = {int(each) for each in (ASSIGNED.findall(running.output) or [""])[-1].split(", ") if each}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TAKEN_OVER_SECONDS):
-                while own and not any(taken[-1] in own for taken in self._taken_by_others(member) - before):
+                while own - {partition for _, _, partition in self._taken_by_others(member) - before}:
                     await asyncio.sleep(0.2)
 
     def _taken_by_others(self, member: Member) -> set[tuple[str, int, int]]:
