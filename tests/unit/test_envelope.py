@@ -22,7 +22,7 @@ from schemas.envelope import (
 )
 from schemas.prompts import PromptSubmitted, TurnCancel
 from schemas.tool_calls import ToolReturned
-from schemas.topics import AGENTS, ALL, COMPLETIONS, MAX_EVENT_BYTES, PROMPTS, TOOL_RESULTS, TURNS, Topic
+from schemas.topics import AGENTS, ALL, COMPLETIONS, MAX_EVENT_BYTES, PRICES, PROMPTS, TOOL_RESULTS, TURNS, Topic
 
 AT = datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 IDENTITY = {"event_type": "prompt.submitted", "event_id": "01990000-0000-7000-8000-000000000009", "source": "gateway"}
@@ -243,6 +243,12 @@ def test_an_event_is_the_same_whichever_way_it_is_read(data: st.DataObject) -> N
     said = data.draw(st.sampled_from([None, "", topic.default_type, example.type, "turn.cancel", "nothing"]))
     headers = {} if said is None else {"ce_type": said}
     assert read(decode_event, topic, text.encode(), headers) == read(in_two_steps, topic, text.encode(), headers)
+
+
+def test_an_amount_that_is_a_number_keeps_its_digits() -> None:
+    (example,) = PRICES.examples
+    body = json.loads(encode_event(example)) | {"markup": 0.0}
+    assert str(decode_event(PRICES, dump(body), {}).markup) == "0.0"
 
 
 def read(decode: Callable[..., BaseModel], topic: Topic, value: bytes, headers: Mapping[str, str]) -> Any:
