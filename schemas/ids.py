@@ -11,6 +11,13 @@ from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(at: datetime) -> int:
+    """A time as stores order by it: since 1970, UTC, exactly."""
+    return (at - EPOCH) // _MICROSECOND
+
 
 def _uuid7(milliseconds: int, entropy: bytes) -> str:
     value = (milliseconds & 0xFFFFFFFFFFFF) << 80

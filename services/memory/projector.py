@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from schemas.base import Model, TenantId, ThreadId, Timestamp, format_time
 from schemas.http import MessageView, ThreadDeletion, ThreadView
-from schemas.ids import EPOCH
+from schemas.ids import microseconds
 from schemas.journal import (
     JournalEvent,
     MessageAdded,
@@ -82,11 +82,6 @@ def turn_point(tenant_id: str, turn_id: str) -> str:
 
 def call_point(tenant_id: str, call_id: str) -> str:
     return point_id("call", tenant_id, call_id)
-
-
-def microseconds(at: datetime) -> int:
-    """A time as memory orders by it: since 1970, UTC."""
-    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def points_read(events: Sequence[JournalEvent]) -> list[str]:

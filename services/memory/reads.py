@@ -23,7 +23,7 @@ from schemas.http import (
     ThreadOrder,
     ThreadView,
 )
-from schemas.ids import turn_id_of
+from schemas.ids import microseconds, turn_id_of
 from services.memory.context import MessageHit, assemble, tokens_of, within_budget
 from services.memory.embeddings import Asker
 from services.memory.fusion import Found
@@ -34,7 +34,6 @@ from services.memory.projector import (
     TurnView,
     call_point,
     message_point,
-    microseconds,
     thread_point,
     turn_point,
 )

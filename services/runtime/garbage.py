@@ -3,6 +3,7 @@
 import gc
 
 THRESHOLDS = (200_000, 20, 20)
+"""The first is more than a full block of usage is made of, which so comes and goes without a look at it."""
 
 
 def collect_rarely() -> None:

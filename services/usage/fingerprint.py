@@ -6,8 +6,8 @@ A row's hash is of all its values as text; that of many rows is the exclusive or
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from schemas.ids import microseconds
 from schemas.usage import UsageRecorded
-from services.runtime.pricing.cells import microseconds
 from services.usage.rows import EVENT_COLUMNS
 
 COLUMNS = (*EVENT_COLUMNS, "source_partition", "source_offset")

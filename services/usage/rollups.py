@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from services.runtime.pricing.cells import BAD_COUNTS, EPOCH, Boundaries
+from schemas.ids import EPOCH
+from services.runtime.pricing.cells import BAD_COUNTS, Boundaries
 
 Slot = Literal["a", "b"]
 """There are two sets of tables: one is live, and the other one is filled while usage is rebuilt."""

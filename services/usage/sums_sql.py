@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from schemas.analytics import UsageDimension, UsageUnit
-from services.runtime.pricing.cells import Cell, microseconds
+from schemas.ids import microseconds
+from services.runtime.pricing.cells import Cell
 from services.usage.fingerprint import hash_sql
 from services.usage.queries import EARLIEST, FILTERS, Bucket, FilterField, PeriodSums, UsageGroup, UsageQuery, Weights
 from services.usage.rollups import CELL_SQL, DAYS, RAW, Slot, Source, source_of

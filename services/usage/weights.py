@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 
+from schemas.ids import microseconds
 from schemas.prices import Figure
 from services.runtime.pricing.book import PriceBook
-from services.runtime.pricing.cells import Cell, microseconds
+from services.runtime.pricing.cells import Cell
 from services.runtime.pricing.sums import amounts_of
 from services.usage.fingerprint import hash_of
 from services.usage.queries import Weights

@@ -7,12 +7,10 @@ in the counts, so that of the sums is the sum of the events' own, to the last di
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
+from schemas.ids import EPOCH
 from schemas.usage import UsageRecorded
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 BAD_COUNTS = 16
 """The shape of an event of which a part has more tokens than what it is part of."""
@@ -71,11 +69,6 @@ def cell_of(event: UsageRecorded, boundaries: Boundaries) -> Cell:
         output_tokens=event.output_tokens,
         reasoning_tokens=event.reasoning_tokens,
     )
-
-
-def microseconds(time: datetime) -> int:
-    """Since 1970."""
-    return (time - EPOCH) // _MICROSECOND
 
 
 def _shape(event: UsageRecorded) -> int:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.base import TokenCounts
 from schemas.http import MessageView, ThreadView
+from schemas.ids import microseconds
 from schemas.journal import EXAMPLES, ForkedFrom, JournalEvent, MessageAdded
 from schemas.parts import ImagePart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart, text_of
 from services.memory.projector import (
@@ -19,7 +20,6 @@ from services.memory.projector import (
     TurnView,
     call_point,
     message_point,
-    microseconds,
     points_read,
     project,
     thread_point,

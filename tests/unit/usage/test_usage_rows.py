@@ -9,7 +9,7 @@ import pytest
 from schemas.envelope import RecordRejectedError
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.usage.migrate import migrations, statements
-from services.usage.rows import BLOCK_COLUMNS, EVENT_COLUMNS, check_event, columns_of
+from services.usage.rows import EVENT_COLUMNS, SENT_AS, check_event, columns_of
 from services.usage.store import Bounds
 
 
@@ -22,7 +22,7 @@ def test_every_field_of_an_event_has_a_column_but_its_type_and_metadata() -> Non
     created, *altered = [text for _, file in migrations() for text in statements(file) if " usage_events_a\n" in text]
     columns = re.findall(r"^    (\w+) [A-Z]", created, re.MULTILINE)
     columns += [name for text in altered for name in re.findall(r"ADD COLUMN IF NOT EXISTS (\w+)", text)]
-    assert {*columns} == {*EVENT_COLUMNS, *BLOCK_COLUMNS}
+    assert {*columns} == {*SENT_AS}
     assert len(columns) == len({*columns})
 
 
