@@ -383,7 +383,8 @@ def _create_indexes(shard: Any) -> None:
     there = shard.info().payload_schema
     for names, kind in (
         ((*KEYWORD_FIELDS, EMBEDDING), qdrant.PayloadSchemaType.Keyword),
-        ((*INTEGER_FIELDS, PARTITION), qdrant.PayloadSchemaType.Integer),
+        (INTEGER_FIELDS, qdrant.IntegerIndexParams(lookup=False, range=True)),
+        ((PARTITION,), qdrant.IntegerIndexParams(lookup=True, range=False)),
     ):
         for name in names:
             if name not in there:

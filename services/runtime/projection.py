@@ -31,7 +31,7 @@ from services.runtime.kafka import (
     TopicPartition,
 )
 from services.runtime.markers import MarkerReader
-from services.runtime.records import EventCheck, ProjectedRecord, decode_record
+from services.runtime.records import Prepare, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
 from services.runtime.tasks import end_task
@@ -81,7 +81,7 @@ class Projection(ConsumerRebalanceListener):
 
     Args:
         max_records: largest batch.
-        check: of every event, before it is applied.
+        prepare: every event, before it is applied.
         rest: so many times as long as a batch took it waits for more, up to MOST_REST_SECONDS, for a store to which a
             small batch costs as much as a large one. Not while it is behind: after a tenth of a full batch.
         instance_id: static membership of the group, of a store that one process at a time has open.
@@ -100,7 +100,7 @@ class Projection(ConsumerRebalanceListener):
         traces: Traces,
         max_records: int = 1000,
         rest: int = 0,
-        check: EventCheck | None = None,
+        prepare: Prepare | None = None,
         instance_id: str | None = None,
     ) -> None:
         self._topic = topic
@@ -113,7 +113,7 @@ class Projection(ConsumerRebalanceListener):
         self._traces = traces
         self._rest = rest
         self._max_records = max_records
-        self._check = check
+        self._prepare = prepare
         self._producer: AIOKafkaProducer = clients.producer()
         self._markers = MarkerReader(self._name, clients)
         self._positions: dict[int, int] = {}
@@ -272,7 +272,7 @@ class Projection(ConsumerRebalanceListener):
                 if events is None:
                     events = await self._decode(fresh)
                 self._failpoints.hit("projection.before_store")
-                links = (each.headers.get("traceparent") for each in events)
+                links = (each.traceparent for each in events)
                 name = f"process {self._topic.name}"
                 async with self._applying:
                     with self._traces.span(name, kind=SpanKind.CONSUMER, attributes=attributes, links=links):
@@ -321,7 +321,7 @@ class Projection(ConsumerRebalanceListener):
             if number % DECODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
-                events.append(decode_record(self._topic, record, self._check))
+                events.append(decode_record(self._topic, record, self._prepare))
             except RecordRejectedError as error:
                 sent = send_rejected(self._producer, self._clients, source=self._source, record=record, error=error)
                 rejected.append(await sent)

@@ -19,7 +19,7 @@ from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.kafka import AIOKafkaConsumer, KafkaClients, Record, TopicPartition
 from services.runtime.projection import Projection, ProjectionStore
-from services.runtime.records import EventCheck, ProjectedRecord, decode_record
+from services.runtime.records import Prepare, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import count_partitions
 
@@ -74,7 +74,7 @@ class Rebuild:
 
     Args:
         batch: most records that are applied at once; they are projected on the event loop, where reads wait for them.
-        check: the projection's own.
+        prepare: the projection's own.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Rebuild:
         topic: Topic,
         failpoints: Failpoints,
         batch: int,
-        check: EventCheck | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._projection = projection
         self._builds = builds
@@ -96,7 +96,7 @@ class Rebuild:
         self._topic = topic
         self._failpoints = failpoints
         self._batch = batch
-        self._check = check
+        self._prepare = prepare
         self._task: asyncio.Task[None] | None = None
         self._switching = False
         self._status = RebuildStatus(state="none")
@@ -235,7 +235,7 @@ class Rebuild:
         events: list[ProjectedRecord] = []
         for record in records:
             try:
-                events.append(decode_record(self._topic, record, self._check))
+                events.append(decode_record(self._topic, record, self._prepare))
             except RecordRejectedError:
                 continue  # it is on dead-letters since the live projection has met it
         return events

@@ -28,7 +28,7 @@ from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.placement import Placement
 from services.usage.retention import Retention, RetentionLoop
-from services.usage.rows import check_event
+from services.usage.rows import row_of
 from services.usage.settings import UsageSettings
 from services.usage.settle import settle
 from services.usage.store import Block, ReadBounds, UsageBuild, UsageStore
@@ -50,8 +50,8 @@ class UsageProjection:
 
     async def apply(self, partition: int, records: Sequence[ProjectedRecord], next_offset: int) -> None:
         if records:
-            events = [(record.offset, record.event) for record in records]
-            await self._store.insert(Block(partition, records[0].offset, records[-1].offset, events))
+            rows = [(record.offset, record.event) for record in records]
+            await self._store.insert(Block(partition, records[0].offset, records[-1].offset, rows))
 
 
 class UsageBuilds:
@@ -107,7 +107,7 @@ class UsageService:
             traces=self._traces,
             max_records=BLOCK_RECORDS,
             rest=REST,
-            check=check_event,
+            prepare=row_of,
             instance_id=None if url else instance_of(settings.data_dir),
         )
         self._rebuild = Rebuild(
@@ -118,7 +118,7 @@ class UsageService:
             topic=USAGE,
             failpoints=failpoints,
             batch=BLOCK_RECORDS,
-            check=check_event,
+            prepare=row_of,
         )
         self._prices = Prices(clients, settings)
         self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints)

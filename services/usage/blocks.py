@@ -14,7 +14,7 @@ from services.usage.facts import Conflict, Stored, sort_out
 from services.usage.fingerprint import COLUMNS, values_sql
 from services.usage.placement import Placement
 from services.usage.rollups import Slot
-from services.usage.rows import EVENT_COLUMNS, SENT_AS, columns_of
+from services.usage.rows import EVENT_COLUMNS, SENT_AS, columns_of, fact_of
 from services.usage.store import Block, Bounds, Fact
 
 INSERT_SETTINGS = {
@@ -32,8 +32,6 @@ ARRIVALS = "usage_arrivals"
 node that has them gives them to the other shards, if there are any."""
 
 TABLES = ("usage_events", "usage_minutes", "usage_days", "usage_conflicts")
-
-_TENANT, _USAGE = COLUMNS.index("tenant_id"), COLUMNS.index("usage_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +86,13 @@ class BlockWriter:
     def _stored(self, client: Any, block: Block) -> Mapping[Fact, Stored]:
         """The rows of the block's facts that are there, by the primary key."""
         client.command(f"TRUNCATE TABLE {ARRIVALS}")
-        tenants, ids = [event.tenant_id for _, event in block.events], [event.usage_id for _, event in block.events]
-        client.insert(ARRIVALS, [tenants, ids], column_names=["tenant_id", "usage_id"], column_oriented=True)
+        facts = [*zip(*(fact_of(row) for _, row in block.rows), strict=True)]
+        client.insert(ARRIVALS, facts, column_names=["tenant_id", "usage_id"], column_oriented=True)
         rows = client.query(
             f"SELECT {', '.join(values_sql())}, block_number FROM usage_events_{self.slot} "  # noqa: S608 - our own
             f"WHERE (tenant_id, usage_id) GLOBAL IN (SELECT tenant_id, usage_id FROM {ARRIVALS})"
         ).result_rows
-        return {(row[_TENANT], row[_USAGE]): Stored(tuple(row[:-1]), row[-1]) for row in rows}
+        return {fact_of(row): Stored(tuple(row[:-1]), row[-1]) for row in rows}
 
     def _keep(self, client: Any, conflicts: Sequence[Conflict]) -> None:
         client.insert(
@@ -122,8 +120,7 @@ def _conflict_row(conflict: Conflict) -> list[Any]:
     kept, refused = conflict.kept, conflict.refused
     differing = [index for index in range(len(EVENT_COLUMNS)) if kept[index] != refused[index]]
     return [
-        refused[_TENANT],
-        refused[_USAGE],
+        *fact_of(refused),
         *(int(text or 0) for text in (*refused[-2:], *kept[-2:])),
         [COLUMNS[index] for index in differing],
         [kept[index] for index in differing],

@@ -1,4 +1,4 @@
-"""Which events of a block are stored: a fact counts where it was read first. Pure.
+"""Which rows of a block are stored: a fact counts where it was read first. Pure.
 
 A rollup can take nothing back, so what is stored already is left out before it gets there.
 """
@@ -6,9 +6,9 @@ A rollup can take nothing back, so what is stored already is left out before it 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas.usage import UsageRecorded
 from services.usage.fingerprint import Values, values_of
-from services.usage.store import Block, Fact
+from services.usage.rows import fact_of
+from services.usage.store import Block, Fact, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Conflict:
 
 @dataclass(slots=True)
 class Sorted:
-    """What becomes of the events of a block. `repeated` were read before with the same values."""
+    """What becomes of the rows of a block. `repeated` were read before with the same values."""
 
-    kept: list[tuple[int, UsageRecorded]] = field(default_factory=list[tuple[int, UsageRecorded]])
+    kept: list[tuple[int, Row]] = field(default_factory=list[tuple[int, Row]])
     conflicts: list[Conflict] = field(default_factory=list[Conflict])
     repeated: int = 0
 
@@ -47,22 +47,22 @@ def sort_out(block: Block, number: int, stored: Mapping[Fact, Stored]) -> Sorted
     Args:
         number: of the block: rows that carry it are the block's own, from a try before.
     """
-    if not stored and len({event.usage_id for _, event in block.events}) == len(block.events):
-        return Sorted([*block.events])
+    if not stored and len({fact_of(row) for _, row in block.rows}) == len(block.rows):
+        return Sorted([*block.rows])
     result = Sorted()
-    first_here: dict[Fact, tuple[int, UsageRecorded]] = {}
-    for offset, event in block.events:
-        fact, place = (event.tenant_id, event.usage_id), (block.partition, offset)
-        row = stored.get(fact)
-        own = row is None or (row.block_number, row.place) == (number, place)
+    first_here: dict[Fact, tuple[int, Row]] = {}
+    for offset, row in block.rows:
+        fact, place = fact_of(row), (block.partition, offset)
+        known = stored.get(fact)
+        own = known is None or (known.block_number, known.place) == (number, place)
         if own and fact not in first_here:
-            first_here[fact] = (offset, event)
+            first_here[fact] = (offset, row)
             continue
-        if row is not None and row.place == place:
+        if known is not None and known.place == place:
             continue  # it was read on from before what is stored
-        values = values_of(block.partition, offset, event)
+        values = values_of(block.partition, offset, row)
         here = first_here.get(fact)
-        kept = values_of(block.partition, *here) if here is not None else row.values if row is not None else values
+        kept = values_of(block.partition, *here) if here is not None else known.values if known is not None else values
         if kept[:-2] == values[:-2]:
             result.repeated += 1
         else:

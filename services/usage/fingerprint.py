@@ -6,9 +6,8 @@ A row's hash is of all its values as text; that of many rows is the exclusive or
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from schemas.ids import microseconds
-from schemas.usage import UsageRecorded
 from services.usage.rows import EVENT_COLUMNS
+from services.usage.store import Row
 
 COLUMNS = (*EVENT_COLUMNS, "source_partition", "source_offset")
 
@@ -19,18 +18,12 @@ Values = tuple[str | None, ...]
 """What a row holds as text, in the order of COLUMNS."""
 
 _FLAGS = ("estimated", "billable", "completes_turn")
-_TIMES = ("occurred_at",)
+_TIME = "occurred_at"
 
 
-def values_of(partition: int, offset: int, event: UsageRecorded) -> Values:
-    """The row of an event: flags are 0 or 1, a time is its microseconds since 1970."""
-    fields = event.__dict__
-    fields = {
-        **fields,
-        **{name: int(fields[name]) for name in _FLAGS},
-        **{name: microseconds(fields[name]) for name in _TIMES},
-    }
-    texts = (None if (value := fields[name]) is None else str(value) for name in EVENT_COLUMNS)
+def values_of(partition: int, offset: int, row: Row) -> Values:
+    """Flags are 0 or 1, a time is its microseconds since 1970."""
+    texts = (None if value is None else str(int(value) if isinstance(value, bool) else value) for value in row)
     return (*texts, str(partition), str(offset))
 
 
@@ -55,6 +48,6 @@ def hash_sql(values: Iterable[str]) -> str:
 def _value_sql(name: str) -> str:
     if name in _FLAGS:
         return f"toString(toUInt8({name}))"
-    if name in _TIMES:
+    if name == _TIME:
         return f"toString(toUnixTimestamp64Micro({name}))"
     return f"toString({name})"

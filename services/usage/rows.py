@@ -9,7 +9,7 @@ from schemas.envelope import RecordRejectedError
 from schemas.ids import EPOCH, microseconds
 from schemas.usage import UsageRecorded
 from services.usage.queries import LATEST
-from services.usage.store import Bounds
+from services.usage.store import Bounds, Fact, Row
 
 _EVENT = {
     "usage_id": "String",
@@ -35,9 +35,9 @@ _EVENT = {
     "outcome": "String",
     "estimated": "Bool",
     "billable": "Bool",
-    "occurred_at": "DateTime64(6, 'UTC')",
     "team_id": "Nullable(String)",
     "completes_turn": "Bool",
+    "occurred_at": "DateTime64(6, 'UTC')",
 }
 _BLOCK = {
     "source_partition": "UInt32",
@@ -53,7 +53,10 @@ engine makes that dictionary in a tenth of the time that the client takes. A tim
 
 EVENT_COLUMNS = tuple(_EVENT)
 
-_event_values = itemgetter(*EVENT_COLUMNS)
+*_BESIDE_TIME, _ = EVENT_COLUMNS
+_values_beside_time = itemgetter(*_BESIDE_TIME)
+
+_fact_of = itemgetter(EVENT_COLUMNS.index("tenant_id"), EVENT_COLUMNS.index("usage_id"))
 
 _MOST = {
     "step": 2**32 - 1,
@@ -78,13 +81,29 @@ AHEAD = timedelta(hours=1)
 _LATEST, _AHEAD = microseconds(LATEST), AHEAD // timedelta(microseconds=1)
 
 
-def check_event(event: UsageRecorded, timestamp_ms: int) -> None:
-    """Raises RecordRejectedError for an event that no row can hold, or that is of the future.
+def row_of(event: UsageRecorded, timestamp_ms: int) -> Row:
+    """The values of EVENT_COLUMNS. Raises RecordRejectedError for what no row can hold, or what is of the future.
 
     Args:
         timestamp_ms: of the record, which is its now; of a record that has none, as it is with old clients, any time is
             taken.
     """
+    occurred_at = _checked_time(event, timestamp_ms)
+    return (*_values_beside_time(event.__dict__), occurred_at)
+
+
+def fact_of(row: Row) -> Fact:
+    return _fact_of(row)
+
+
+def check_event(event: UsageRecorded, timestamp_ms: int) -> UsageRecorded:
+    """The event itself, for whoever makes no row of it. Raises as `row_of` does."""
+    _checked_time(event, timestamp_ms)
+    return event
+
+
+def _checked_time(event: UsageRecorded, timestamp_ms: int) -> int:
+    """Its microseconds since 1970."""
     bits = event.step | event.attempt | event.input_tokens | event.cached_input_tokens
     bits |= event.output_tokens | event.reasoning_tokens | event.latency_ms | (event.first_token_ms or 0)
     if bits >> 32:  # one of them is negative, or has more bits: most events are known to be well without a look at each
@@ -101,6 +120,7 @@ def check_event(event: UsageRecorded, timestamp_ms: int) -> None:
             f"occurred_at: expected at most an hour after its record of {written_at.isoformat()}, "
             f"got {event.occurred_at.isoformat()}",
         )
+    return occurred_at
 
 
 def _check_numbers(event: UsageRecorded) -> None:
@@ -110,12 +130,13 @@ def _check_numbers(event: UsageRecorded) -> None:
             raise RecordRejectedError("not_an_event", f"{name}: expected 0 to {most}, got {str(value)[:40]}")
 
 
-def columns_of(bounds: Bounds, number: int, events: Sequence[tuple[int, UsageRecorded]]) -> list[Sequence[Any]]:
-    """The values of each of SENT_AS, in the order of the events, of which there is at least one."""
-    values = dict(
-        zip(EVENT_COLUMNS, zip(*(_event_values(event.__dict__) for _, event in events), strict=True), strict=True)
-    )
-    values["occurred_at"] = tuple(map(microseconds, values["occurred_at"]))
+def columns_of(bounds: Bounds, number: int, rows: Sequence[tuple[int, Row]]) -> list[Sequence[Any]]:
+    """The values of each of SENT_AS, in the order of the rows, of which there is at least one."""
+    offsets, values = zip(*rows, strict=True)
     same = (bounds.first, bounds.last, number)
-    offsets = [offset for offset, _ in events]
-    return [*values.values(), [bounds.partition] * len(events), offsets, *([each] * len(events) for each in same)]
+    return [
+        *zip(*values, strict=True),
+        [bounds.partition] * len(rows),
+        offsets,
+        *([each] * len(rows) for each in same),
+    ]

@@ -1,20 +1,19 @@
 """Sends the last block again, as it was: what a process that was killed has left half there becomes whole.
 
 A projection cuts blocks by time, so what it would read next has other bounds. The log is read between the bounds that
-the block has on record, and gives the same events for them each time.
+the block has on record, and gives the same rows for them each time.
 """
 
 import asyncio
 
 from schemas.envelope import RecordRejectedError
 from schemas.topics import USAGE
-from schemas.usage import UsageRecorded
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaError, Record, TopicPartition
 from services.runtime.records import decode_record
 from services.runtime.settings import RuntimeSettings
-from services.usage.rows import check_event
-from services.usage.store import Block, Bounds, UsageStore
+from services.usage.rows import row_of
+from services.usage.store import Block, Bounds, Row, UsageStore
 
 READ_SECONDS = 30.0
 POLL_MS = 100
@@ -32,18 +31,16 @@ async def settle(store: UsageStore, clients: KafkaClients, settings: RuntimeSett
         return
     try:
         async with asyncio.timeout(READ_SECONDS):
-            events = await _events_between(bounds, clients, settings)
+            rows = await _rows_between(bounds, clients, settings)
     except (TimeoutError, KafkaError) as error:
         raise UnavailableError(f"{settings.topic(USAGE.name)} does not answer for {bounds}: {error}") from error
-    await store.insert(Block(bounds.partition, bounds.first, bounds.last, events))
+    await store.insert(Block(bounds.partition, bounds.first, bounds.last, rows))
 
 
-async def _events_between(
-    bounds: Bounds, clients: KafkaClients, settings: RuntimeSettings
-) -> list[tuple[int, UsageRecorded]]:
+async def _rows_between(bounds: Bounds, clients: KafkaClients, settings: RuntimeSettings) -> list[tuple[int, Row]]:
     """What the projection made of the records; those that it rejected are on `dead-letters` since then."""
     partition = TopicPartition(settings.topic(USAGE.name), bounds.partition)
-    events: list[tuple[int, UsageRecorded]] = []
+    rows: list[tuple[int, Row]] = []
     consumer = clients.consumer()
     try:
         await consumer.start()
@@ -59,18 +56,18 @@ async def _events_between(
         consumer.seek(partition, bounds.first)
         while await consumer.position(partition) <= bounds.last:
             batches: dict[TopicPartition, list[Record]] = await consumer.getmany(partition, timeout_ms=POLL_MS)
-            events += [
-                (record.offset, event)
+            rows += [
+                (record.offset, row)
                 for record in batches.get(partition, [])
-                if record.offset <= bounds.last and (event := _event_of(record)) is not None
+                if record.offset <= bounds.last and (row := _row_of(record)) is not None
             ]
     finally:
         await consumer.stop()
-    return events
+    return rows
 
 
-def _event_of(record: Record) -> UsageRecorded | None:
+def _row_of(record: Record) -> Row | None:
     try:
-        return decode_record(USAGE, record, check_event).event
+        return decode_record(USAGE, record, row_of).event
     except RecordRejectedError:
         return None

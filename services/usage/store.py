@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
-from schemas.usage import UsageRecorded
 from services.runtime.errors import TurnlogError
 from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
 
@@ -17,6 +16,9 @@ class TooMuchAskedError(TurnlogError):
 
     code = "too_much_asked"
 
+
+Row = tuple[Any, ...]
+"""An event as the values of its columns: a quarter of the memory of the event."""
 
 Fact = tuple[str, str]
 """Tenant and `usage_id`: what counts once."""
@@ -35,12 +37,12 @@ class ReadBounds:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Records of one partition that are inserted together, with the offsets of the first and last one."""
+    """Rows of one partition that are inserted together, by their offsets, and those of the first and last record."""
 
     partition: int
     first: int
     last: int
-    events: Sequence[tuple[int, UsageRecorded]]
+    rows: Sequence[tuple[int, Row]]
 
     @property
     def bounds(self) -> "Bounds":

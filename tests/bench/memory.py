@@ -108,7 +108,7 @@ async def _project(store: EdgeMemoryStore, begin: int, end: int) -> tuple[float,
             values = [encode_event(_message(number)) for number in numbers]
             began, began_cpu = time.monotonic(), time.process_time()
             records = [
-                ProjectedRecord(number, 0, None, decode_event(MESSAGES, value, {}), {})
+                ProjectedRecord(number, 0, None, decode_event(MESSAGES, value, {}))
                 for number, value in zip(numbers, values, strict=True)
             ]
             await projection.apply(0, records, numbers.stop)

@@ -93,7 +93,7 @@ async def ranks(embedder: Embedder | None = None) -> dict[str, list[int | None]]
     with tempfile.TemporaryDirectory() as folder:
         store = EdgeMemoryStore(Path(folder) / "memory")
         await store.open()
-        records = [ProjectedRecord(offset, 0, each.thread_id, each, {}) for offset, each in enumerate(messages)]
+        records = [ProjectedRecord(offset, 0, each.thread_id, each) for offset, each in enumerate(messages)]
         await JournalProjection(store).apply(0, records, len(records))
         fill = EmbeddingFill(store, embeddings, Failpoints())
         while await fill.fill_batch():

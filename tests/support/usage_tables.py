@@ -16,6 +16,7 @@ from schemas.usage import UsageRecorded
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.placement import Placement
 from services.usage.queries import UsageGroup, UsageQuery
+from services.usage.rows import row_of
 from services.usage.store import Block
 
 START = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
@@ -35,7 +36,8 @@ from services.runtime.errors import ConfigurationError
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.placement import Placement
 from services.usage.queries import UsageQuery
-from services.usage.store import Block, ReadBounds, TooMuchAskedError
+from services.usage.store import ReadBounds, TooMuchAskedError
+from tests.support.usage_tables import block
 
 url, folder, placement, what = sys.argv[1:]
 
@@ -52,10 +54,10 @@ async def main():
         signal.setitimer(signal.ITIMER_REAL, *seconds)  # nothing handles it: it ends the process as a kill does
     for begin in range(first, first + size * count, size):
         events = [
-            (offset, UsageRecorded(usage_id=f"u{offset}", kind="tool", input_tokens=1, occurred_at="2026-01-01T00:00Z"))
+            UsageRecorded(usage_id=f"u{offset}", kind="tool", input_tokens=1, occurred_at="2026-01-01T00:00Z")
             for offset in range(begin, begin + size)
         ]
-        await store.insert(Block(0, begin, begin + size - 1, events))
+        await store.insert(block(*events, first=begin))
         print(begin + size, flush=True)
     signal.pause()
 
@@ -106,7 +108,8 @@ def spent(number: int = 0, **fields: Any) -> UsageRecorded:
 
 
 def block(*events: UsageRecorded, partition: int = 0, first: int = 0) -> Block:
-    return Block(partition, first, first + len(events) - 1, list(enumerate(events, first)))
+    rows = [(offset, row_of(event, 0)) for offset, event in enumerate(events, first)]
+    return Block(partition, first, first + len(events) - 1, rows)
 
 
 async def total(store: ClickHouseUsageStore, **filters: Any) -> UsageGroup:

@@ -9,7 +9,7 @@ from schemas.envelope import RecordRejectedError
 from schemas.topics import Topic
 from services.runtime.errors import TurnlogError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaConnectionError, Record, TopicPartition
-from services.runtime.records import EventCheck, ProjectedRecord, decode_record
+from services.runtime.records import Prepare, ProjectedRecord, decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import count_partitions
 
@@ -26,11 +26,11 @@ class AuditedTopic:
     Raises UnavailableError when Kafka does not answer.
     """
 
-    def __init__(self, settings: RuntimeSettings, topic: Topic, check: EventCheck | None = None) -> None:
+    def __init__(self, settings: RuntimeSettings, topic: Topic, prepare: Prepare | None = None) -> None:
         self._settings = settings
         self._topic = topic
         self._name = settings.topic(topic.name)
-        self._check = check
+        self._prepare = prepare
         self._clients = KafkaClients(settings, client_id="turnlog-audit")
         self._consumer = self._clients.consumer()
         self.partitions = 0
@@ -113,7 +113,7 @@ class AuditedTopic:
         events: list[ProjectedRecord] = []
         for record in records:
             try:
-                events.append(decode_record(self._topic, record, self._check))
+                events.append(decode_record(self._topic, record, self._prepare))
             except RecordRejectedError:
                 continue
         return events

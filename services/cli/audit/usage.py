@@ -9,7 +9,6 @@ rows.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from schemas.http import (
     AuditedFacts,
@@ -21,7 +20,7 @@ from schemas.http import (
     UsageImbalance,
     UsageImbalances,
 )
-from schemas.ids import EPOCH
+from schemas.ids import EPOCH, microseconds
 from schemas.topics import USAGE
 from services.cli.audit.log import AuditedTopic
 from services.cli.audit.report import LISTED, Conflict, Difference, Findings, Problem
@@ -29,7 +28,7 @@ from services.cli.audit.service import AuditedService
 from services.runtime.records import ProjectedRecord
 from services.runtime.settings import RuntimeSettings
 from services.usage.fingerprint import BUCKET, COLUMNS, Values, hash_of, values_of
-from services.usage.rows import check_event
+from services.usage.rows import row_of
 
 LAST = 2**62
 FACTS = 1000
@@ -47,7 +46,7 @@ class _Sum:
 
 async def audit_usage(settings: RuntimeSettings) -> Findings:
     """Raises UnavailableError when Kafka or usage does not answer, or usage does not catch up with the log."""
-    async with AuditedTopic(settings, USAGE, check_event) as log:
+    async with AuditedTopic(settings, USAGE, row_of) as log:
         return await _UsageAudit(log, AuditedService(settings, "usage")).run()
 
 
@@ -56,7 +55,7 @@ class _UsageAudit:
         self._log = log
         self._service = service
         self._ends: list[int] = []
-        self._kept_from = EPOCH
+        self._kept_from = 0
         self._compared = 0
         self._total = 0
         self._differences: list[Difference] = []
@@ -67,7 +66,7 @@ class _UsageAudit:
     async def run(self) -> Findings:
         self._ends = await self._log.ends()
         answer = await self._service.ask(UsageDigests, "POST", "/audit/digests", UsageEnds(ends=self._ends))
-        self._kept_from = answer.kept_from or EPOCH
+        self._kept_from = microseconds(answer.kept_from or EPOCH)
         noted = await self._service.ask(UsageConflicts, "GET", "/audit/conflicts")
         self._noted = {each.refused_at for each in noted.items}
         for partition in sorted({each.partition for each in answer.items if each.beyond}):
@@ -165,11 +164,10 @@ class _UsageAudit:
 
     async def _rows(self, partition: int, first: int, end: int) -> list[Values]:
         answer = await self._service.ask(AuditedRows, "GET", "/audit/rows", partition=partition, first=first, end=end)
-        first_kept = (self._kept_from - EPOCH) // timedelta(microseconds=1)
-        return [tuple(row) for row in answer.items if int(row[_TIME] or 0) >= first_kept]
+        return [tuple(row) for row in answer.items if int(row[_TIME] or 0) >= self._kept_from]
 
     def _is_kept(self, read: ProjectedRecord) -> bool:
-        return read.event.occurred_at >= self._kept_from
+        return read.event[_TIME] >= self._kept_from
 
     def _add(self, problem: Problem, values: Values, detail: str) -> None:
         self._total += 1

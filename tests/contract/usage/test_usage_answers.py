@@ -18,7 +18,6 @@ from services.runtime.pricing.cells import Boundaries, Cell, cell_of
 from services.runtime.pricing.sums import amounts_of
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.queries import EARLIEST, FILTERS, UsageGroup, UsageQuery
-from services.usage.rows import check_event
 from services.usage.store import ReadBounds, TooMuchAskedError
 from services.usage.sums_sql import COLUMNS
 from services.usage.weights import weights_of
@@ -223,8 +222,6 @@ async def test_the_largest_events_that_pass_the_check_are_stored_and_add_up(stor
         spent(0, occurred_at=early, step=2**32 - 1, attempt=2**32 - 1, **numbers),
         spent(1, occurred_at=late, **numbers),
     ]
-    for event in events:
-        check_event(event, 0)
     await store.insert(block(*events))
     row = await total(store)
     assert (row.input_tokens, row.output_tokens, row.latency_ms_avg) == (2 * most, 2 * most, most)

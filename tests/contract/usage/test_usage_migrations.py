@@ -87,7 +87,7 @@ async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_co
         for number, (first, last) in enumerate(((0, 4), (5, 8)), 1):
             if number == 2 and half_there:
                 place.run(client, ["DROP TABLE usage_days_a_view SYNC"])
-            values = columns_of(Bounds(0, first, last), number, list(enumerate(events))[first : last + 1])
+            values = columns_of(Bounds(0, first, last), number, block(*events).rows[first : last + 1])
             named = dict(zip(SENT_AS, values, strict=True))
             settings = INSERT_SETTINGS | {"insert_deduplication_token": f"1-0-{first}-{last}"}
             client.insert(

@@ -17,6 +17,7 @@ from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.fingerprint import hash_of, values_of
 from services.usage.migrate import migrations, statements
 from services.usage.queries import UsageQuery
+from services.usage.rows import row_of
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.installation import free_ports
 from tests.support.usage_tables import EXACT_AND_SUMMED, START, Place, block, spent, total
@@ -180,7 +181,7 @@ async def test_a_row_reads_and_hashes_as_its_event_does(store: ClickHouseUsageSt
     odd = spent(2, user_id="ü\x00\t'\\", billable=False, occurred_at=START + timedelta(microseconds=1))
     events = [full, spent(1), odd]
     await store.insert(block(*events, partition=2, first=9_999))
-    values = [values_of(2, offset, event) for offset, event in enumerate(events, 9_999)]
+    values = [values_of(2, offset, row_of(event, 0)) for offset, event in enumerate(events, 9_999)]
     assert await store.rows(2, 0, 20_000, limit=10) == [list(each) for each in values]
     assert await store.rows(2, 10_000, 10_001, limit=10) == [list(values[1])]
     assert await store.rows(2, 0, 20_000, limit=1) == [list(values[0])]
@@ -197,7 +198,7 @@ async def test_a_digest_is_of_many_rows_whatever_blocks_they_came_in(store: Clic
     events = [spent(number, input_tokens=number) for number in range(50)]
     await store.insert(block(*events[20:], first=20))
     await store.insert(block(*events[:20]))
-    hashes = [hash_of(values_of(0, offset, event)) for offset, event in enumerate(events)]
+    hashes = [hash_of(values_of(0, offset, row_of(event, 0))) for offset, event in enumerate(events)]
     (digest,) = await store.digests([50])
     assert (digest.rows, digest.hash, digest.beyond) == (50, functools.reduce(operator.xor, hashes), False)
 
@@ -372,7 +373,9 @@ async def test_a_month_that_alone_says_how_far_a_partition_was_read_stays_until_
     assert await store.purge(datetime(2025, 6, 1, tzinfo=UTC)) == [202503, 202504]
     assert await store.positions() == {0: 2, 1: 10}
     assert await store.digests([2, 10], datetime(2025, 6, 1, tzinfo=UTC)) == [
-        UsageDigest(partition=0, first=0, beyond=False, rows=1, hash=hash_of(values_of(0, 1, in_month(1, 7))))
+        UsageDigest(
+            partition=0, first=0, beyond=False, rows=1, hash=hash_of(values_of(0, 1, row_of(in_month(1, 7), 0)))
+        )
     ]
     assert await store.imbalances(limit=10) == []
     await store.close()

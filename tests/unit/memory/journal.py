@@ -105,7 +105,7 @@ class Told:
         """One batch, each event at the next offset."""
         records: Sequence[ProjectedRecord] = [
             ProjectedRecord(
-                self.offset + number, 0, event.thread_id, event.model_copy(update={"tenant_id": self.tenant}), {}
+                self.offset + number, 0, event.thread_id, event.model_copy(update={"tenant_id": self.tenant})
             )
             for number, event in enumerate(events)
         ]

@@ -68,7 +68,7 @@ async def test_a_projection_and_its_rebuild_are_as_expected_whatever_the_history
     projection, offset, whole = JournalProjection(store), 0, False
     while not whole:
         end = min(len(events), offset + chance.randrange(1, 40))
-        records = [ProjectedRecord(each, 0, None, events[each], {}) for each in range(offset, end)]
+        records = [ProjectedRecord(each, 0, None, events[each]) for each in range(offset, end)]
         await projection.apply(0, records, end)
         whole = end == len(events)
         offset = end if whole or chance.random() < 0.7 else chance.randrange(offset, end)  # a restart reads it again
@@ -76,9 +76,7 @@ async def test_a_projection_and_its_rebuild_are_as_expected_whatever_the_history
     must = {key: found.fingerprint for key in expected.keys() if (found := expected.get(key)) is not None}  # noqa: SIM118
     assert await fingerprints_of(store) == must
     build = await store.begin_build()
-    await JournalProjection(build).apply(
-        0, [ProjectedRecord(each, 0, None, events[each], {}) for each in range(200)], 200
-    )
+    await JournalProjection(build).apply(0, [ProjectedRecord(each, 0, None, events[each]) for each in range(200)], 200)
     await store.switch()
     await store.clean()
     assert await fingerprints_of(store) == must

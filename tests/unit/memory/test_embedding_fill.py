@@ -200,7 +200,7 @@ async def test_a_rebuild_takes_the_vectors_along_and_embeds_nothing_twice(fillin
     asked = len(filling.embedder.asked)
     store = filling.told.store
     build = BuildProjection(await store.begin_build(), store, SPACE)
-    records = [ProjectedRecord(offset, 0, event.thread_id, event, {}) for offset, event in enumerate(events)]
+    records = [ProjectedRecord(offset, 0, event.thread_id, event) for offset, event in enumerate(events)]
     await build.apply(0, records, 2)
     await store.switch()
     await filling.fill_all()

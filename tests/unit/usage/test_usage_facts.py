@@ -8,27 +8,29 @@ from hypothesis import strategies as st
 from schemas.usage import UsageRecorded
 from services.usage.facts import Conflict, Stored, sort_out
 from services.usage.fingerprint import values_of
-from services.usage.store import Block, Fact
+from services.usage.rows import fact_of, row_of
+from services.usage.store import Block, Fact, Row
 
 
-def spent(number: int, **fields: Any) -> UsageRecorded:
-    return UsageRecorded.model_validate(
+def spent(number: int, **fields: Any) -> Row:
+    event = UsageRecorded.model_validate(
         {"usage_id": f"u{number}", "kind": "tool", "occurred_at": "2026-01-01T00:00:00Z"} | fields
     )
+    return row_of(event, 0)
 
 
-def block(*events: UsageRecorded, partition: int = 0, first: int = 0) -> Block:
-    return Block(partition, first, first + len(events) - 1, list(enumerate(events, first)))
+def block(*rows: Row, partition: int = 0, first: int = 0) -> Block:
+    return Block(partition, first, first + len(rows) - 1, list(enumerate(rows, first)))
 
 
-def stored(partition: int, offset: int, event: UsageRecorded, number: int) -> dict[Fact, Stored]:
-    return {(event.tenant_id, event.usage_id): Stored(values_of(partition, offset, event), number)}
+def stored(partition: int, offset: int, row: Row, number: int) -> dict[Fact, Stored]:
+    return {fact_of(row): Stored(values_of(partition, offset, row), number)}
 
 
 def test_what_is_new_is_kept() -> None:
-    events = [spent(1), spent(2), spent(1, tenant_id="other")]
-    found = sort_out(block(*events), 1, {})
-    assert (found.kept, found.conflicts, found.repeated) == ([*enumerate(events)], [], 0)
+    rows = [spent(1), spent(2), spent(1, tenant_id="other")]
+    found = sort_out(block(*rows), 1, {})
+    assert (found.kept, found.conflicts, found.repeated) == ([*enumerate(rows)], [], 0)
 
 
 def test_the_first_of_a_block_counts() -> None:
@@ -68,6 +70,6 @@ def test_a_block_that_is_sent_again_decides_the_same_however_much_of_it_is_store
     once = sort_out(given_block, 2, table)
     assert len(once.kept) + len(once.conflicts) + once.repeated == len(events)
     part = data.draw(st.lists(st.sampled_from(once.kept), unique_by=lambda each: each[0]) if once.kept else st.just([]))
-    for offset, event in part:
-        table |= stored(0, offset, event, 2)
+    for offset, row in part:
+        table |= stored(0, offset, row, 2)
     assert sort_out(given_block, 2, table) == once

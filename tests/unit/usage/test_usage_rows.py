@@ -9,7 +9,7 @@ import pytest
 from schemas.envelope import RecordRejectedError
 from schemas.usage import EXAMPLES, UsageRecorded
 from services.usage.migrate import migrations, statements
-from services.usage.rows import EVENT_COLUMNS, SENT_AS, check_event, columns_of
+from services.usage.rows import EVENT_COLUMNS, SENT_AS, columns_of, row_of
 from services.usage.store import Bounds
 
 
@@ -28,7 +28,9 @@ def test_every_field_of_an_event_has_a_column_but_its_type_and_metadata() -> Non
 
 def test_a_row_has_the_event_its_offset_and_its_block() -> None:
     (event,) = EXAMPLES
-    first, second = zip(*columns_of(Bounds(3, 70, 75), 8, [(70, event), (75, event)]), strict=True)
+    first, second = zip(
+        *columns_of(Bounds(3, 70, 75), 8, [(70, row_of(event, 0)), (75, row_of(event, 0))]), strict=True
+    )
     expected = {name: getattr(event, name) for name in EVENT_COLUMNS} | {"occurred_at": 1_767_268_802_000_000}
     assert dict(zip(EVENT_COLUMNS, first, strict=False)) == expected
     assert first[-5:] == (3, 70, 70, 75, 8)
@@ -52,7 +54,7 @@ def test_a_row_has_the_event_its_offset_and_its_block() -> None:
 def test_a_number_that_no_row_can_hold_is_rejected_by_name(field: str, value: Any) -> None:
     event = UsageRecorded.model_validate(EXAMPLES[0].model_dump() | {field: value})
     with pytest.raises(RecordRejectedError, match=rf"{field}: expected 0 to \d+, got {str(value)[:40]}") as caught:
-        check_event(event, 0)
+        row_of(event, 0)
     assert caught.value.reason == "not_an_event"
     assert len(caught.value.message) < 200
 
@@ -60,12 +62,12 @@ def test_a_number_that_no_row_can_hold_is_rejected_by_name(field: str, value: An
 @pytest.mark.parametrize("time", [datetime(1969, 12, 31, 23, tzinfo=UTC), datetime(2106, 1, 1, tzinfo=UTC)])
 def test_a_time_that_no_row_can_hold_is_rejected(time: datetime) -> None:
     with pytest.raises(RecordRejectedError, match="occurred_at: expected a time from 1970 to 2105"):
-        check_event(EXAMPLES[0].model_copy(update={"occurred_at": time}), 0)
+        row_of(EXAMPLES[0].model_copy(update={"occurred_at": time}), 0)
 
 
 def test_an_event_at_the_limits_passes() -> None:
-    check_event(EXAMPLES[0], 0)
-    check_event(
+    row_of(EXAMPLES[0], 0)
+    row_of(
         EXAMPLES[0].model_copy(
             update={
                 "step": 2**32 - 1,
@@ -85,17 +87,17 @@ WRITTEN_MS = int(WRITTEN.timestamp() * 1000)
 def test_a_time_in_the_future_is_rejected_by_the_time_of_its_record() -> None:
     """Not by the clock: a rebuild years later decides the same."""
     latest = EXAMPLES[0].model_copy(update={"occurred_at": WRITTEN + timedelta(hours=1)})
-    check_event(latest, WRITTEN_MS)
+    row_of(latest, WRITTEN_MS)
     later = latest.model_copy(update={"occurred_at": latest.occurred_at + timedelta(microseconds=1)})
     with pytest.raises(RecordRejectedError, match="at most an hour after its record of 2026-01-01T00:00:00") as caught:
-        check_event(later, WRITTEN_MS)
+        row_of(later, WRITTEN_MS)
     assert caught.value.reason == "not_an_event"
 
 
 @pytest.mark.parametrize("timestamp_ms", [-1, 0])
 def test_a_record_without_a_time_says_nothing_about_the_future(timestamp_ms: int) -> None:
-    check_event(EXAMPLES[0], timestamp_ms)
+    row_of(EXAMPLES[0], timestamp_ms)
 
 
 def test_late_usage_is_taken_however_late_it_is() -> None:
-    check_event(EXAMPLES[0].model_copy(update={"occurred_at": WRITTEN - timedelta(days=10_000)}), WRITTEN_MS)
+    row_of(EXAMPLES[0].model_copy(update={"occurred_at": WRITTEN - timedelta(days=10_000)}), WRITTEN_MS)
