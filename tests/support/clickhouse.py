@@ -84,6 +84,7 @@ class Engine:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two packets, of which the second one would wait for 40 ms
     engine: Engine
     password: str
 
