@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from schemas.base import NO_FIELDS, NO_ITEMS, JsonObject, Model, Money, Name, Spec
 
@@ -22,7 +22,7 @@ class SearchOptions(Model):
     vector: bool = False
     message_range: MessageRange = MessageRange()
     other_threads: bool = False
-    score_threshold: float | None = None
+    score_threshold: FiniteFloat | None = None
     """Least score of a hit: of meaning, the cosine from -1 to 1, where `vector` is on; else of text, BM25."""
 
 

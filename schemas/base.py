@@ -38,7 +38,10 @@ PromptId = NewType("PromptId", str)
 
 
 def _utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("expected a time of the years 1 to 9999 in UTC") from error
 
 
 def format_time(value: datetime) -> str:

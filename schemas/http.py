@@ -2,7 +2,7 @@
 
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, FiniteFloat
 
 from schemas.agents import ContextOptions
 from schemas.base import (
@@ -282,7 +282,7 @@ class SearchQuery(Model):
     role: Role | None = None
     since: Timestamp | None = None
     until: Timestamp | None = None
-    score_threshold: float | None = None
+    score_threshold: FiniteFloat | None = None
     cursor: str | None = None
     limit: PageLimit = 20
 

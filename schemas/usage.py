@@ -2,6 +2,8 @@
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from schemas.base import (
     DEFAULT_TENANT,
     GROWING,
@@ -14,6 +16,10 @@ from schemas.base import (
     Timestamp,
     TokenCounts,
 )
+
+
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false as they stand: a text that looks like one decides about nobody's bill."""
 
 
 class UsageRecorded(TokenCounts):
@@ -39,10 +45,10 @@ class UsageRecorded(TokenCounts):
     latency_ms: int = 0
     first_token_ms: int | None = None
     outcome: Literal["ok", "error", "lost"] = "ok"
-    estimated: bool = False
+    estimated: Flag = False
     """Whether the token counts are ours because the provider gave none."""
-    billable: bool = True
-    completes_turn: bool = False
+    billable: Flag = True
+    completes_turn: Flag = False
     """Whether the turn was completed with this step."""
     metadata: JsonObject = NO_FIELDS
     occurred_at: Timestamp

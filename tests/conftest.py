@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from infra.local.kafka import running_kafka
 from tests.scripted_model.server import ScriptedModel
@@ -15,6 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 CACHE = Path(os.environ.setdefault("TURNLOG_CACHE_DIR", str(ROOT / ".turnlog" / "cache")))
 """The jars of `make run`, so that neither fetches what the other has."""
+
+settings.register_profile("turnlog", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("turnlog")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

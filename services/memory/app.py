@@ -11,7 +11,7 @@ from services.memory.fill import EmbeddingFill
 from services.memory.projection import JournalBuilds, JournalProjection, LiveProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.reads import Reads
-from services.memory.search import Search
+from services.memory.search import FormerModel, Search
 from services.memory.settings import MemorySettings
 from services.memory.store import MemoryStore
 from services.memory.upkeep import Upkeep
@@ -51,8 +51,18 @@ def build_store(settings: MemorySettings) -> MemoryStore:
 
 def build_embedder(settings: MemorySettings) -> Embedder | None:
     """The model that is named; None where no vectors are wanted."""
-    match settings.embedding_model:
-        case "none":
+    return _embedder(settings, settings.embedding_model)
+
+
+def build_former_embedder(settings: MemorySettings) -> Embedder | None:
+    """The model that is named as the former one; None where that is none, or the present one."""
+    former = settings.embedding_former_model
+    return None if former in {None, settings.embedding_model} else _embedder(settings, former)
+
+
+def _embedder(settings: MemorySettings, name: str | None) -> Embedder | None:
+    match name:
+        case None | "none":
             return None
         case LocalEmbedder.model:
             return LocalEmbedder()
@@ -80,7 +90,11 @@ class MemoryService:
         self._usage = UsageProducer(clients)
         self._embedder = embedder or build_embedder(settings)
         embeddings = Embeddings(self._embedder, self._usage.record) if self._embedder else None
-        self._fill = EmbeddingFill(self._store, embeddings, failpoints) if embeddings else None
+        self._former_embedder = build_former_embedder(settings) if embeddings else None
+        former = None
+        if self._former_embedder:
+            former = FormerModel(self._store, Embeddings(self._former_embedder, self._usage.record))
+        self._fill = EmbeddingFill(self._store, embeddings, failpoints, former) if embeddings else None
         store_of_records = (
             LiveProjection(self._store, self._fill.wake) if self._fill else JournalProjection(self._store)
         )
@@ -104,7 +118,8 @@ class MemoryService:
             failpoints=failpoints,
             batch=REBUILD_BATCH,
         )
-        self.api = build_api(Reads(self._store, Search(self._store, embeddings)), self._projection, self.readiness)
+        reads = Reads(self._store, Search(self._store, embeddings, former))
+        self.api = build_api(reads, self._projection, self.readiness)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.memory_port)
@@ -113,7 +128,7 @@ class MemoryService:
             steps.append(self._fill.start)
         self._upkeep: Upkeep | None = None
         if embeddings and isinstance(self._store, EdgeMemoryStore):
-            self._upkeep = Upkeep(self._store, embeddings, self._rebuild)
+            self._upkeep = Upkeep(self._store, embeddings, self._rebuild, former)
             steps.append(self._upkeep.start)
         self._connections = Connections(self.name, settings.bootstrap, steps)
 
@@ -139,8 +154,9 @@ class MemoryService:
         await self._projection.stop()
         await self._usage.stop()
         await self._store.close()
-        if self._embedder:
-            await self._embedder.close()
+        for embedder in (self._embedder, self._former_embedder):
+            if embedder:
+                await embedder.close()
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:

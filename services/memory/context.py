@@ -36,8 +36,8 @@ def assemble(
     A tool's call comes only with its answer and an answer only with its call, but for the turn's own: there the answer
     may be on its way.
     """
-    by_id = {hit.message.message_id: hit for hit in hits}
-    chosen: dict[str, ContextMessage] = {}
+    found = {_identity(hit.message): hit for hit in hits}
+    chosen: dict[tuple[str, str], ContextMessage] = {}
     strongest_first: list[tuple[Reason, Iterable[MessageView]]] = [
         ("turn", turn),
         ("recent", recent),
@@ -46,11 +46,12 @@ def assemble(
     ]
     for reason, messages in strongest_first:
         for message in messages:
-            if message.message_id in chosen:
+            identity = _identity(message)
+            if identity in chosen:
                 continue
-            hit = by_id.get(message.message_id)
+            hit = found.get(identity)
             score, found_by = (hit.score, list(hit.found_by)) if hit else (None, [])
-            chosen[message.message_id] = ContextMessage(message=message, reason=reason, score=score, found_by=found_by)
+            chosen[identity] = ContextMessage(message=message, reason=reason, score=score, found_by=found_by)
     return _whole_calls(sorted(chosen.values(), key=lambda each: _place(each.message, thread_id)))
 
 
@@ -60,17 +61,17 @@ def within_budget(messages: Sequence[ContextMessage], max_tokens: int) -> list[C
     First go neighbours, the oldest first; then hits, the weakest first; then recent messages, the oldest first. The
     turn's own stay, even where they are too many by themselves. A call takes its answers along.
     """
-    sizes: dict[tuple[str, int], int] = {}
+    sizes: dict[tuple[str, str, int], int] = {}
 
     def size(each: ContextMessage) -> int:
-        key = each.message.message_id, len(each.message.parts)
+        key = *_identity(each.message), len(each.message.parts)
         return sizes.get(key) or sizes.setdefault(key, tokens_of([each]))
 
     kept = list(messages)
     for goes in sorted((each for each in messages if each.reason != "turn"), key=_worth):
         if sum(map(size, kept)) <= max_tokens:
             break
-        kept = _whole_calls([each for each in kept if each.message.message_id != goes.message.message_id])
+        kept = _whole_calls([each for each in kept if _identity(each.message) != _identity(goes.message)])
     return kept
 
 
@@ -105,24 +106,41 @@ def _worth(each: ContextMessage) -> tuple[int, float, int]:
             return 2, 0.0, each.message.position
 
 
+def _identity(message: MessageView) -> tuple[str, str]:
+    """The id of a message is its own within its thread alone."""
+    return message.thread_id, message.message_id
+
+
 def _place(message: MessageView, thread_id: str) -> tuple[bool, str, int]:
     return message.thread_id == thread_id, message.thread_id, message.position
 
 
 def _whole_calls(messages: Sequence[ContextMessage]) -> list[ContextMessage]:
-    """Without calls and answers that have lost each other, and without messages that nothing else is left of."""
-    parts = [part for each in messages for part in each.message.parts]
-    called = {part.call_id for part in parts if isinstance(part, ToolCallPart)}
-    answered = {part.call_id for part in parts if isinstance(part, ToolResultPart)}
-    if not called and not answered:
+    """Without calls and answers that have lost each other, and without messages that nothing else is left of.
+
+    The ids of calls need not differ: an answer is that of the last call of its id before it in its thread.
+    """
+    waiting: dict[tuple[str, str], ToolCallPart] = {}
+    paired: set[int] = set()
+    has_any = False
+    for each in messages:
+        for part in each.message.parts:
+            if isinstance(part, ToolCallPart):
+                has_any = True
+                waiting[each.message.thread_id, part.call_id] = part
+            elif isinstance(part, ToolResultPart):
+                has_any = True
+                call = waiting.pop((each.message.thread_id, part.call_id), None)
+                paired |= {id(call), id(part)} if call is not None else set()
+    if not has_any:
         return list(messages)
 
     def is_whole(part: Part, reason: Reason) -> bool:
         match part:
             case ToolCallPart():
-                return reason == "turn" or part.call_id in answered
+                return reason == "turn" or id(part) in paired
             case ToolResultPart():
-                return part.call_id in called
+                return id(part) in paired
             case _:
                 return True
 

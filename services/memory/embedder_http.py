@@ -1,10 +1,11 @@
 """A model behind any OpenAI-compatible `/v1/embeddings`."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import aiohttp
-from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from yarl import URL
 
 from schemas.tokens import estimated_tokens
@@ -19,8 +20,13 @@ TEXTS_AT_FAULT = frozenset({400, 413, 422})
 
 
 class _Item(BaseModel):
-    index: int
-    embedding: list[FiniteFloat] = Field(min_length=1)
+    """Of one text, whose vector may be missing or hold what is no number without harm to the others."""
+
+    index: int | None = None
+    embedding: list[float | None] | None = None
+
+    def vector(self) -> list[float]:
+        return [math.nan if number is None else number for number in self.embedding or []]
 
 
 class _Usage(BaseModel):
@@ -76,10 +82,12 @@ class HttpEmbedder:
             answer = _Answer.model_validate_json(content)
         except ValidationError as error:
             raise EmbedderUnavailableError(f"{self._url} answered no embeddings: {_said(content)}") from error
-        vectors = {each.index: each.embedding for each in answer.data}
-        if sorted(vectors) != list(range(len(texts))):
-            raise EmbedderUnavailableError(f"{self._url} answered {len(vectors)} vectors for {len(texts)} texts")
-        in_order = [vectors[index] for index in range(len(texts))]
+        vectors = {each.index: each.vector() for each in answer.data if each.index is not None}
+        if not vectors:
+            raise EmbedderUnavailableError(f"{self._url} answered no embeddings: {_said(content)}")
+        if not vectors.keys() <= set(range(len(texts))):
+            raise EmbedderUnavailableError(f"{self._url} answered index {max(vectors)} for {len(texts)} texts")
+        in_order = [vectors.get(index, []) for index in range(len(texts))]
         counted = answer.usage and (answer.usage.prompt_tokens or answer.usage.total_tokens)
         if counted:
             return Embedded(in_order, counted)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ QUERIES_KEPT = 128
 PROBE = "turnlog"
 """Embedded once at a start, which tells the size of the model's vectors. Nobody is charged for it."""
 
+SHORTEST, LONGEST = 1e-3, 1e18
+"""Lengths of a vector between which its direction is known: Qdrant squares its numbers in 32 bits."""
+
 
 class EmbedderUnavailableError(UnavailableError):
     """The model does not answer now, or not to this key. `retry_after_seconds`: the provider's wish."""
@@ -40,7 +44,7 @@ class TextsRefusedError(TurnlogError):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A vector for each text, in order.
+    """A vector for each text, in order; an empty one where the model gave none.
 
     `tokens`: what was spent for all of them; None where nothing is charged. `estimated`: the count is ours.
     """
@@ -62,7 +66,8 @@ class Embedder(Protocol):
     longest: int
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Raises EmbedderUnavailableError, or TextsRefusedError. Every text has a word."""
+        """Raises EmbedderUnavailableError, or TextsRefusedError. Every text has a word. What is wrong with a single
+        vector is for `flaw` to say."""
         ...
 
     async def close(self) -> None: ...
@@ -104,8 +109,15 @@ class Embeddings:
                 probed = await self.embedder.embed([PROBE])
             except TextsRefusedError as error:
                 raise EmbedderUnavailableError(f"it embeds nothing: {error}") from error
-            self._space = VectorSpace(self.embedder.model, len(probed.vectors[0]))
+            space = VectorSpace(self.embedder.model, len(probed.vectors[0]))
+            if wrong := flaw(probed.vectors[0], space):
+                raise EmbedderUnavailableError(f"{self.embedder.model} embeds nothing: it gave {wrong}")
+            self._space = space
         return self._space
+
+    def known_space(self) -> VectorSpace:
+        """The space as far as it is known without asking the model: before that has answered, one without vectors."""
+        return self._space or VectorSpace(self.embedder.model, 0)
 
     async def query(self, text: str, asker: Asker) -> QueryVector:
         """The vector of what somebody looks for. The last of them are kept, so that the next page costs nothing.
@@ -129,12 +141,26 @@ class Embeddings:
         except TextsRefusedError as error:
             raise EmbedderUnavailableError(f"{self.embedder.model} does not embed the query: {error}") from error
         [vector] = answer.vectors
-        if len(vector) != space.size:
-            raise EmbedderUnavailableError(f"{self.embedder.model} gave {len(vector)} numbers instead of {space.size}")
+        if wrong := flaw(vector, space):
+            raise EmbedderUnavailableError(f"{self.embedder.model} gave {wrong} for the query")
         self._queries[asked] = QueryVector(space, vector)
         if len(self._queries) > QUERIES_KEPT:
             self._queries.popitem(last=False)
         return self._queries[asked]
+
+
+def flaw(vector: Sequence[float], space: VectorSpace) -> str | None:
+    """Why a vector cannot be compared with others of its space by the cosine; None: it can."""
+    if not vector:
+        return "no vector"
+    if len(vector) != space.size:
+        return f"a vector of {len(vector)} numbers instead of {space.size}"
+    length = math.hypot(*vector)
+    if not math.isfinite(length):
+        return "a vector with a number that is not finite"
+    if not SHORTEST <= length <= LONGEST:
+        return f"a vector of the length {length:g}, whose direction cannot be told"
+    return None
 
 
 def apportioned(total: int, weights: Sequence[int]) -> list[int]:

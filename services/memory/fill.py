@@ -14,8 +14,10 @@ from services.memory.embeddings import (
     Embeddings,
     TextsRefusedError,
     apportioned,
+    flaw,
     message_usage,
 )
+from services.memory.search import FormerModel
 from services.memory.store import Document, MemoryStore, MessageVector, VectorSpace
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
@@ -26,10 +28,16 @@ log = structlog.get_logger(__name__)
 IDLE_SECONDS = 5.0
 """Looks so often for messages that nobody has told it of: those of a rebuild that was switched to."""
 
+COUNT_SECONDS = 5.0
+"""What waits is counted so often at least."""
+
 RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
 
-WAITING = Gauge("turnlog_embeddings_waiting", "Messages that wait for a vector")
+WAITING = Gauge(
+    "turnlog_embeddings_waiting", "Messages that wait for a vector; all there are until the model has answered once"
+)
 MESSAGES = Counter("turnlog_embeddings_total", "Messages by what became of their vector", ["outcome"])
+CUT = Counter("turnlog_embeddings_cut_total", "Messages over the limit, whose beginning alone is embedded")
 
 
 class EmbeddingFill:
@@ -39,22 +47,32 @@ class EmbeddingFill:
     it again, and its usage is the same fact. Which messages wait is told by the messages themselves.
     """
 
-    def __init__(self, store: MemoryStore, embeddings: Embeddings, failpoints: Failpoints) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        embeddings: Embeddings,
+        failpoints: Failpoints,
+        former: FormerModel | None = None,
+    ) -> None:
         self._store = store
         self._embeddings = embeddings
         self._failpoints = failpoints
+        self._former = former
         self._written = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._waiting = 0
         self._refused = 0
         self._trouble = ""
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="memory:embeddings")
+        self._watching = asyncio.create_task(self._watch(), name="memory:embeddings-waiting")
 
     async def stop(self) -> None:
         await end_task(self._task)
-        self._task = None
+        await end_task(self._watching)
+        self._task = self._watching = None
 
     def wake(self) -> None:
         """There may be new messages."""
@@ -62,7 +80,8 @@ class EmbeddingFill:
 
     def health(self) -> ComponentHealth:
         """Always ready, since nothing waits for a vector. The detail says what waits and why."""
-        parts = [f"{self._waiting} messages wait for a vector"] if self._waiting else []
+        most = "" if self._embeddings.known_space().size else "at most "
+        parts = [f"{most}{self._waiting} messages wait for a vector"] if self._waiting else []
         parts += [f"{self._refused} are found by text alone"] if self._refused else []
         return ComponentHealth(ready=True, detail="; ".join([*parts, self._trouble] if self._trouble else parts))
 
@@ -93,19 +112,39 @@ class EmbeddingFill:
         await asyncio.sleep(asked if asked is not None else pause)
         return min(2 * pause, MOST_RETRY_SECONDS)
 
+    async def _watch(self) -> None:
+        """Counts what waits while the model is away, or takes its time to answer."""
+        while True:
+            with contextlib.suppress(Exception):  # the filling meets the same and tells it
+                await self._count(self._embeddings.known_space())
+            await asyncio.sleep(COUNT_SECONDS)
+
     async def fill_batch(self) -> bool:
         """Embeds one batch of what waits; False when nothing does. Raises UnavailableError."""
         space = await self._embeddings.space()
         documents = await self._store.without_vector(space, self._embeddings.embedder.batch)
         if documents:
-            await self._fill(space, documents)
-        counts = await self._store.vector_counts(space)
-        self._waiting, self._refused = counts.waiting, counts.refused
-        WAITING.set(counts.waiting)
+            cut = await self._fill(space, documents)
+            if cut:
+                CUT.inc(cut)
+                limit = self._embeddings.embedder.longest
+                log.info("messages_embedded_in_part", messages=cut, model=space.model, limit_characters=limit)
+        await self._count(space)
+        if self._former is not None and not self._waiting:
+            self._former.end()
         return bool(documents)
 
-    async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> None:
-        """Halves what is refused until it is known which message it is, and goes on without that one."""
+    async def _count(self, space: VectorSpace) -> None:
+        counts = await self._store.vector_counts(space)
+        if space == self._embeddings.known_space():
+            self._waiting, self._refused = counts.waiting, counts.refused
+            WAITING.set(counts.waiting)
+
+    async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> int:
+        """Halves what is refused until it is known which message it is, and goes on without that one.
+
+        Returns how many messages were longer than the model takes.
+        """
         messages = [MessageView.model_validate_json(document.body) for document in documents]
         began = time.monotonic()
         embedder = self._embeddings.embedder
@@ -115,11 +154,9 @@ class EmbeddingFill:
         except TextsRefusedError as error:
             if len(documents) > 1:
                 half = len(documents) // 2
-                await self._fill(space, documents[:half])
-                await self._fill(space, documents[half:])
-                return
+                return await self._fill(space, documents[:half]) + await self._fill(space, documents[half:])
             await self._refuse(space, documents[0], str(error))
-            return
+            return 0
         if answer.tokens is not None:
             latency_ms = int(1000 * (time.monotonic() - began))
             tokens = apportioned(answer.tokens, [len(text) for text in texts])
@@ -130,14 +167,16 @@ class EmbeddingFill:
                 ]
             )
         self._failpoints.hit("embeddings.before_store")
-        pairs = list(zip(documents, answer.vectors, strict=True))
-        fitting = [MessageVector(document, vector) for document, vector in pairs if len(vector) == space.size]
+        flaws = [flaw(vector, space) for vector in answer.vectors]
+        judged = list(zip(documents, messages, answer.vectors, flaws, strict=True))
+        fitting = [MessageVector(document, vector) for document, _, vector, wrong in judged if wrong is None]
         await self._store.put_vectors(space, fitting)
         self._failpoints.hit("embeddings.after_store")
         MESSAGES.labels("stored").inc(len(fitting))
-        for document, vector in pairs:
-            if len(vector) != space.size:
-                await self._refuse(space, document, f"a vector of {len(vector)} numbers instead of {space.size}")
+        for document, _, _, wrong in judged:
+            if wrong is not None:
+                await self._refuse(space, document, f"the model gave {wrong}")
+        return sum(wrong is None and len(message.text) > embedder.longest for _, message, _, wrong in judged)
 
     async def _refuse(self, space: VectorSpace, document: Document, reason: str) -> None:
         message = MessageView.model_validate_json(document.body)

@@ -204,7 +204,8 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
                 _range_deleted(batch, offset, event)
             _thread_passes(batch, offset, event)
         case ThreadCreated():
-            said = _given(event, "forked_from", "user_id", "title", "summary", "metadata")
+            said = _given(event, "forked_from", "user_id", "title", "summary")
+            said |= {"metadata": event.metadata} if event.metadata else {}
             _put_thread(batch, offset, event, event.created_at, said)
         case ThreadUpdated():
             if batch.thread(thread_point(event.tenant_id, event.thread_id)) is not None:

@@ -171,7 +171,7 @@ class MemoryCollection:
             return (await self._client.count(self._collection, count_filter=_condition(find), exact=True)).count
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._text.of_query(text)
+        vector = self._text.of_query(find.tenant_id, text)
         if not vector.indices:
             return []
         with self._calling():
@@ -284,7 +284,7 @@ class MemoryCollection:
     def _point(self, partition: int, document: Document) -> models.PointStruct:
         vector: dict[str, Any] = {}
         if document.text:
-            sparse = self._text.of_document(document.text)
+            sparse = self._text.of_document(document.tenant_id, document.text)
             vector[TEXT] = models.SparseVector(indices=sparse.indices, values=sparse.values)
         payload = {
             "kind": document.kind,
@@ -404,6 +404,8 @@ def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models
     for key, bounds in {**find.between, **(between or {})}.items():
         if bounds != Range():
             must.append(models.FieldCondition(key=key, range=models.Range(gt=bounds.above, lt=bounds.below)))
+    for key, words in find.among.items():
+        must.append(models.FieldCondition(key=key, match=models.MatchAny(any=list(words))))
     return models.Filter(must=must, must_not=[_equals(key, value) for key, value in find.without.items()] or None)
 
 

@@ -206,7 +206,7 @@ class MemoryShard:
         return await self._run(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._text.of_query(text)
+        vector = self._text.of_query(find.tenant_id, text)
         if not vector.indices:
             return []
         request = qdrant.QueryRequest(
@@ -335,7 +335,7 @@ class MemoryShard:
         return {hit.value: hit.count for hit in facet.hits}
 
     def _point(self, partition: int, document: Document) -> Any:
-        vector: Any = {TEXT: self._text.of_document(document.text)} if document.text else {}
+        vector: Any = {TEXT: self._text.of_document(document.tenant_id, document.text)} if document.text else {}
         payload = {
             "kind": document.kind,
             "tenant_id": document.tenant_id,
@@ -392,18 +392,21 @@ def _create_indexes(shard: Any) -> None:
 
 
 def _condition(find: Find, between: Mapping[str, Range] | None = None) -> Any:
-    return _filter(find.required(), find.without, {**find.between, **(between or {})})
+    return _filter(find.required(), find.without, {**find.between, **(between or {})}, find.among)
 
 
 def _filter(
     where: Mapping[str, str | int],
     without: Mapping[str, str | int] | None = None,
     between: Mapping[str, Range] | None = None,
+    among: Mapping[str, Sequence[str]] | None = None,
 ) -> Any:
     must: list[Any] = [qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in where.items()]
     for key, bounds in (between or {}).items():
         if bounds != Range():
             must.append(qdrant.FieldCondition(key, range=qdrant.RangeFloat(gt=bounds.above, lt=bounds.below)))
+    for key, words in (among or {}).items():
+        must.append(qdrant.FieldCondition(key, match=qdrant.MatchAny(list(words))))
     excluded: list[Any] = [
         qdrant.FieldCondition(key, match=qdrant.MatchValue(value)) for key, value in (without or {}).items()
     ]

@@ -1,10 +1,18 @@
-"""Text as BM25 sees it, the same for both engines: words, without endings and without those that say nothing."""
+"""Text as BM25 sees it, the same for both engines: words, without endings and without those that say nothing.
 
+An engine counts in how many documents a word is, of all tenants together: from the scores of its own messages a tenant
+could tell which words others use. So a word has another number for each tenant.
+"""
+
+import functools
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Protocol
 
 from qdrant_edge import Bm25, Bm25Config, SparseVector
+
+from schemas.base import DEFAULT_TENANT
 
 MARKED_CHARACTERS = 20_000
 """Of a text, so far words are marked: what a person reads of a hit."""
@@ -29,22 +37,35 @@ class TextVectors:
     def __init__(self) -> None:
         self._bm25 = Bm25(Bm25Config())
 
-    def of_document(self, text: str) -> SparseVector:
-        return self._bm25.embed_document(text)
+    def of_document(self, tenant_id: str, text: str) -> SparseVector:
+        return _of_tenant(tenant_id, self._bm25.embed_document(text))
 
-    def of_query(self, text: str) -> SparseVector:
+    def of_query(self, tenant_id: str, text: str) -> SparseVector:
         """Without indices where the text has no word worth looking for."""
-        return self._bm25.embed_query(text)
+        return _of_tenant(tenant_id, self._bm25.embed_query(text))
 
     def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
         """Where in a text the words of a query are, in whatever form: begin and end, in characters."""
-        wanted = set(self.of_query(query).indices)
+        wanted = set(self._bm25.embed_query(query).indices)
         known: dict[str, bool] = {}
         marks: list[tuple[int, int]] = []
         for found in re.finditer(r"\w+", text[:MARKED_CHARACTERS]):
             word = found[0].lower()
             if word not in known:
-                known[word] = not wanted.isdisjoint(self.of_query(word).indices)
+                known[word] = not wanted.isdisjoint(self._bm25.embed_query(word).indices)
             if known[word]:
                 marks.append(found.span())
         return marks
+
+
+def _of_tenant(tenant_id: str, vector: SparseVector) -> SparseVector:
+    mask = _mask(tenant_id)
+    if not mask:
+        return vector
+    return SparseVector(indices=[index ^ mask for index in vector.indices], values=vector.values)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mask(tenant_id: str) -> int:
+    """32 bits, as a word's number has. Those of the default tenant are none, which takes no time where it is alone."""
+    return 0 if tenant_id == DEFAULT_TENANT else int.from_bytes(hashlib.sha256(tenant_id.encode()).digest()[:4])

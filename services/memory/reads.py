@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from pydantic_core import from_json
+
 from schemas.agents import MessageRange, SearchOptions
 from schemas.http import (
     ContextRequest,
@@ -37,6 +39,7 @@ from services.memory.projector import (
     thread_point,
     turn_point,
 )
+from services.memory.ranking import best
 from services.memory.search import Search
 from services.memory.store import Fields, Find, Hit, Listed, MemoryStore, Range
 from services.runtime.errors import TurnlogError, UnavailableError
@@ -55,6 +58,9 @@ WAYS: Mapping[SearchMode, tuple[FoundBy, ...]] = {
     "vector": ("vector",),
     "hybrid": ("text", "vector"),
 }
+
+MOST_THREADS = 1000
+"""Threads of one user that a search looks into, those that were changed last."""
 
 F = TypeVar("F", Found, Hit)
 
@@ -75,22 +81,24 @@ class BadCursorError(TurnlogError):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: the value that it is ordered by, and which documents of this very value were given out."""
+    """Where a page of a list ended: the value that it is ordered by, and which documents of this very value were given
+    out."""
 
+    order_by: str
     value: int
     given: frozenset[str]
 
     def encode(self) -> str:
-        return _encoded(".".join((str(self.value), *sorted(self.given))))
+        return _encoded(".".join((self.order_by, str(self.value), *sorted(self.given))))
 
 
-def decode_cursor(cursor: str) -> Cursor:
+def decode_cursor(cursor: str, order_by: str) -> Cursor:
     """Raises BadCursorError."""
     text = _decoded(cursor)
-    if not re.fullmatch(r"[0-9]{1,16}(\.[0-9a-f]{16})+", text):
+    if not re.fullmatch(rf"{order_by}\.[0-9]{{1,16}}(\.[0-9a-f]{{16}})+", text):
         raise BadCursorError(FOREIGN_CURSOR)
-    value, *given = text.split(".")
-    return Cursor(int(value), frozenset(given))
+    _, value, *given = text.split(".")
+    return Cursor(order_by, int(value), frozenset(given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ def _encoded(text: str) -> str:
 
 def _decoded(cursor: str) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except ValueError:
         return ""
 
@@ -187,7 +195,7 @@ class Reads:
         find = Find("thread", tenant_id, where)
         if query:
             place = _Place.after(cursor, limit)
-            hits = await self._store.search(find, query, place.depth)
+            hits = await best(lambda asked: self._store.search(find, query, asked), place.depth)
             bodies = await self._bodies(hits[place.begin : place.end])
             items = [ThreadView.model_validate_json(body) for _, body in bodies]
             return Page[ThreadView](items=items, next_cursor=place.following(len(hits)))
@@ -212,16 +220,18 @@ class Reads:
     ) -> Page[MessageView]:
         """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools.
 
-        Those that are `pending` are on one page: what open turns have yet to answer, and nothing that is stored.
+        With those that are stored as `pending` goes what open turns have yet to answer, behind them all.
         """
-        if status == "pending":
-            return Page[MessageView](items=await self._pending(tenant_id, thread_id, role, agent, turn_id))
         where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
         documents, following = await self._page(
             find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
         )
-        return Page[MessageView](items=_messages(documents), next_cursor=following)
+        items = _messages(documents)
+        if status == "pending" and (cursor if descending else following) is None:
+            yet = await self._pending(tenant_id, thread_id, role, agent, turn_id)
+            items = [*yet, *items] if descending else [*items, *yet]
+        return Page[MessageView](items=items, next_cursor=following)
 
     async def _pending(
         self, tenant_id: str, thread_id: str, role: str | None, agent: str | None, turn_id: str | None
@@ -255,16 +265,24 @@ class Reads:
         cursor: str | None = None,
         limit: int = 20,
     ) -> SearchPage:
-        """Best matches first, over all threads of the tenant, the first 1000. `since` is inclusive, `until` is not.
+        """Best matches first, the first 1000, over all threads of the tenant, or those in which `user_id` takes part.
 
-        Raises BadCursorError, and UnavailableError when only meaning is asked and there is no vector of the query.
+        `since` is inclusive, `until` is not. Raises BadCursorError, and UnavailableError when only meaning is asked and
+        there is no vector of the query.
         """
         created = Range(microseconds(since) - 1 if since else None, microseconds(until) if until else None)
-        where = _asked(user_id=user_id, thread_id=thread_id, agent=agent, role=role)
-        find = Find("message", tenant_id, where, between={"created": created})
+        among = {"thread_id": await self._threads_of(tenant_id, user_id)} if user_id is not None else {}
+        where = _asked(thread_id=thread_id, agent=agent, role=role)
+        find = Find("message", tenant_id, where, between={"created": created}, among=among)
         place = _Place.after(cursor, limit)
         result = await self._search.messages(
-            find, query, WAYS[mode], place.depth, Asker(tenant_id, user_id, thread_id), least=least
+            find,
+            query,
+            WAYS[mode],
+            place.depth,
+            Asker(tenant_id, user_id, thread_id),
+            least=least,
+            depth=MOST_FOUND,
         )
         if result.without_vector and mode == "vector":
             raise UnavailableError(result.without_vector)
@@ -276,6 +294,12 @@ class Reads:
             next_cursor=place.following(len(result.found)),
             without_vector=result.without_vector,
         )
+
+    async def _threads_of(self, tenant_id: str, user_id: str) -> list[str]:
+        """Those in which a user takes part, last changed first."""
+        find = Find("thread", tenant_id, {"user_id": user_id})
+        listed = await self._store.scroll(find, order_by="updated", descending=True, limit=MOST_THREADS)
+        return [from_json(each.body)["thread_id"] for each in listed]
 
     async def _bodies(self, found: Sequence[F]) -> list[tuple[F, str]]:
         """What each says that was found, without those that have gone meanwhile."""
@@ -339,10 +363,11 @@ class Reads:
         self, request: ContextRequest, search: SearchOptions, query: str
     ) -> tuple[list[MessageHit], str | None]:
         """What matches, but for the turn's own: what asks is no answer. And why meaning was not asked, if so."""
-        elsewhere = search.other_threads and request.user_id is not None
-        where: Fields = {"user_id": str(request.user_id)} if elsewhere else {"thread_id": request.thread_id}
+        threads = [request.thread_id]
+        if search.other_threads and request.user_id is not None:
+            threads += await self._threads_of(request.tenant_id, request.user_id)
         own: Fields = {"turn_id": request.turn_id} if request.turn_id is not None else {}
-        find = Find("message", request.tenant_id, where, {**_without(request), **own})
+        find = Find("message", request.tenant_id, {}, {**_without(request), **own}, among={"thread_id": threads})
         wanted: dict[FoundBy, bool] = {"text": search.text, "vector": search.vector}
         result = await self._search.messages(
             find,
@@ -388,7 +413,7 @@ class Reads:
         """A page and the cursor of the next one. Documents of equal value are told apart by their ids."""
         within, value, given = bounds, None, frozenset[str]()
         if cursor is not None:
-            start = decode_cursor(cursor)
+            start = decode_cursor(cursor, order_by)
             value, given = start.value, start.given
             within = bounds.within(Range(below=value + 1) if descending else Range(above=value - 1))
         scrolled = await self._store.scroll(
@@ -400,7 +425,7 @@ class Reads:
             return page, None
         last = page[-1].value
         equal = {_mark(each) for each in page if each.value == last}
-        return page, Cursor(last, given | equal if last == value else frozenset(equal)).encode()
+        return page, Cursor(order_by, last, given | equal if last == value else frozenset(equal)).encode()
 
     async def _one(self, point: str, what: str, name: str) -> str:
         documents = await self._store.get([point])

@@ -28,8 +28,13 @@ class MemorySettings(RuntimeSettings):
         min_length=1,
         description="what makes vectors: `wordllama` in this process, `none`, or a model of the endpoint",
     )
+    embedding_former_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the model before: meaning is searched by it until every message has its vector of the new one",
+    )
     embedding_base_url: str = Field(
-        default="https://api.openai.com/v1", description="base URL of an OpenAI-compatible endpoint with the model"
+        default="https://api.openai.com/v1", description="base URL of an OpenAI-compatible endpoint with the models"
     )
     embedding_api_key: SecretStr | None = Field(default=None, description="API key of that endpoint")
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")

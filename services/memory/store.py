@@ -149,6 +149,8 @@ class Find:
     where: Fields = field(default_factory=dict[str, str | int])
     without: Fields = field(default_factory=dict[str, str | int])
     between: Mapping[str, Range] = field(default_factory=dict[str, Range])
+    among: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """Words of which a document has one, by field."""
 
     def required(self) -> Fields:
         """What every document has. Kind and tenant win over whatever else asks for them."""
@@ -162,6 +164,7 @@ class Find:
         return (
             all(document.fields.get(name) == value for name, value in self.where.items())
             and not any(document.fields.get(name) == value for name, value in self.without.items())
+            and all(document.fields.get(name) in words for name, words in self.among.items())
             and all(isinstance(value, int) and bounds.holds(value) for bounds, value in values)
         )
 
@@ -297,7 +300,10 @@ class MemoryStore(MemoryBuild, Protocol):
         ...
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        """Best first, by BM25. Text without a word worth looking for finds nothing."""
+        """Best first, by BM25, equally good ones in any order. Text without a word worth looking for finds nothing.
+
+        How rare a word is counts within the tenant: what others write changes no order of hits.
+        """
         ...
 
     def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:

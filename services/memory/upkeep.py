@@ -7,6 +7,7 @@ import structlog
 from services.memory.embeddings import Embeddings
 from services.memory.projection import CopyBuilds
 from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.search import FormerModel
 from services.runtime.errors import TurnlogError
 from services.runtime.rebuild import Rebuild
 from services.runtime.tasks import end_task
@@ -28,10 +29,13 @@ class Upkeep:
     So each vector is copied a few times in its life. The store goes on meanwhile, as in any rebuild.
     """
 
-    def __init__(self, store: EdgeMemoryStore, embeddings: Embeddings, rebuild: Rebuild) -> None:
+    def __init__(
+        self, store: EdgeMemoryStore, embeddings: Embeddings, rebuild: Rebuild, former: FormerModel | None = None
+    ) -> None:
         self._store = store
         self._embeddings = embeddings
         self._rebuild = rebuild
+        self._former = former
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,7 +60,10 @@ class Upkeep:
         """False when it was due and did not come to its end. Raises UnavailableError, or RebuildRunningError.
 
         It is not due while many vectors are still to come: those that are made during a copy are made again after it.
+        Nor while meaning is searched by a former model, whose vectors a copy leaves behind.
         """
+        if self._former is not None and await self._former.needed():
+            return True
         space = await self._embeddings.space()
         counts = await self._store.vector_counts(space)
         if counts.stored < MOST_UNINDEXED or counts.waiting > counts.stored / 10:

@@ -329,6 +329,27 @@ async def test_text_search_keeps_to_its_filter(store: MemoryStore) -> None:
     assert await texts_found(store, Find("message", "acme", {"thread_id": "t-1"}, {"about": "tools"}), "plum") == ["1"]
 
 
+async def test_a_document_has_one_of_several_words(store: MemoryStore) -> None:
+    said = [message(number, "plum", thread_id=f"t-{number}") for number in range(3)]
+    await store.write(0, Changes([*said, message(9, "plum", tenant_id="other", thread_id="t-1")]), 4)
+    for words, positions in ((["t-0", "t-2", "t-8"], [0, 2]), (["t-1"], [1]), ([], [])):
+        find = Find("message", "acme", among={"thread_id": words})
+        assert await positions_of(store, find) == positions
+        assert sorted(await texts_found(store, find, "plum")) == [str(each) for each in positions]
+
+
+async def test_what_a_tenant_writes_moves_no_hit_of_another(store: MemoryStore) -> None:
+    """A word that many use says little: whoever sees how little knows that others use it."""
+    await store.write(0, Changes([message(1, "kestrel"), message(2, "plover plover")]), 3)
+    before = await texts_found(store, Find("message", "acme"), "kestrel plover")
+    score = (await store.search(Find("message", "acme"), "kestrel", 1))[0].score
+    theirs = [message(number, "plover kestrel", tenant_id="other") for number in range(100, 200)]
+    await store.write(0, Changes([*theirs, *(message(each, "kestrel", tenant_id="third") for each in range(99))]), 200)
+    assert await texts_found(store, Find("message", "acme"), "kestrel plover") == before
+    assert (await store.search(Find("message", "acme"), "kestrel", 1))[0].score >= score
+    assert len(await store.search(Find("message", "other"), "kestrel", 500)) == 100
+
+
 async def test_a_search_keeps_to_the_bounds_of_a_field(store: MemoryStore) -> None:
     now = 4_102_444_800_000_000
     await store.write(0, Changes([message(number, "plum", created=now + number) for number in range(4)]), 4)

@@ -5,12 +5,14 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from services.memory.settings import MemorySettings
 from tests.integration.test_memory_service import ROOT, WORKER, Journal, journal, running
 from tests.support.embedder import meaning_of
 from tests.support.installation import free_ports
@@ -24,22 +26,41 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 COUNT = 40
 
 
+@dataclass
+class Provider:
+    """An OpenAI-compatible server that charges ten tokens a text. `away`: models that it has not got now.
+
+    A text with the word `blank` gets an empty vector.
+    """
+
+    url: str = ""
+    away: set[str] = field(default_factory=set)
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        if asked["model"] in self.away:
+            return web.json_response({"error": "no such model"}, status=404)
+        vectors = [[] if "blank" in text else meaning_of(text) for text in asked["input"]]
+        data = [{"index": number, "embedding": vector} for number, vector in enumerate(vectors)]
+        return web.json_response({"data": data, "usage": {"prompt_tokens": 10 * len(vectors)}})
+
+
 @pytest.fixture
-async def endpoint() -> AsyncIterator[str]:
-    """The base URL of an OpenAI-compatible server that charges ten tokens a text."""
-
-    async def embeddings(request: web.Request) -> web.Response:
-        texts = (await request.json())["input"]
-        data = [{"index": number, "embedding": meaning_of(text)} for number, text in enumerate(texts)]
-        return web.json_response({"data": data, "usage": {"prompt_tokens": 10 * len(texts)}})
-
+async def provider() -> AsyncIterator[Provider]:
+    provider = Provider()
     app = web.Application()
-    app.add_routes([web.post("/v1/embeddings", embeddings)])
+    app.add_routes([web.post("/v1/embeddings", provider.embeddings)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    yield provider
     await runner.cleanup()
+
+
+@pytest.fixture
+def endpoint(provider: Provider) -> str:
+    return provider.url
 
 
 def nothing_waits(port: int) -> Callable[[], Awaitable[bool]]:
@@ -101,3 +122,73 @@ async def test_what_the_model_in_this_process_does_is_no_usage(journal: Journal)
         await memory.until_holds("t-1", COUNT)
         await eventually(nothing_waits(settings.memory_port), "every message to have its vector", seconds=60)
     assert await journal.log.events("usage") == []
+
+
+async def test_one_vector_that_cannot_be_used_keeps_none_from_the_other_messages(
+    journal: Journal, provider: Provider
+) -> None:
+    settings = journal.settings.model_copy(
+        update={"embedding_model": "meanings", "embedding_base_url": provider.url, "http_port": free_ports(2)}
+    )
+    await journal.tell(added("m-0", "car"), added("m-1", "a blank car"), added("m-0", "car", thread_id="t-2"))
+    async with running(settings) as memory:
+
+        async def refused() -> bool:
+            detail = (await memory.readiness())["components"].get("embeddings", {}).get("detail", "")
+            return detail == "1 are found by text alone"
+
+        await eventually(refused, "readiness to say that one message has no vector", seconds=60)
+
+        async def the_others() -> bool:
+            return await found(settings, "automobile") == ["t-1 m-0", "t-2 m-0"]
+
+        await eventually(the_others, "the vectors of the other messages", seconds=60)
+
+
+async def test_meaning_is_searched_by_the_former_model_until_the_new_one_is_done(
+    journal: Journal, provider: Provider
+) -> None:
+    settings = journal.settings.model_copy(
+        update={"embedding_model": "old", "embedding_base_url": provider.url, "http_port": free_ports(2)}
+    )
+    await journal.tell(*(added(f"m-{number}", f"car {number}") for number in range(COUNT)))
+    every = sorted(f"t-1 m-{number}" for number in range(COUNT))
+    async with running(settings) as memory:
+        await memory.until_holds("t-1", COUNT)
+        await eventually(nothing_waits(settings.memory_port), "every message to have its vector", seconds=60)
+        assert await found(settings, "automobile") == every
+    provider.away.add("new")
+    changed = settings.model_copy(update={"embedding_model": "new", "embedding_former_model": "old"})
+    async with running(changed) as memory:
+
+        async def counted() -> bool:
+            detail = (await memory.readiness())["components"].get("embeddings", {}).get("detail", "")
+            return detail.startswith(f"at most {COUNT} messages wait for a vector; ") and "no such model" in detail
+
+        await eventually(counted, "readiness to say how many messages wait and why", seconds=60)
+        assert await waiting_as_measured(changed) == COUNT
+        assert await found(changed, "automobile") == every
+        provider.away = set()
+        await eventually(nothing_waits(changed.memory_port), "every message to have its new vector", seconds=60)
+        assert await waiting_as_measured(changed) == 0
+        provider.away = {"old"}
+        assert await found(changed, "vehicle") == every
+
+
+async def found(settings: MemorySettings, query: str) -> list[str]:
+    """Messages that are found by meaning alone; none where it cannot be asked."""
+    url = f"http://127.0.0.1:{settings.memory_port}/search"
+    parameters = {"q": query, "mode": "vector", "score_threshold": "0.5", "limit": "1000"}
+    async with aiohttp.ClientSession() as http, http.get(url, params=parameters) as response:
+        items = (await response.json()).get("items", [])
+    return sorted(f"{each['message']['thread_id']} {each['message']['message_id']}" for each in items)
+
+
+async def waiting_as_measured(settings: MemorySettings) -> int:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"http://127.0.0.1:{settings.memory_port}/metrics") as response,
+    ):
+        lines = (await response.text()).splitlines()
+    [value] = [line.split()[1] for line in lines if line.startswith("turnlog_embeddings_waiting ")]
+    return int(float(value))

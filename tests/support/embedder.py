@@ -18,6 +18,8 @@ def meaning_of(text: str) -> list[float]:
 class ScriptedEmbedder:
     """Refuses texts with the word `unreadable`, and gives those with `odd` a vector of another size.
 
+    `instead`: what texts with a word get instead of their vector.
+
     Args:
         tokens: what a text costs; None: nothing is charged.
     """
@@ -31,6 +33,7 @@ class ScriptedEmbedder:
         self.tokens = tokens
         self.trouble: EmbedderUnavailableError | None = None
         self.asked: list[str] = []
+        self.instead: dict[str, list[float]] = {}
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         if self.trouble is not None:
@@ -38,8 +41,12 @@ class ScriptedEmbedder:
         if any("unreadable" in text for text in texts):
             raise TextsRefusedError("one of the texts cannot be read")
         self.asked += texts
-        vectors = [meaning_of(text)[: 2 if "odd" in text else None] for text in texts]
+        vectors = [self._vector(text) for text in texts]
         return Embedded(vectors, None if self.tokens is None else self.tokens * len(texts))
+
+    def _vector(self, text: str) -> list[float]:
+        given = [vector for word, vector in self.instead.items() if word in text]
+        return given[0] if given else meaning_of(text)[: 2 if "odd" in text else None]
 
     async def close(self) -> None: ...
 

@@ -22,7 +22,19 @@ from schemas.envelope import (
 )
 from schemas.prompts import PromptSubmitted, TurnCancel
 from schemas.tool_calls import ToolReturned
-from schemas.topics import AGENTS, ALL, COMPLETIONS, MAX_EVENT_BYTES, PRICES, PROMPTS, TOOL_RESULTS, TURNS, Topic
+from schemas.topics import (
+    AGENTS,
+    ALL,
+    COMPLETIONS,
+    MAX_EVENT_BYTES,
+    MESSAGES,
+    PRICES,
+    PROMPTS,
+    TOOL_RESULTS,
+    TURNS,
+    USAGE,
+    Topic,
+)
 
 AT = datetime(2026, 1, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 IDENTITY = {"event_type": "prompt.submitted", "event_id": "01990000-0000-7000-8000-000000000009", "source": "gateway"}
@@ -271,3 +283,18 @@ def in_two_steps(topic: Topic, value: bytes, headers: Mapping[str, str]) -> Base
         return topic.event.validate_python(body)
     except ValidationError as error:
         raise RecordRejectedError("not_an_event", str(error)) from error
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+@pytest.mark.parametrize(("topic", "field"), [(MESSAGES, "created_at"), (USAGE, "occurred_at")])
+def test_a_time_that_utc_does_not_have_is_refused(topic: Any, field: str, time: str) -> None:
+    error = refusal(dump({**json.loads(encode_event(topic.examples[0])), field: time}), topic=topic)
+    assert error.reason == "not_an_event"
+    assert f"{field}: " in error.message
+    assert "years 1 to 9999" in error.message
+
+
+@pytest.mark.parametrize("said", ["no", "false", 1, 0])
+def test_whether_somebody_pays_is_no_matter_of_interpretation(said: Any) -> None:
+    error = refusal(dump({**json.loads(encode_event(USAGE.examples[0])), "billable": said}), topic=USAGE)
+    assert "billable" in error.message

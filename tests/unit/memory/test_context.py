@@ -241,3 +241,48 @@ async def test_meaning_that_nobody_can_search_by_is_said_and_words_are_found(tol
     answer = await told.reads.context(request)
     assert ids(answer.messages)[0] == "m-4"
     assert "TURNLOG_EMBEDDING_MODEL" in (answer.without_vector or "")
+
+
+async def test_messages_of_one_id_in_two_threads_are_two(told: Told) -> None:
+    await told.tell(
+        *(
+            added(str(number), f"a zebra {number}", thread_id=thread, user_id="u-1")
+            for thread in ("t-1", "t-2")
+            for number in range(3)
+        ),
+    )
+    search = SearchOptions(other_threads=True)
+    for recent, most in ((0, None), (5, None), (5, 1000)):
+        options = {"recent_messages": recent, "search": search, "max_tokens": most}
+        found = await seen(told, user_id="u-1", query="zebra", options=options)
+        assert sorted((each.message.thread_id, each.message.message_id) for each in found) == [
+            (thread, str(number)) for thread in ("t-1", "t-2") for number in range(3)
+        ]
+
+
+async def test_other_threads_of_a_user_take_no_hit_away_from_the_thread(told: Told) -> None:
+    await told.tell(
+        added("m-1", "what is the capital of Zog", user_id="u-1"),
+        added("m-2", "it is Plumbopolis", role="assistant"),
+        added("m-3", "Plumbopolis, says a colleague", user_id="u-2"),
+        added("m-4", "an answer of Plumbopolis", role="assistant", thread_id="t-2"),
+        added("m-5", "a question", thread_id="t-2", user_id="u-1"),
+    )
+    nothing_around = MessageRange(before=0, after=0)
+    alone = {"recent_messages": 0, "search": SearchOptions(message_range=nothing_around)}
+    assert ids(await seen(told, user_id="u-1", query="plumbopolis", options=alone)) == ["m-2", "m-3"]
+    others = {"recent_messages": 0, "search": SearchOptions(message_range=nothing_around, other_threads=True)}
+    assert ids(await seen(told, user_id="u-1", query="plumbopolis", options=others)) == ["m-4", "m-2", "m-3"]
+
+
+async def test_calls_that_share_an_id_go_with_the_answers_that_follow_them(told: Told) -> None:
+    await told.tell(
+        answers("m-1", "c-0"),
+        asks("m-2", "c-0"),
+        answers("m-3", "c-0"),
+        added("m-4", "again"),
+        asks("m-5", "c-0"),
+        added("m-6", "final"),
+        asks("elsewhere", "c-0", thread_id="t-2"),
+    )
+    assert ids(await seen(told, options={"exclude_tool_messages": False})) == ["m-2", "m-3", "m-4", "m-6"]

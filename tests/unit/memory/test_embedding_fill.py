@@ -1,14 +1,17 @@
 """Messages get their vectors behind the write, whatever fails in between."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from services.memory import fill
 from services.memory.embeddings import EmbedderUnavailableError, Embeddings
-from services.memory.fill import EmbeddingFill
+from services.memory.fill import CUT, WAITING, EmbeddingFill
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import Find, VectorCounts, VectorSpace
@@ -134,11 +137,39 @@ async def test_the_batch_goes_on_without_a_vector_of_another_size(filling: Filli
     assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=2, refused=1)
 
 
-async def test_of_a_long_text_the_beginning_is_embedded(filling: Filling) -> None:
-    await filling.told.tell(added("m-1", "car " * 1000))
-    await filling.fill_all()
+@pytest.mark.parametrize("vector", [[], [math.nan] * 4, [1.0, math.inf, 0.0, 0.0], [1e300] * 4, [0.0] * 4])
+async def test_the_batch_goes_on_without_a_vector_that_cannot_be_compared(
+    filling: Filling, vector: list[float]
+) -> None:
+    filling.embedder.instead["truck"] = vector
+    await filling.told.tell(added("m-1", "car"), added("m-2", "truck car"), added("m-3", "car", thread_id="t-2"))
+    with capture_logs() as logs:
+        await filling.fill_all()
+    assert await filling.near("car") == ["m-1", "m-3"]
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=2, refused=1)
+    [said] = [each for each in logs if each["event"] == "message_not_embedded"]
+    assert said["message_id"] == "m-2"
+    assert "vector" in said["reason"]
+
+
+def test_the_readme_names_what_is_counted() -> None:
+    readme = (Path(__file__).parents[3] / "services" / "memory" / "README.md").read_text()
+    assert f"`{next(iter(CUT.describe())).name}_total`" in readme
+    assert f"wait for a vector, counted every {fill.COUNT_SECONDS:g} s" in readme
+
+
+async def test_of_a_long_text_the_beginning_is_embedded_which_is_said(filling: Filling) -> None:
+    before = CUT._value.get()
+    long = (added(f"m-{number}", "car " * (1000 if number % 2 else 1)) for number in range(6))
+    await filling.told.tell(*long, added("n-1", "unreadable " * 1000))
+    with capture_logs() as logs:
+        await filling.fill_all()
     assert max(map(len, filling.embedder.asked)) == filling.embedder.longest
-    assert await filling.near("car") == ["m-1"]
+    assert len(await filling.near("car")) == 6
+    assert CUT._value.get() - before == 3
+    [said] = [each for each in logs if each["event"] == "messages_embedded_in_part"]
+    assert said == said | {"log_level": "info", "messages": 3, "limit_characters": 100, "model": "meanings"}
+    assert "car" not in str(said)
 
 
 async def test_another_model_embeds_everything_anew_the_newest_first(filling: Filling) -> None:
@@ -175,6 +206,35 @@ async def test_a_model_that_is_away_is_asked_again_and_memory_says_what_waits(fi
 
 async def _two(filling: Filling) -> bool:
     return await filling.near("car") == ["m-1", "m-2"]
+
+
+async def test_what_waits_is_counted_while_the_model_is_away(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    assert WAITING._value.get() == 0
+    filling.embedder.trouble = EmbedderUnavailableError("no model here", retry_after_seconds=3600)
+    await filling.told.tell(added("m-2", "car"), added("m-3", "car"))
+    await filling.fill.start()
+    await eventually(lambda: _waiting(2), "the gauge to say that two wait")
+    assert filling.fill.health().detail == "2 messages wait for a vector; no model here"
+    await filling.fill.stop()
+
+
+async def test_what_waits_is_counted_again_and_again_while_the_model_asks_for_an_hour(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "COUNT_SECONDS", 0.01)
+    filling.embedder.trouble = EmbedderUnavailableError("no model here", retry_after_seconds=3600)
+    await filling.fill.start()
+    for number in (1, 2):
+        await filling.told.tell(added(f"m-{number}", "car"))
+        await eventually(lambda number=number: _waiting(number), f"the gauge to say that {number} wait")
+    assert filling.fill.health().detail == "at most 2 messages wait for a vector; no model here"
+    await filling.fill.stop()
+
+
+async def _waiting(count: int) -> bool:
+    return WAITING._value.get() == count
 
 
 async def test_what_ends_a_batch_does_not_end_the_filling(filling: Filling) -> None:

@@ -22,7 +22,9 @@ from services.memory.embeddings import (
     Embeddings,
     TextsRefusedError,
     apportioned,
+    flaw,
 )
+from services.memory.store import VectorSpace
 from services.runtime.errors import UnavailableError
 from tests.support.embedder import ScriptedEmbedder, UsageKept
 from tests.support.raw_server import Answer, RawServer, raw_server, whole
@@ -60,6 +62,17 @@ async def test_the_same_query_of_a_tenant_costs_nothing_again_for_a_while(monkey
 async def test_a_query_without_a_vector_says_why(query: str) -> None:
     with pytest.raises(EmbedderUnavailableError, match="meanings"):
         await Embeddings(ScriptedEmbedder(), UsageKept().record).query(query, Asker("acme"))
+
+
+@pytest.mark.parametrize("vector", [[], [0.0] * 4, [math.nan] * 4, [1e300] * 4])
+async def test_a_vector_that_cannot_be_compared_is_none_of_a_query_nor_of_a_model(vector: list[float]) -> None:
+    embedder = ScriptedEmbedder()
+    embedder.instead["car"] = vector
+    with pytest.raises(EmbedderUnavailableError, match=r"meanings gave .* for the query"):
+        await Embeddings(embedder, UsageKept().record).query("car", Asker("acme"))
+    embedder.instead[embeddings.PROBE] = vector
+    with pytest.raises(EmbedderUnavailableError, match="meanings embeds nothing"):
+        await Embeddings(embedder, UsageKept().record).space()
 
 
 async def test_a_query_does_not_wait_for_a_model_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +169,10 @@ async def test_a_server_that_does_not_serve_now_is_asked_again_when_it_says(
     [
         b"<html>",
         {"data": []},
+        {"data": [{"embedding": [1.0]}]},
+        {"model": "m-1"},
         vectors((0, [1.0]), (1, [1.0])),
         vectors((1, [1.0])),
-        vectors((0, [])),
-        b'{"data": [{"index": 0, "embedding": [NaN]}]}',
         b'{"data": [{"index": 0, "embedding": "AAAA"}]}',
     ],
 )
@@ -167,6 +180,32 @@ async def test_an_answer_that_holds_no_vectors_says_so(body: Any) -> None:
     async with served(answering(200, body)) as (embedder, _):
         with pytest.raises(EmbedderUnavailableError, match="answered"):
             await embedder.embed(["a"])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b'{"index": 1, "embedding": []}',
+        b'{"index": 1, "embedding": null}',
+        b'{"index": 1, "embedding": [NaN, 1]}',
+        b'{"index": 1, "embedding": [null, 1]}',
+        b'{"index": 1, "embedding": [1, -Infinity]}',
+        b'{"index": 1, "embedding": [1e400, 1]}',
+        b'{"index": 1, "embedding": [1e300, 1e300]}',
+        b'{"index": 1, "embedding": [0, 0.0]}',
+        b'{"index": 1}',
+        b'{"embedding": [1, 2]}',
+        b"",
+    ],
+)
+async def test_one_unusable_vector_of_an_answer_takes_nothing_from_the_others(item: bytes) -> None:
+    items = [b'{"index": 2, "embedding": [3, 4]}', item, b'{"index": 0, "embedding": [1, 2]}']
+    async with served(answering(200, b'{"data": [' + b",".join(filter(None, items)) + b"]}")) as (embedder, _):
+        first, unusable, last = (await embedder.embed(["a", "b", "c"])).vectors
+    assert (first, last) == ([1, 2], [3, 4])
+    space = VectorSpace("m-1", 2)
+    assert flaw(first, space) is None
+    assert flaw(unusable, space)
 
 
 async def test_a_server_that_is_away_is_named() -> None:

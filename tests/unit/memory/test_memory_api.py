@@ -28,6 +28,7 @@ from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.reads import Reads
 from services.memory.store import Changes
 from services.runtime.errors import BehindError
+from services.runtime.projection import LAG
 from services.runtime.web import PROBLEM_JSON
 from tests.unit.memory.journal import Told, added, answers, asks, closed, created, opened
 
@@ -161,7 +162,7 @@ async def test_messages_are_searched(http: httpx.AsyncClient, told: Told) -> Non
     ("parameters", "found"),
     [
         ({}, ["m-0", "m-1", "m-2", "m-3"]),
-        ({"user_id": "u-1"}, ["m-0", "m-2"]),
+        ({"user_id": "u-1"}, ["m-0", "m-1", "m-2"]),
         ({"thread_id": "t-2"}, ["m-3"]),
         ({"role": "assistant"}, ["m-1"]),
         ({"agent": "helper"}, ["m-1"]),
@@ -215,6 +216,22 @@ async def test_meaning_that_nobody_can_search_by_is_unavailable_alone_and_said_b
     assert "TURNLOG_EMBEDDING_MODEL" in (hybrid.without_vector or "")
     alone = await http.get("/search", params={**parameters, "mode": "vector"})
     assert "TURNLOG_EMBEDDING_MODEL" in (problem(alone, 503, "unavailable").detail or "")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"score_threshold": "nan"},
+        {"score_threshold": "inf"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"until": "9999-12-31T23:59:59-12:00"},
+    ],
+)
+async def test_a_search_by_what_cannot_be_compared_is_refused(
+    http: httpx.AsyncClient, parameters: dict[str, str]
+) -> None:
+    document = problem(await http.get("/search", params={"q": "lighthouse"} | parameters), 422, "invalid-request")
+    assert next(iter(parameters)) in str(document.errors)
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "QC0x", "QDEwMDAw", "MTIuMDEyMzQ1Njc4OWFiY2RlZg"])
@@ -367,6 +384,7 @@ async def test_readiness_and_metrics_are_served(http: httpx.AsyncClient, reached
     response = await http.get("/readyz")
     assert response.status_code == 503
     assert response.json()["components"]["projection"] == {"ready": False, "detail": "waits"}
+    assert LAG.describe()[0].name == "turnlog_projection_lag_records"
     assert "turnlog_projection_lag_records" in (await http.get("/metrics")).text
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.http import MessageView, SeenPrompt
+from schemas.http import MessageView, SearchMode, SeenPrompt
 from schemas.ids import message_id_of, turn_id_of
 from schemas.journal import PromptDropped
 from services.memory.reads import BadCursorError, NotFoundError
@@ -299,3 +299,68 @@ async def test_a_prompt_that_was_dropped_is_known_though_it_never_had_a_turn(tol
     asked = SeenPrompt(tenant_id=told.tenant, thread_id="t-1", prompt_id="order-17")
     assert await told.reads.seen([asked, asked.model_copy(update={"prompt_id": "order-18"})]) == [asked]
     assert (await told.reads.turn(told.tenant, turn_id)).status == "cancelled"
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20])
+@pytest.mark.parametrize("mode", ["text", "hybrid"])
+async def test_hits_that_are_equally_good_come_once_each_page_by_page(told: Told, limit: int, mode: SearchMode) -> None:
+    await told.tell(*(added(f"m-{number}", "the same words") for number in range(60)))
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await told.reads.search(told.tenant, "words", mode=mode, cursor=cursor, limit=limit)
+        found += [each.message.message_id for each in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(found) == sorted(f"m-{number}" for number in range(60))
+
+
+async def test_threads_that_match_equally_well_come_once_each_page_by_page(told: Told) -> None:
+    await told.tell(*(created(f"t-{number}", title="To Lisbon") for number in range(30)))
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await told.reads.threads(told.tenant, query="lisbon", cursor=cursor, limit=4)
+        found += [each.thread_id for each in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(found) == sorted(f"t-{number}" for number in range(30))
+
+
+async def test_the_answers_in_a_users_threads_are_found_for_that_user(told: Told) -> None:
+    await told.tell(
+        added("m-1", "what is the capital of Zog", user_id="u-1"),
+        added("m-2", "the capital is Plumbopolis", role="assistant"),
+        added("m-3", "Plumbopolis, says a colleague", user_id="u-2"),
+        added("m-4", "Plumbopolis elsewhere", thread_id="t-2", user_id="u-2"),
+    )
+    found = await told.reads.search(told.tenant, "plumbopolis", user_id="u-1")
+    assert sorted(each.message.message_id for each in found.items) == ["m-2", "m-3"]
+    assert (await told.reads.search(told.tenant, "plumbopolis", user_id="nobody")).items == []
+
+
+async def test_a_cursor_of_another_list_is_refused(told: Told) -> None:
+    await told.tell(*(added(f"m-{number}", thread_id=f"t-{number}") for number in range(3)), added("m-9"))
+    messages = await told.reads.messages(told.tenant, "t-1", limit=1)
+    updated_first = await told.reads.threads(told.tenant, limit=1)
+    for cursor in (messages.next_cursor, f"{updated_first.next_cursor}."):
+        with pytest.raises(BadCursorError):
+            await told.reads.threads(told.tenant, cursor=cursor, limit=1)
+    with pytest.raises(BadCursorError):
+        await told.reads.threads(told.tenant, cursor=updated_first.next_cursor, order="created", limit=1)
+    with pytest.raises(BadCursorError):
+        await told.reads.messages(told.tenant, "t-1", cursor=updated_first.next_cursor, limit=1)
+
+
+async def test_messages_that_were_appended_as_pending_are_listed_before_what_is_yet_to_come(told: Told) -> None:
+    await told.tell(added("m-1", status="pending"), opened("turn-1"), added("m-2"), added("m-3", status="pending"))
+    assert [page[0] for page in await pages_of_messages(told, 1, status="pending")] == ["m-1", "m-3"]
+    whole = (await told.reads.messages(told.tenant, "t-1", status="pending")).items
+    assert [each.message_id for each in whole[:2]] == ["m-1", "m-3"]
+    assert [each.turn_id for each in whole[2:]] == ["turn-1"]
+    backwards = (await told.reads.messages(told.tenant, "t-1", status="pending", descending=True)).items
+    assert backwards == whole[::-1]
+    with pytest.raises(BadCursorError):
+        await told.reads.messages(told.tenant, "t-1", status="pending", cursor="zzz")

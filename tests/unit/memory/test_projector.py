@@ -253,6 +253,12 @@ def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
     }
 
 
+def test_a_thread_that_is_created_again_keeps_what_is_not_said_again() -> None:
+    documents = Documents().tell(created(title="Plans", metadata={"kept": 1}), created(user_id="u-1"))
+    thread = documents.thread()
+    assert (thread.title, thread.user_id, thread.metadata) == ("Plans", "u-1", {"kept": 1})
+
+
 def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
     documents = Documents().tell(
         created(title="Plans", summary="What comes", metadata={"a": 1}),
