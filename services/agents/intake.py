@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from schemas.agents import AgentSpec
 from schemas.envelope import RecordRejectedError, decode_event, header_map
 from schemas.ids import record_id, turn_id_of
+from schemas.incoming import decode_prompts_event
 from schemas.prompts import (
     HumanReply,
     MessagesAppend,
@@ -82,7 +83,7 @@ class Intake:
     def _decode(self, record: Record) -> PromptsEvent | Prepared:
         """The event, or what becomes of a record that is none or that another partition must decide."""
         try:
-            event: PromptsEvent = decode_event(PROMPTS, record.value, header_map(record.headers))
+            event: PromptsEvent = decode_prompts_event(record.value, header_map(record.headers))
         except RecordRejectedError as error:
             return _rejected(record, error)
         target = partition_of(event.thread_id, self._partitions)
@@ -175,7 +176,7 @@ class Intake:
         keys: list[PromptKey] = []
         for record in records:
             try:
-                event: PromptsEvent = decode_event(PROMPTS, record.value, header_map(record.headers))
+                event: PromptsEvent = decode_prompts_event(record.value, header_map(record.headers))
             except RecordRejectedError:
                 continue
             if isinstance(event, PromptSubmitted):

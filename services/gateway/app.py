@@ -2,15 +2,16 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
 from schemas.agents import AgentSpec
-from schemas.http import ComponentHealth, Problem
+from schemas.http import ComponentHealth
 from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, MAX_EVENT_BYTES, PLANS, PRICES, PROMPTS, TOOLS
+from services.gateway.bodies import BodyLimit, readable_body
 from services.gateway.kafka import ThreadLog
 from services.gateway.ports import Ports
 from services.gateway.routes import billing, budgets, catalog, openai, prompts, threads
@@ -25,7 +26,7 @@ from services.runtime.registry import Registry
 from services.runtime.service import Service
 from services.runtime.telemetry import traceparent_in, traces_of, within
 from services.runtime.topics import count_partitions
-from services.runtime.web import WebServer, install_health, install_problems, problem_response
+from services.runtime.web import WebServer, install_health, install_problems
 
 MEMORY_SECONDS, USAGE_SECONDS = 15, 60
 """Longest wait for an answer of memory, which waits 5 s for what it has not read yet, and of usage, which gives a
@@ -39,7 +40,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
     install_problems(app)
     install_health(app, check)
     for router in (threads.router, prompts.router, catalog.router, budgets.router, billing.router, openai.router):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(readable_body)])
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -47,18 +48,10 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
 
     @app.middleware("http")
     async def enter(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
-        if int(request.headers.get("content-length") or 0) > MAX_EVENT_BYTES:
-            return problem_response(
-                Problem(
-                    type="urn:turnlog:problem:too-large",
-                    title="The request is too large",
-                    status=413,
-                    detail=f"at most {MAX_EVENT_BYTES} bytes",
-                )
-            )
         with within(traceparent_in(request.headers)):
             return await following(request)
 
+    app.add_middleware(BodyLimit, max_bytes=MAX_EVENT_BYTES)
     return app
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,17 +100,26 @@ class Position:
         return ",".join(f"{topic}:{offset}" for topic, offset in sorted(self._offsets.items()))
 
 
+Wanted = Callable[[LogEvent], bool]
+
+
 @dataclass(slots=True, eq=False)
 class Listener:
-    """Hears a thread from `began` on."""
+    """Hears a thread from `began` on; see `Fanout.listen`."""
 
     key: tuple[str, str]
     partition: int
     began: Position
-    _queue: asyncio.Queue[LogEvent] = field(default_factory=lambda: asyncio.Queue[LogEvent](maxsize=LISTENER_BUFFER))
+    _awaited: Wanted | None = None
+    _queue: asyncio.Queue[LogEvent] = field(init=False)
     _cut: bool = False
 
+    def __post_init__(self) -> None:
+        self._queue = asyncio.Queue(maxsize=LISTENER_BUFFER if self._awaited is None else 0)
+
     def offer(self, event: LogEvent) -> None:
+        if self._awaited is not None and not self._awaited(event):
+            return
         try:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
@@ -134,9 +143,12 @@ class Fanout:
         self._positions: dict[int, Position] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def listen(self, tenant_id: str, thread_id: str, partition: int) -> Listener:
-        """Hears everything that the tail reads from now on. Close it with `leave`."""
-        listener = Listener((tenant_id, thread_id), partition, self.position(partition).copy())
+    def listen(self, tenant_id: str, thread_id: str, partition: int, *, awaited: Wanted | None = None) -> Listener:
+        """Hears everything that the tail reads from now on. Close it with `leave`.
+
+        With `awaited` it hears those events alone and is never cut off, however busy the thread is: let them be few.
+        """
+        listener = Listener((tenant_id, thread_id), partition, self.position(partition).copy(), awaited)
         self._listeners.setdefault(listener.key, set()).add(listener)
         self._heard[partition] += 1
         self.somebody.set()

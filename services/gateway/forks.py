@@ -6,20 +6,22 @@ finished by the same request: what is there already is left out, the rest is app
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from urllib.parse import quote
 
+from schemas.envelope import encode_event
 from schemas.http import MessageView, ThreadView
 from schemas.ids import derived_id
 from schemas.journal import ForkedFrom
 from schemas.prompts import MessagesAppend, NewMessage, ThreadCreate
 from schemas.topics import MAX_EVENT_BYTES
+from services.gateway.accepting import hold_event
 from services.gateway.ports import Ports
 from services.gateway.reads import known_thread, message_pages, read_thread
 from services.gateway.writes import ThreadChange
 from services.runtime.web import ProblemError, problem
 
 BATCH_MESSAGES, BATCH_BYTES = 200, MAX_EVENT_BYTES // 2
-"""Of one command, which an agents worker carries out in one transaction. A larger message is a command of its own."""
+"""Of one command, which an agents worker carries out in one transaction. A larger message is a command of its own,
+for which a worker takes more than it does of anything else: see `schemas.incoming`."""
 
 
 async def fork(
@@ -27,12 +29,17 @@ async def fork(
 ) -> AsyncIterator[tuple[ThreadChange, int]]:
     """The commands, each with how many messages it copies.
 
-    Raises ProblemError: 404 where the source or its message is not there, 409 where the new thread is another one, or
-    where the source was deleted meanwhile: what was copied then is not all of it.
+    The messages are read twice, so that nothing is written where one of them is more than a command can carry.
+
+    Raises ProblemError: 404 where the source or its message is not there, 409 where the new thread is another one,
+    where a message can't be copied, or where the source was deleted meanwhile: what was copied then is not all of it.
     """
     original = await known_thread(ports, tenant_id, source.thread_id)
     last = await _position_of(ports, tenant_id, source)
     there = await _ids_there(ports, create, source)
+    async for page in _pages_of(ports, original, last, create):
+        for each in page:
+            _hold(_append(create, [_copy(create, each)]), each)
     if there is None:
         inherited = {"title": original.title, "summary": original.summary, "user_id": original.user_id}
         filled = {name: value for name, value in inherited.items() if getattr(create, name) is None}
@@ -40,8 +47,19 @@ async def fork(
     async for page in _pages_of(ports, original, last, create):
         copies = [_copy(create, each) for each in page]
         for batch in batches([each for each in copies if each.message_id not in (there or ())]):
-            append = MessagesAppend(tenant_id=tenant_id, thread_id=create.thread_id, messages=batch)
-            yield append, len(batch)
+            yield _append(create, batch), len(batch)
+
+
+def _append(create: ThreadCreate, messages: list[NewMessage]) -> MessagesAppend:
+    return MessagesAppend(tenant_id=create.tenant_id, thread_id=create.thread_id, messages=messages)
+
+
+def _hold(append: MessagesAppend, message: MessageView) -> None:
+    try:
+        hold_event(append)
+    except ProblemError as error:
+        detail = f"message {message.message_id!r} of thread {message.thread_id!r}: {error.problem.detail}"
+        raise problem(409, "message-not-copied", "A message can't be copied", detail) from error
 
 
 def _copy(create: ThreadCreate, message: MessageView) -> NewMessage:
@@ -58,7 +76,7 @@ def batches(messages: Sequence[NewMessage]) -> Iterator[list[NewMessage]]:
     batch: list[NewMessage] = []
     size = 0
     for message in messages:
-        added = len(message.model_dump_json())
+        added = len(encode_event(message))
         if batch and (len(batch) == BATCH_MESSAGES or size + added > BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -91,7 +109,7 @@ async def _pages_of(
 async def _position_of(ports: Ports, tenant_id: str, source: ForkedFrom) -> int | None:
     if source.message_id is None:
         return None
-    message = await read_thread(ports, tenant_id, source.thread_id, f"/messages/{quote(source.message_id, safe='')}")
+    message = await read_thread(ports, tenant_id, source.thread_id, "messages", source.message_id)
     return MessageView.model_validate(message).position
 
 

@@ -15,8 +15,9 @@ from schemas.envelope import header_map
 from schemas.http import ComponentHealth
 from schemas.ids import new_id
 from schemas.topics import COMPLETIONS, DELTAS, MESSAGES, PROMPTS, TOOL_CALLS, TOOL_RESULTS, USAGE, Topic
+from services.gateway.accepting import hold_to_readers
 from services.gateway.answers import written_of
-from services.gateway.fanout import Fanout, Listener, LogEvent, Position
+from services.gateway.fanout import Fanout, Listener, LogEvent, Position, Wanted
 from services.runtime.errors import UnavailableError
 from services.runtime.kafka import (
     AIOKafkaConsumer,
@@ -94,7 +95,10 @@ class ThreadLog:
         return self._fanout.ended_lately(tenant_id, turn_id)
 
     async def submit(self, event: ThreadEvent) -> tuple[int, int]:
-        """Writes an event to `prompts`: partition and offset. Raises UnavailableError; then it may be sent again."""
+        """Writes an event to `prompts`: partition and offset.
+
+        Raises UnavailableError; then it may be sent again. Raises ProblemError where no worker would take it.
+        """
         at, key = datetime.now(UTC), event.thread_id
         attributes = {
             "messaging.system": "kafka",
@@ -109,6 +113,7 @@ class ThreadLog:
             record = self._clients.record(
                 PROMPTS.name, event, key=key, event_id=new_id(at), at=at, traceparent=current_traceparent()
             )
+            hold_to_readers(PROMPTS, record["value"], header_map(record["headers"]))
             try:
                 async with asyncio.timeout(PRODUCE_SECONDS):
                     written = await self._producer.send_and_wait(**record, partition=self.partition(key))
@@ -117,9 +122,10 @@ class ThreadLog:
         return written.partition, written.offset
 
     async def send(self, topic: Topic, event: BaseModel, key: str) -> None:
-        """Writes a definition to a registry topic. Raises UnavailableError."""
+        """Writes a definition to a registry topic. Raises as `submit`."""
         at = datetime.now(UTC)
         record = self._clients.record(topic.name, event, key=key, event_id=new_id(at), at=at)
+        hold_to_readers(topic, record["value"], header_map(record["headers"]))
         try:
             async with asyncio.timeout(PRODUCE_SECONDS):
                 await self._producer.send_and_wait(**record, partition=0)
@@ -127,9 +133,9 @@ class ThreadLog:
             raise UnavailableError(f"Kafka does not take the record: {error!r}") from error
 
     @contextlib.contextmanager
-    def listening(self, tenant_id: str, thread_id: str) -> Generator[Listener]:
-        """A listener on the thread, from now on, or from up to LULL_SECONDS ago."""
-        listener = self._fanout.listen(tenant_id, thread_id, self.partition(thread_id))
+    def listening(self, tenant_id: str, thread_id: str, *, awaited: Wanted | None = None) -> Generator[Listener]:
+        """A listener on the thread, from now on, or from up to LULL_SECONDS ago; see `Fanout.listen`."""
+        listener = self._fanout.listen(tenant_id, thread_id, self.partition(thread_id), awaited=awaited)
         try:
             yield listener
         finally:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from schemas.http import MessageListQuery, MessageView, Page, ThreadView
 from services.gateway.answers import streaming
 from services.gateway.ports import Ports
+from services.gateway.upstream import path_of
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
@@ -37,11 +38,15 @@ async def known_thread(ports: Ports, tenant_id: str, thread_id: str) -> ThreadVi
     return ThreadView.model_validate(await once_known(lambda: read_thread(ports, tenant_id, thread_id)))
 
 
-async def read_thread(ports: Ports, tenant_id: str, thread_id: str, path: str = "", **parameters: object) -> Any:
-    """The JSON of memory's answer to `threads/{thread_id}{path}`. Raises ProblemError, UnavailableError."""
+async def read_thread(ports: Ports, tenant_id: str, thread_id: str, *below: str, **parameters: object) -> Any:
+    """The JSON of memory's answer about a thread, or about what is below it. Raises ProblemError, UnavailableError."""
     partition, offset = ports.log.journal_position(thread_id)
     return await ports.memory.get(
-        f"threads/{thread_id}{path}", tenant_id=tenant_id, partition=partition, min_offset=offset, **parameters
+        path_of("threads", thread_id, *below),
+        tenant_id=tenant_id,
+        partition=partition,
+        min_offset=offset,
+        **parameters,
     )
 
 
@@ -53,7 +58,7 @@ async def answers_in_progress(
     Where the deltas are not to be had in time, they are all `pending`.
     """
     parameters = asked.model_copy(update={"status": "pending"}).model_dump(mode="json")
-    page = Page[MessageView].model_validate(await read_thread(ports, tenant_id, thread_id, "/messages", **parameters))
+    page = Page[MessageView].model_validate(await read_thread(ports, tenant_id, thread_id, "messages", **parameters))
     answers: list[MessageView] = []
     for answer in page.items:
         assert answer.turn_id is not None
@@ -78,7 +83,7 @@ async def message_pages(
             ports,
             tenant_id,
             thread_id,
-            "/messages",
+            "messages",
             to_position=to_position,
             cursor=cursor,
             limit=PAGE,

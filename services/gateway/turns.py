@@ -9,9 +9,10 @@ from schemas.http import PromptAccepted
 from schemas.ids import turn_id_of
 from schemas.prompts import PromptSubmitted
 from schemas.topics import COMPLETIONS, MESSAGES, USAGE
-from services.gateway.fanout import Listener, LogEvent, SlowListenerError
+from services.gateway.fanout import Listener, LogEvent
 from services.gateway.ports import Ports
 from services.gateway.sse import formatted_events
+from services.gateway.upstream import path_of
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
@@ -36,19 +37,19 @@ async def submit_and_wait(
 
     `repeatable`: the prompt's id is the sender's own, so that the turn may be over already.
     """
-    with ports.log.listening(prompt.tenant_id, prompt.thread_id) as listener:
+    assert prompt.prompt_id is not None
+    turn_id = turn_id_of(prompt.tenant_id, prompt.thread_id, prompt.prompt_id)
+    with ports.log.listening(
+        prompt.tenant_id, prompt.thread_id, awaited=lambda event: _ends(event, turn_id)
+    ) as listener:
         accepted = await submit(ports, prompt)
-        turn_id = accepted.turn_id
-        with contextlib.suppress(TimeoutError, SlowListenerError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if repeatable and await _ended_before(ports, prompt, turn_id, listener):
                     async for event in ports.log.past(listener, None):
                         if _ends(event, turn_id):
                             return accepted, event.body
-                while True:
-                    event = await listener.next()
-                    if _ends(event, turn_id):
-                        return accepted, event.body
+                return accepted, (await listener.next()).body
         return accepted, None
 
 
@@ -80,7 +81,7 @@ async def _ended_before(ports: Ports, prompt: PromptSubmitted, turn_id: str, lis
         return True
     try:
         turn = await ports.memory.get(
-            f"turns/{turn_id}",
+            path_of("turns", turn_id),
             tenant_id=prompt.tenant_id,
             partition=listener.partition,
             min_offset=listener.began.next(MESSAGES.name) or 0,

@@ -3,9 +3,11 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import aiohttp
 from fastapi.responses import StreamingResponse
+from yarl import URL
 
 from schemas.http import Problem
 from services.runtime.errors import UnavailableError
@@ -17,8 +19,13 @@ STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=330
 PASSED_HEADERS = {"content-type", "content-disposition", "content-length"}
 
 
+def path_of(*segments: str) -> str:
+    """A path of segments as they are: an id may hold `/` and `%`, and may be `.` or `..`, which else is no segment."""
+    return "/".join(quote(each, safe="") if each not in (".", "..") else each.replace(".", "%2E") for each in segments)
+
+
 class Upstream:
-    """A service behind the gateway.
+    """A service behind the gateway. Paths are as they go over the wire; see `path_of`.
 
     Args:
         seconds: longest wait for an answer: more than the service lets itself take.
@@ -48,7 +55,9 @@ class Upstream:
         assert self._session is not None
         open_until = contextlib.AsyncExitStack()
         try:
-            request = self._session.request("GET", path, params=_named(parameters), timeout=STREAM_TIMEOUT)
+            request = self._session.request(
+                "GET", URL(path, encoded=True), params=_named(parameters), timeout=STREAM_TIMEOUT
+            )
             response = await open_until.enter_async_context(request)
             if response.status != 200:
                 await self._refused(response)
@@ -82,7 +91,7 @@ class Upstream:
     async def _request(self, method: str, path: str, **options: Any) -> Any:
         assert self._session is not None
         try:
-            async with self._session.request(method, path, **options) as response:
+            async with self._session.request(method, URL(path, encoded=True), **options) as response:
                 if response.status == 200:
                     return await response.json()
                 return await self._refused(response)

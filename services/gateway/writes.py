@@ -8,8 +8,9 @@ from schemas.http import BEHIND
 from schemas.ids import record_id
 from schemas.prompts import MessagesAppend, MessagesDelete, ThreadCreate, ThreadDelete, ThreadUpdate
 from schemas.topics import MESSAGES
-from services.gateway.fanout import Listener, SlowListenerError
+from services.gateway.fanout import Listener, LogEvent
 from services.gateway.ports import Ports
+from services.gateway.upstream import path_of
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError
 
@@ -28,13 +29,19 @@ async def write(ports: Ports, change: ThreadChange, seconds: float | None) -> Li
     if not seconds:
         await ports.log.submit(change)
         return 202
-    with ports.log.listening(change.tenant_id, change.thread_id) as listener:
+    last = _last_message_id(change)
+
+    def may_be_last(event: LogEvent) -> bool:
+        """Until the log has answered, a change that names no message may have written any event."""
+        return event.topic == MESSAGES.name and last in (None, event.event_id)
+
+    with ports.log.listening(change.tenant_id, change.thread_id, awaited=may_be_last) as listener:
         partition, offset = await ports.log.submit(change)
-        last = _last_event_id(change, record_id(ports.log.prompts_topic, partition, offset))
+        last = last or record_id(ports.log.prompts_topic, partition, offset)
         try:
             async with asyncio.timeout(seconds):
                 return await _shown(ports, change, partition, await _written(listener, last) + 1)
-        except (TimeoutError, SlowListenerError):
+        except TimeoutError:
             return 202
 
 
@@ -56,16 +63,15 @@ async def carry_out(
     return status, total
 
 
-def _last_event_id(change: ThreadChange, record: str) -> str:
-    """Of the journal: the worker names an event after the record that asked for it, and a message after itself."""
-    named = change.messages[-1].message_id if isinstance(change, MessagesAppend) else None
-    return named or record
+def _last_message_id(change: ThreadChange) -> str | None:
+    """The worker names an event of the journal after the record that asked for it, and a message after itself."""
+    return change.messages[-1].message_id if isinstance(change, MessagesAppend) else None
 
 
 async def _written(listener: Listener, event_id: str) -> int:
     while True:
         event = await listener.next()
-        if event.topic == MESSAGES.name and event.event_id == event_id:
+        if event.event_id == event_id:
             return event.offset
 
 
@@ -73,7 +79,10 @@ async def _shown(ports: Ports, change: ThreadChange, partition: int, min_offset:
     while True:
         try:
             thread = await ports.memory.get(
-                f"threads/{change.thread_id}", tenant_id=change.tenant_id, partition=partition, min_offset=min_offset
+                path_of("threads", change.thread_id),
+                tenant_id=change.tenant_id,
+                partition=partition,
+                min_offset=min_offset,
             )
         except ProblemError as error:
             if error.problem.status == 404:

@@ -2,9 +2,12 @@
 
 import base64
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from schemas.topics import MAX_EVENT_BYTES
 from tests.support.installation import Installation
 
 pytestmark = [pytest.mark.broker, pytest.mark.asyncio(loop_scope="session")]
@@ -81,6 +84,84 @@ async def test_a_request_that_is_none_gets_a_problem_document(
 
     assert problem["type"] == "urn:turnlog:problem:invalid-request"
     assert problem["errors"]
+
+
+async def nothing_was_set_aside(turnlog: Installation, thread: str) -> None:
+    """A prompt behind whatever was written is answered, and nothing of the thread is on `dead-letters`."""
+    await turnlog.prompt(thread, "still there?")
+    assert (await turnlog.completion(thread))["text"] == "You said: still there?"
+    key = base64.b64encode(thread.encode()).decode()
+    assert not [each for each in await turnlog.log.events("dead-letters") if each["key"] == key]
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("prompts", {"content": "x" * 1_048_460}, 413),
+        ("prompts", {"content": "hello", "metadata": {"deep": nested(220)}}, 422),
+        ("messages", {"messages": [{"role": "user", "content": "hello", "metadata": {"deep": nested(195)}}]}, 422),
+    ],
+    ids=["too-large", "too-deep-prompt", "too-deep-message"],
+)
+async def test_what_no_worker_would_take_is_refused_and_not_written(
+    turnlog: Installation, thread: str, path: str, body: Any, status: int
+) -> None:
+    assert len(json.dumps(body)) <= MAX_EVENT_BYTES
+    problem = await turnlog.post(f"/v1/threads/{thread}/{path}", body, status=status)
+
+    assert problem["detail"]
+    await nothing_was_set_aside(turnlog, thread)
+
+
+@pytest.mark.parametrize("size", [1_200_000, 3_000_000, 6_000_000])
+async def test_an_upload_of_unknown_length_is_refused_as_soon_as_it_is_too_large(
+    turnlog: Installation, thread: str, size: int
+) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b'{"content": "'
+        for _ in range(size // 10_000):
+            yield b"x" * 10_000
+        yield b'"}'
+
+    path = f"{turnlog.base_url}/v1/threads/{thread}/prompts"
+    async with turnlog.http.post(path, data=parts(), headers={"Content-Type": "application/json"}) as response:
+        assert (response.status, response.content_type) == (413, "application/problem+json")
+        assert str(MAX_EVENT_BYTES) in await response.text()
+    await nothing_was_set_aside(turnlog, thread)
+
+
+async def test_messages_whose_event_is_larger_than_their_request_are_appended(
+    turnlog: Installation, thread: str
+) -> None:
+    messages = [{"role": "user", "content": f"{number:04}" + "x" * 956} for number in range(1000)]
+    assert len(json.dumps({"messages": messages})) < MAX_EVENT_BYTES
+
+    await turnlog.post(f"/v1/threads/{thread}/messages?wait=60", {"messages": messages}, status=200)
+
+    items = (await turnlog.get(f"/v1/threads/{thread}/messages?limit=1000"))["items"]
+    assert [each["text"] for each in items] == [each["content"] for each in messages]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("messages", rb'{"messages": [{"role": "user", "content": "\ud800"}]}'),
+        ("prompts", rb'{"content": "hello", "metadata": {"\udc00": 1}}'),
+        ("context", rb'{"query": "\ud83d"}'),
+    ],
+)
+async def test_a_lone_surrogate_is_refused_in_words(turnlog: Installation, thread: str, path: str, body: bytes) -> None:
+    url = f"{turnlog.base_url}/v1/threads/{thread}/{path}"
+    async with turnlog.http.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
+        assert (response.status, response.content_type) == (422, "application/problem+json")
+        assert "without lone surrogates" in await response.text()
 
 
 async def test_a_dead_letter_is_listed_shown_and_replayed(turnlog: Installation, thread: str) -> None:

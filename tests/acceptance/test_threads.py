@@ -1,9 +1,11 @@
 """Threads, approvals, human agents, search and context, through the gateway."""
 
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+from yarl import URL
 
 from tests.support.installation import Installation
 from tests.support.waiting import eventually
@@ -213,6 +215,56 @@ async def test_a_thread_is_changed_and_deleted_as_soon_as_its_creation_is_accept
     await turnlog.get(f"/v1/threads/{thread}", status=404)
 
 
+@pytest.mark.parametrize("name", ["%41", "%2Fz", "%", "日本"])
+async def test_a_thread_is_found_by_its_own_name_whatever_it_is(turnlog: Installation, thread: str, name: str) -> None:
+    other, named = f"{thread}A", f"{thread}{name}"
+    for each in (other, named):
+        await turnlog.post("/v1/threads?wait=30", {"thread_id": each, "title": each}, status=200)
+    path = f"/v1/threads/{quote(named, safe='')}"
+
+    assert (await asked(turnlog, "GET", path))[1]["thread_id"] == named
+    status, appended = await asked(
+        turnlog, "POST", f"{path}/messages?wait=30", json={"messages": [{"role": "user", "content": "hello"}]}
+    )
+    assert (status, appended["thread_id"]) == (200, named)
+    assert [each["text"] for each in (await asked(turnlog, "GET", f"{path}/messages"))[1]["items"]] == ["hello"]
+    assert (await turnlog.get(f"/v1/threads/{other}/messages"))["items"] == []
+    assert (await asked(turnlog, "DELETE", f"{path}?wait=30"))[0] == 200
+    assert (await asked(turnlog, "GET", path))[0] == 404
+    assert (await turnlog.get(f"/v1/threads/{other}"))["title"] == other
+
+
+@pytest.mark.parametrize("path", ["%2e", "%2e%2e", "%2e/messages", "%2e%2e/messages"])
+async def test_a_thread_named_by_dots_is_no_other_route(turnlog: Installation, path: str) -> None:
+    status, problem = await asked(turnlog, "GET", f"/v1/threads/{path}")
+    assert (status, problem["type"]) == (404, "urn:turnlog:problem:not-found")
+
+
+async def test_who_waits_for_a_change_of_a_busy_thread_waits_until_it_is_shown(
+    turnlog: Installation, thread: str
+) -> None:
+    path = f"/v1/threads/{thread}/messages"
+    many = {"messages": [{"role": "user", "content": f"number {number}"} for number in range(1000)]}
+    for _ in range(4):
+        await turnlog.post(path, many, status=202)
+
+    last = {"messages": [{"role": "user", "content": "the last"}]}
+    await turnlog.post(f"{path}?wait=120", last, status=200)
+    [newest] = (await turnlog.get(f"{path}?order=desc&limit=1"))["items"]
+    assert newest["text"] == "the last"
+
+    for _ in range(4):
+        await turnlog.post(path, many, status=202)
+    assert (await asked(turnlog, "DELETE", f"/v1/threads/{thread}?wait=120"))[0] == 200
+    await turnlog.get(path, status=404)
+
+
+async def asked(turnlog: Installation, method: str, path: str, **options: Any) -> tuple[int, Any]:
+    """Status and JSON of an answer. The path goes over the wire as it is."""
+    async with turnlog.http.request(method, URL(turnlog.base_url + path, encoded=True), **options) as response:
+        return response.status, await response.json(content_type=None)
+
+
 async def test_a_message_that_is_appended_again_stays_where_it_is(turnlog: Installation, thread: str) -> None:
     path = f"/v1/threads/{thread}/messages?wait=30"
     first, second = ({"message_id": f"{thread}-{number}", "role": "user", "content": "a word"} for number in (1, 2))
@@ -290,6 +342,24 @@ async def test_a_fork_that_is_repeated_at_once_copies_nothing_twice(turnlog: Ins
     assert [each["text"] for each in await turnlog.messages(fork, count=5)] == [f"number {n}" for n in range(5)]
 
 
+async def test_a_fork_has_messages_that_are_larger_than_a_prompt_may_be(turnlog: Installation, thread: str) -> None:
+    text = "x" * 1_048_400
+    message = {"role": "user", "content": text}
+    await turnlog.post(f"/v1/threads/{thread}/messages?wait=60", {"messages": [message]}, status=200)
+    await turnlog.log.publish(
+        "prompts",
+        {"thread_id": thread, "messages": [{"role": "user", "content": text * 3}]},
+        headers=[("ce_type", b"messages.append")],
+    )
+    await turnlog.messages(thread, count=2)
+
+    forked = await turnlog.post(f"/v1/threads/{thread}/fork?wait=60", {}, status=200)
+
+    assert forked["messages"] == 2
+    copies = await turnlog.messages(forked["thread_id"], count=2)
+    assert [each["text"] for each in copies] == [text, text * 3]
+
+
 async def test_a_fork_of_nothing_or_onto_another_thread_is_refused(turnlog: Installation, thread: str) -> None:
     missing = await turnlog.post(f"/v1/threads/{thread}/fork", {}, status=404)
     assert missing["type"] == "urn:turnlog:problem:not-found"
@@ -326,6 +396,11 @@ async def test_the_context_is_what_a_model_would_see(turnlog: Installation, thre
     context = await turnlog.post(f"/v1/threads/{thread}/context", {"query": "hello"}, status=200)
 
     assert [each["message"]["text"] for each in context["messages"]] == ["hello", "You said: hello"]
+
+
+async def test_there_is_no_context_of_a_thread_that_is_not_there(turnlog: Installation, thread: str) -> None:
+    problem = await turnlog.post(f"/v1/threads/{thread}/context", {}, status=404)
+    assert problem["type"] == "urn:turnlog:problem:not-found"
 
 
 async def test_the_context_of_an_agent_has_its_instructions_and_goes_by_its_options(

@@ -4,7 +4,7 @@ What is paid is the operator's to set: tenants read what is theirs.
 """
 
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
@@ -25,6 +25,7 @@ from schemas.plans import Period, PlanSpec, SubscriptionSpec
 from schemas.topics import PLANS
 from services.gateway.ports import PortsDep, TenantDep
 from services.gateway.routes.catalog import apply, no_slips, operators_own
+from services.gateway.upstream import path_of
 from services.runtime.web import problem
 
 router = APIRouter(tags=["billing"])
@@ -83,13 +84,13 @@ async def finalize_invoice(asked: FinalizeInvoice, ports: PortsDep) -> Any:
 @router.get("/v1/invoices/{number}", response_model=InvoiceFinalized | CreditNoteIssued)
 async def get_invoice(number: str, ports: PortsDep, tenant_id: BilledTenant, form: DocumentForm = "json") -> Any:
     """An invoice or a credit note, to the byte as it is on the log; or as `csv`, or as an `html` page to print."""
-    return await ports.usage.stream(f"invoices/{quote(number, safe='')}", tenant_id=tenant_id, form=form)
+    return await ports.usage.stream(path_of("invoices", number), tenant_id=tenant_id, form=form)
 
 
 @router.post("/v1/invoices/{number}/credit-notes", response_model=CreditNoteIssued, dependencies=OPERATORS)
 async def issue_credit_note(number: str, terms: CreditNoteTerms, ports: PortsDep, tenant_id: BilledTenant) -> Any:
     """Takes off an invoice what its month comes to less by now, or an amount of goodwill. A `key` is used once."""
-    path = f"invoices/{quote(number, safe='')}/credit-notes?{urlencode({'tenant_id': tenant_id})}"
+    path = f"{path_of('invoices', number, 'credit-notes')}?{urlencode({'tenant_id': tenant_id})}"
     return JSONResponse(await ports.usage.post(path, terms.model_dump_json()))
 
 

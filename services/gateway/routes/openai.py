@@ -11,11 +11,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
 
 from schemas.agents import Limits
-from schemas.base import JsonObject, Model, ThreadId
+from schemas.base import Identifier, JsonObject, Model, ThreadId
 from schemas.ids import new_id, turn_id_of
 from schemas.parts import Content, ImagePart, Part, TextPart
 from schemas.prompts import MessagesAppend, NewMessage, PromptSubmitted, TurnOptions
+from services.gateway.accepting import hold_event
 from services.gateway.fanout import SlowListenerError
+from services.gateway.forks import batches
 from services.gateway.ports import Ports, PortsDep, TenantDep
 from services.gateway.sse import begun
 from services.gateway.turns import belongs, submit, submit_and_wait
@@ -43,7 +45,7 @@ class ChatRequest(Model):
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool = False
-    user: str | None = None
+    user: Identifier | None = None
     temperature: float | None = None
     max_completion_tokens: int | None = None
     max_tokens: int | None = None
@@ -77,8 +79,6 @@ async def chat_completions(
         raise problem(400, "no-user-message", "No user message", "the last message must be the user's")
     at = datetime.now(UTC)
     thread_id = x_thread_id or new_id(at)
-    if x_thread_id is None:
-        await _import(ports, tenant_id, thread_id, body.messages[:-1])
     call: JsonObject = {}
     if body.temperature is not None:
         call["temperature"] = body.temperature
@@ -95,6 +95,9 @@ async def chat_completions(
         options=TurnOptions(instructions=system or None, call=call or None, limits=Limits()),
         metadata=body.metadata,
     )
+    hold_event(prompt)
+    if x_thread_id is None:
+        await _import(ports, tenant_id, thread_id, body.messages[:-1])
     if body.stream:
         return StreamingResponse(await begun(_chunks(ports, prompt, body.model)), media_type="text/event-stream")
     accepted, ended = await submit_and_wait(ports, prompt, WAIT_SECONDS)
@@ -129,8 +132,8 @@ async def _import(ports: Ports, tenant_id: str, thread_id: str, messages: list[C
         for each in messages
         if each.role in ("user", "assistant") and each.content
     ]
-    if earlier:
-        await ports.log.submit(MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=earlier))
+    for batch in batches(earlier):
+        await ports.log.submit(MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=batch))
 
 
 async def _chunks(ports: Ports, prompt: PromptSubmitted, model: str) -> AsyncIterator[str]:

@@ -16,6 +16,7 @@ from services.gateway.ports import Ports, PortsDep, TenantDep
 from services.gateway.reads import once_known
 from services.gateway.sse import begun
 from services.gateway.turns import submit, submit_and_stream, submit_and_wait
+from services.gateway.upstream import path_of
 
 router = APIRouter(tags=["prompts"])
 
@@ -72,7 +73,8 @@ async def post_prompt(
             return JSONResponse(dict(ended))
     else:
         accepted = await submit(ports, prompt)
-    return JSONResponse(accepted.model_dump(), status_code=202, headers={"Location": f"/v1/threads/{thread_id}/events"})
+    location = f"/v1/{path_of('threads', thread_id, 'events')}"
+    return JSONResponse(accepted.model_dump(), status_code=202, headers={"Location": location})
 
 
 @router.post("/v1/turns/{turn_id}/cancel", status_code=202)
@@ -80,7 +82,7 @@ async def cancel_turn(
     turn_id: str, ports: PortsDep, tenant_id: TenantDep, body: CancelBody | None = None
 ) -> dict[str, Any]:
     """Asks the turn to end. Its terminal event says how it did."""
-    turn = await _known(ports, f"turns/{turn_id}", tenant_id)
+    turn = await _known(ports, path_of("turns", turn_id), tenant_id)
     asked = body or CancelBody()
     event = TurnCancel(
         tenant_id=tenant_id,
@@ -96,7 +98,7 @@ async def cancel_turn(
 @router.post("/v1/tool-calls/{call_id}/approval", status_code=202)
 async def approve(call_id: str, body: ApprovalBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Lets a waiting tool call run, or denies it."""
-    call = await _known(ports, f"tool-calls/{call_id}", tenant_id)
+    call = await _known(ports, path_of("tool-calls", call_id), tenant_id)
     event = ToolApproval(
         tenant_id=tenant_id,
         thread_id=call["thread_id"],
@@ -112,7 +114,7 @@ async def approve(call_id: str, body: ApprovalBody, ports: PortsDep, tenant_id: 
 @router.post("/v1/turns/{turn_id}/reply", status_code=202)
 async def reply(turn_id: str, body: ReplyBody, ports: PortsDep, tenant_id: TenantDep) -> dict[str, Any]:
     """Answers as the human agent that the turn waits for."""
-    turn = await _known(ports, f"turns/{turn_id}", tenant_id)
+    turn = await _known(ports, path_of("turns", turn_id), tenant_id)
     event = HumanReply(
         tenant_id=tenant_id,
         thread_id=turn["thread_id"],

@@ -173,7 +173,7 @@ async def list_messages(
     """
     if asked.status in ("pending", "streaming"):
         return await answers_in_progress(ports, tenant_id, thread_id, asked)
-    return await read_thread(ports, tenant_id, thread_id, "/messages", **asked.model_dump(mode="json"))
+    return await read_thread(ports, tenant_id, thread_id, "messages", **asked.model_dump(mode="json"))
 
 
 @router.post("/v1/threads/{thread_id}/messages", status_code=202)
@@ -232,10 +232,14 @@ async def stream_thread(
 
 @router.post("/v1/threads/{thread_id}/context")
 async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenant_id: TenantDep) -> ThreadContext:
-    """What a model would see of the thread, found as for a turn of the agent, and why each message is there."""
+    """What a model would see of the thread, found as for a turn of the agent, and why each message is there.
+
+    Memory gives a worker the context of a thread that is only coming into being: that there is one is asked for here.
+    """
     agent = ports.agents.get(body.agent, tenant_id=tenant_id) if body.agent else None
     if body.agent and agent is None:
         raise problem(404, "unknown-agent", "Unknown agent", f"there is no agent {body.agent!r}")
+    await read_thread(ports, tenant_id, thread_id)
     partition, offset = ports.log.journal_position(thread_id)
     request = ContextRequest(
         tenant_id=tenant_id,
