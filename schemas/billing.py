@@ -1,12 +1,12 @@
 """Documents of the HTTP interface about plans, invoices and credits."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from schemas.base import DEFAULT_TENANT, NO_ITEMS, Identifier, Model, Money, Name, TenantId
 from schemas.invoices import Bill, CreditGranted, CreditTerms
-from schemas.plans import Currency, Description, Period
+from schemas.plans import Currency, Description, Period, known_currency
 from schemas.prices import Rate
 
 DocumentForm = Literal["json", "csv", "html"]
@@ -24,6 +24,8 @@ class FinalizeInvoice(_Asked):
 
     tenant_id: TenantId = DEFAULT_TENANT
     period: Period
+    currency: Currency | None = None
+    """Of the plan by default. In any other one the invoice is of adjustments alone: of months that were in it."""
     allow_unpriced: bool = False
     """Whether usage may be left out whose price nobody knows. It is invoiced later, once it has one."""
 
@@ -40,6 +42,8 @@ class CreditNoteTerms(_Asked):
 
 class GrantCredit(CreditTerms, _Asked):
     """Asks for a grant. Asked again it is the one that is there."""
+
+    currency: Annotated[Currency, AfterValidator(known_currency)]
 
 
 class UnpricedUsage(Model):

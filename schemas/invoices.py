@@ -71,7 +71,7 @@ class Line(Model):
 
 
 class CreditUse(Model):
-    """What a grant pays of an invoice, and what is left of it then."""
+    """What a grant pays of an invoice, or gets back by a credit note, and what is left of it then."""
 
     grant_id: Identifier
     description: str = ""
@@ -123,9 +123,10 @@ class InvoiceFinalized(Bill):
 
 
 class CreditNoteIssued(Model):
-    """What is taken off an invoice: its lines and its total are below zero.
+    """What is taken off an invoice: its lines add up to less than zero.
 
-    Lines of kind `adjustment` count as invoiced for their period, so that no later invoice makes them again.
+    Lines of kind `adjustment` count as invoiced for their period, so that no later invoice makes them again. Together
+    they are all that its charges come to differently: one may be above zero.
     """
 
     type: Literal["credit_note.issued"] = "credit_note.issued"
@@ -137,7 +138,10 @@ class CreditNoteIssued(Model):
     period: Period
     currency: Currency
     lines: list[Line] = Field(max_length=MOST_LINES)
+    credits: list[CreditUse] = NO_ITEMS
+    """What of it goes back to the grants that had paid."""
     total: Money
+    """The rest, in money: not above zero."""
     reason: Description
     issued_at: Timestamp
     sha256: Sha256

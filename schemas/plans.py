@@ -2,20 +2,40 @@
 
 Every version is kept, as with prices. A plan and a subscription hold from the beginning of a month on, until a later
 one of the same name or tenant; of two from one month the one that was applied last counts: so a mistake is put right.
+
+Slips that a schema cannot tell, such as two charges of one name, are refused of what is applied. What is on the topic
+is read all the same: an earlier release may have taken it.
 """
 
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, WrapValidator
 
 from schemas.base import Model, Name, Spec
 from schemas.prices import Markup, Rate
+
+T = TypeVar("T")
+
+_on_the_topic: ContextVar[bool] = ContextVar("_on_the_topic", default=False)
 
 Period = Annotated[str, StringConstraints(pattern=r"^(19[7-9][0-9]|20[0-9]{2}|210[0-5])-(0[1-9]|1[0-2])$")]
 """A month in UTC, `2026-01`: what one invoice is for."""
 
 Currency = Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")]
+
+_CODES = """
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE
+CHF CHW CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD
+HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD
+MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR
+RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH
+UGX USD USN UYI UYU UYW UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
+"""
+CURRENCIES = frozenset(_CODES.split())
+"""Those that money is in (ISO 4217, list one), and what was replaced in 2025 and 2026, for months before."""
 
 Description = Annotated[str, StringConstraints(max_length=200)]
 
@@ -38,6 +58,38 @@ PriceOf = Literal[1, 1000, 1_000_000]
 
 MOST_CHARGES = 100
 MOST_TIERS = 20
+
+
+def known_currency(code: str) -> str:
+    """The code. Raises ValueError."""
+    if code not in CURRENCIES:
+        raise ValueError(f"expected a currency of ISO 4217, such as EUR, got {code}")
+    return code
+
+
+def _read_as_it_is(value: Any, read: Callable[[Any], Any]) -> Any:
+    token = _on_the_topic.set(True)
+    try:
+        return read(value)
+    finally:
+        _on_the_topic.reset(token)
+
+
+def _unless_read(check: Callable[[T], T]) -> AfterValidator:
+    """A check of what is applied."""
+
+    def checked(value: T) -> T:
+        return value if _on_the_topic.get() else check(value)
+
+    return AfterValidator(checked)
+
+
+def _once(values: Iterable[object], what: str) -> None:
+    seen = set[object]()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"expected each {what} once, got {value} twice")
+        seen.add(value)
 
 
 class UsageScope(Model):
@@ -93,9 +145,16 @@ class UnitTier(TierPrice):
     up_to: Units
 
 
+def _distinct_tiers(tiers: list[UnitTier]) -> list[UnitTier]:
+    if any(tier.up_to == 0 for tier in tiers):
+        raise ValueError("expected up_to above 0: no unit is in a tier up to 0")
+    _once((tier.up_to for tier in tiers), "up_to")
+    return tiers
+
+
 class _Tiered(_Metered):
     per: PriceOf = 1
-    tiers: list[UnitTier] = Field(max_length=MOST_TIERS)
+    tiers: Annotated[list[UnitTier], _unless_read(_distinct_tiers)] = Field(max_length=MOST_TIERS)
     beyond: TierPrice
     """Of units beyond the highest tier."""
 
@@ -134,15 +193,20 @@ Charge = Annotated[
 ]
 
 
+def _distinct_charges(charges: list[Charge]) -> list[Charge]:
+    _once((charge.name for charge in charges), "name")
+    return charges
+
+
 class PlanSpec(Spec):
     """Charges of a month, in one currency. They do not exclude each other: usage that two of them are about is paid
     twice."""
 
     type: Literal["plan.applied"] = "plan.applied"
     description: Description = ""
-    currency: Currency = "USD"
+    currency: Annotated[Currency, _unless_read(known_currency)] = "USD"
     from_period: Period
-    charges: list[Charge] = Field(max_length=MOST_CHARGES)
+    charges: Annotated[list[Charge], _unless_read(_distinct_charges)] = Field(max_length=MOST_CHARGES)
     minimum: Rate = Decimal(0)
     """What all charges of a month come to at least."""
 
@@ -156,7 +220,7 @@ class SubscriptionSpec(Spec):
     from_period: Period
 
 
-PlanEvent = Annotated[PlanSpec | SubscriptionSpec, Field(discriminator="type")]
+PlanEvent = Annotated[PlanSpec | SubscriptionSpec, Field(discriminator="type"), WrapValidator(_read_as_it_is)]
 EXAMPLES = [
     PlanSpec.model_validate(
         {

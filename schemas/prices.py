@@ -61,7 +61,8 @@ class PriceSpec(Spec, Tariff):
     was applied last counts: so a mistake is put right.
 
     The scope is what `tenant_id`, `kind`, `provider`, `model` and `tool` name; what is left out stands for any. Without
-    rates a price is that of the cost, and a cost what the provider is known to take.
+    rates it is that of the next wider scope with rates; where there is none a price is the cost, and a cost what the
+    provider is known to take.
     """
 
     type: Literal["price.applied"] = "price.applied"

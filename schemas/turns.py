@@ -67,6 +67,9 @@ class ActiveTurn(Model):
     usage: TokenCounts = TokenCounts()
     cost: Money = Decimal(0)
     """What its model calls have cost in USD, as far as anybody knows; kept where the cost of the turn is capped."""
+    context_tokens: int = 0
+    """Tokens that its next model call is sent at least: those of its own messages, estimated, or what its last step has
+    counted."""
     traceparent: str | None = None
     """W3C trace context that the prompt came with."""
     phase: Phase

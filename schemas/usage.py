@@ -17,7 +17,6 @@ from schemas.base import (
     TokenCounts,
 )
 
-
 Flag = Annotated[bool, Field(strict=True)]
 """True or false as they stand: a text that looks like one decides about nobody's bill."""
 

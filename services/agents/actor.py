@@ -11,15 +11,18 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 
 from schemas.agents import AgentSpec
+from schemas.base import TokenCounts
 from schemas.completions import TurnFailed, TurnRejected
 from schemas.http import ContextHandlerRequest, ContextRequest, ContextResponse, MessageView
 from schemas.journal import MessageAdded, TurnClosed, TurnOpened
 from schemas.parts import text_of
+from schemas.tokens import estimated_tokens
 from schemas.tools import ToolSpec
 from schemas.topics import state_key
 from schemas.turns import AwaitingHuman, Thinking
-from services.agents.budgets import BudgetGate
-from services.agents.chat import chat_messages, function_specs
+from schemas.usage import UsageRecorded
+from services.agents.budgets import BudgetGate, Claim
+from services.agents.chat import chat_messages, function_specs, sent_tokens
 from services.agents.context_handlers import ContextHandlers
 from services.agents.deltas import DeltaEvent, DeltaStream
 from services.agents.failures import CallFailed
@@ -33,6 +36,7 @@ from services.agents.turn.inputs import (
     ClockJumped,
     Decision,
     Environment,
+    InFlight,
     ModelAnswered,
     ModelFailed,
     Recovered,
@@ -75,6 +79,22 @@ class _Working:
     own: list[MessageAdded | MessageView] = field(default_factory=list[MessageAdded | MessageView])
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A model call from the moment on when its request is known."""
+
+    provider: str
+    model: str
+    input_tokens: int
+    stream: DeltaStream
+
+    @property
+    def in_flight(self) -> InFlight:
+        stream = self.stream
+        usage = TokenCounts(input_tokens=self.input_tokens, output_tokens=estimated_tokens(stream.characters))
+        return InFlight(self.provider, stream.answering or self.model, usage, stream.written)
+
+
 class TurnActor:
     """Runs turns. Decisions are pure; this class feeds them registries and time, and makes their model calls."""
 
@@ -110,7 +130,7 @@ class TurnActor:
         self._send_delta = send_delta
         self._traces = traces
         self._working: dict[str, _Working] = {}
-        self._streams: dict[str, DeltaStream] = {}
+        self._sent: dict[str, _Sent] = {}
         self._waiting_for_context = 0
 
     async def taken(self, partition: int, recent: Sequence[Record], journal_end: int) -> None:
@@ -120,7 +140,7 @@ class TurnActor:
         return await self._intake.prepare(topic, records, journal_end)
 
     def decide(self, state: ThreadState | None, happened: ThreadInput, at: datetime) -> Decision:
-        return traced(decide(state, happened, self._environment(at, self._written(state))), state, happened)
+        return traced(decide(state, happened, self._environment(at, self._in_flight(state))), state, happened)
 
     def state_records(self, before: ThreadState | None, after: ThreadState | None) -> Sequence[StateRecord]:
         return state_records(before, after)
@@ -151,14 +171,22 @@ class TurnActor:
                 metrics.TURNS.labels(event.outcome).inc()
             elif isinstance(event, TurnRejected | TurnFailed) and event.error.code == "budget":
                 metrics.BUDGET_STOPS.labels(event.type).inc()
-        spends = outcome.state is not None and not isinstance(outcome.state.turn.phase, AwaitingHuman)
-        self._budgets.in_flight(key, spender(outcome.state) if outcome.state is not None and spends else None)
+            elif isinstance(event, UsageRecorded) and event.outcome == "ok":
+                self._budgets.spent(event)
+        self._budgets.in_flight(key, self._claim(outcome.state))
         if outcome.state is None:
             self.forgotten(key)
 
+    def _claim(self, state: ThreadState | None) -> Claim | None:
+        """What the open turn of a thread may spend; nothing of a person's."""
+        if state is None or isinstance(state.turn.phase, AwaitingHuman):
+            return None
+        model = model_ref(state, self._environment(datetime.now(UTC))) or self._default_model
+        return Claim(spender(state), *self._model.resolve(model), state.turn.context_tokens)
+
     def forgotten(self, key: str) -> None:
         self._working.pop(key, None)
-        self._streams.pop(key, None)
+        self._sent.pop(key, None)
         self._budgets.in_flight(key, None)
 
     async def call(self, state: ThreadState, journal_position: JournalPosition) -> ThreadInput:
@@ -211,7 +239,7 @@ class TurnActor:
             tenant_id=state.tenant_id,
         )
         stream = DeltaStream(state.tenant_id, state.thread_id, turn, spec.stream, self._send_delta)
-        self._streams[state.key] = stream
+        self._sent[state.key] = _Sent(*self._model.resolve(model), sent_tokens(request.messages), stream)
         try:
             outcome = await self._model.attempt(request, stream)
         except BaseException:
@@ -288,15 +316,16 @@ class TurnActor:
         finally:
             self._waiting_for_context -= waits
 
-    def _written(self, state: ThreadState | None) -> str:
-        """What this worker has got of the answer that the state waits for."""
-        stream = self._streams.get(state.key) if state is not None else None
-        return stream.written if stream is not None and wanted_call(state) == stream.call else ""
+    def _in_flight(self, state: ThreadState | None) -> InFlight | None:
+        """The call that the state waits for, if this worker has sent it."""
+        sent = self._sent.get(state.key) if state is not None else None
+        return sent.in_flight if sent is not None and wanted_call(state) == sent.stream.call else None
 
-    def _environment(self, at: datetime, written: str = "") -> Environment:
+    def _environment(self, at: datetime, in_flight: InFlight | None = None) -> Environment:
         return Environment(
             at=at,
-            written=written,
+            in_flight=in_flight,
+            model=lambda named: self._model.resolve(named or self._default_model),
             agent=lambda tenant, name, version: self._agents.get(name, tenant_id=tenant, version=version),
             tool=lambda tenant, name: self._tools.get(name, tenant_id=tenant),
             cost=lambda usage: amounts_of_one(usage, self._prices()).cost.get("USD", Decimal(0)),

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from schemas.base import TokenCounts
 from schemas.tokens import estimated_tokens
+from services.agents.chat import sent_tokens
 from services.agents.failures import CallFailed, message_of
 from services.agents.model import DeltaSink, ModelRequest, ModelToolCall
 
@@ -99,16 +100,14 @@ class Received:
         """The provider's counts, or an estimate by length."""
         if self.usage is not None:
             return self.usage
-        sent = sum(len(str(message.get("content") or "")) for message in request.messages)
-        got = sum(map(len, self._text)) + sum(map(len, self._reasoning))
-        got += sum(len(call.arguments) for call in self._calls.values())
-        return TokenCounts(input_tokens=estimated_tokens(sent), output_tokens=estimated_tokens(got))
+        return TokenCounts(input_tokens=sent_tokens(request.messages), output_tokens=estimated_tokens(self._characters))
 
     def _take_chunk(self, chunk: Mapping[str, Any]) -> None:
         if error := chunk.get("error"):
             raise CallFailed("provider_error", f"the provider broke the stream off: {message_of(error)}")
-        if model := chunk.get("model"):
+        if (model := chunk.get("model")) and model != self.model:
             self.model = _text(model)
+            self._sink.model(self.model)
         if usage := chunk.get("usage"):
             self.usage = _token_counts(usage)
         for choice in chunk.get("choices") or ():

@@ -71,7 +71,7 @@ class AgentsService:
             context_handlers=self._context_handlers,
             agents=self._agents,
             tools=self._tools,
-            budgets=BudgetGate(self._budgets),
+            budgets=BudgetGate(self._budgets, self._prices.book),
             prices=self._prices.book,
             default_model=settings.model,
             call_seconds=settings.model_timeout_seconds,

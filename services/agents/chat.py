@@ -1,8 +1,10 @@
 """From messages to what a chat completions API takes. Pure."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from pydantic import JsonValue
 
 from schemas.http import MessageView
 from schemas.journal import MessageAdded
@@ -16,6 +18,7 @@ from schemas.parts import (
     ToolCallPart,
     ToolResultPart,
 )
+from schemas.tokens import estimated_tokens
 from schemas.tools import ToolSpec
 
 ChatMessage = dict[str, Any]
@@ -23,6 +26,9 @@ ChatMessage = dict[str, Any]
 
 EMPTY = "[empty message]"
 """What a message without any content says: servers refuse one that says nothing."""
+
+IMAGE_TOKENS = 765
+"""Of an image, whatever its size: one of 1024 x 1024 in high detail, by OpenAI's documentation of GPT-4o."""
 
 
 def chat_messages(instructions: str, messages: Iterable[MessageView | MessageAdded]) -> list[ChatMessage]:
@@ -55,12 +61,32 @@ def chat_messages(instructions: str, messages: Iterable[MessageView | MessageAdd
             case "tool":
                 for part in message.parts:
                     if isinstance(part, ToolResultPart) and part.call_id in called:
-                        chat.append({"role": "tool", "tool_call_id": part.call_id, "content": _result(part)})
+                        chat.append({"role": "tool", "tool_call_id": part.call_id, "content": result_text(part.result)})
             case "user":
                 chat.append({"role": "user", "content": _content(message.parts)})
             case "system":
                 chat.append({"role": "system", "content": _in_words(message.parts) or EMPTY})
     return chat
+
+
+def sent_tokens(messages: Iterable[Mapping[str, Any]]) -> int:
+    """Tokens of the messages of a chat completion, estimated by the length of their text."""
+    characters, images = 0, 0
+    for message in messages:
+        content: str | list[Mapping[str, Any]] = message.get("content") or ""
+        if isinstance(content, str):
+            characters += len(content)
+        else:
+            characters += sum(len(part.get("text", "")) for part in content)
+            images += sum(part["type"] == "image_url" for part in content)
+        for call in message.get("tool_calls", ()):
+            characters += len(call["function"]["name"]) + len(call["function"]["arguments"])
+    return estimated_tokens(characters) + images * IMAGE_TOKENS
+
+
+def result_text(result: JsonValue) -> str:
+    """A tool's result as the model sees it."""
+    return result if isinstance(result, str) else json.dumps(result)
 
 
 def function_specs(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
@@ -120,9 +146,5 @@ def _words(part: Part) -> str:
             return f"[reasoning: {text}]"
         case ToolCallPart(name=name, arguments=arguments):
             return f"[tool call: {name} {arguments}]"
-        case ToolResultPart(name=name):
-            return f"[tool result: {name} {_result(part)}]"
-
-
-def _result(part: ToolResultPart) -> str:
-    return part.result if isinstance(part.result, str) else json.dumps(part.result)
+        case ToolResultPart(name=name, result=result):
+            return f"[tool result: {name} {result_text(result)}]"

@@ -67,6 +67,10 @@ class ChatCompletions:
             return f"no model answers at {provider.base_url}"
         return f"model provider: {status}" if status in (401, 403) else None
 
+    def resolve(self, model: str) -> tuple[str, str]:
+        provider, name = self._providers.resolve(model)
+        return provider.name, name
+
     async def attempt(self, request: ModelRequest, sink: DeltaSink) -> ModelAnswer | ModelFailure:
         """One streamed chat completion. Never raises but for cancellation, which closes the stream."""
         provider, model = self._providers.resolve(request.model)
@@ -162,7 +166,7 @@ def _failure(
 ) -> ModelFailure:
     return ModelFailure(
         provider=provider.name,
-        model=model,
+        model=received.model or model,
         code=failure.code,
         message=failure.message,
         retryable=failure.retryable,

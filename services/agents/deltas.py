@@ -41,6 +41,10 @@ class DeltaStream:
     turn: ActiveTurn
     options: StreamOptions
     send: Callable[[DeltaEvent], None]
+    characters: int = 0
+    """How much has come so far: text, reasoning and calls of tools."""
+    answering: str | None = None
+    """What the provider calls the model that answers, once it has said so."""
     _sequence: int = 0
     _written: list[str] = field(default_factory=list[str])
     _text: str = ""
@@ -60,16 +64,22 @@ class DeltaStream:
         """All of the text so far, also of an attempt that came to nothing."""
         return "".join(self._written)
 
+    def model(self, name: str) -> None:
+        self.answering = name
+
     def text(self, piece: str) -> None:
+        self.characters += len(piece)
         self._written.append(piece)
         self._text += piece
         self._schedule()
 
     def reasoning(self, piece: str) -> None:
+        self.characters += len(piece)
         self._reasoning += piece
         self._schedule()
 
     def tool_arguments(self, index: int, name: str, piece: str) -> None:
+        self.characters += len(name) + len(piece)
         waiting = self._arguments.setdefault(index, _Arguments())
         waiting.name = name or waiting.name
         waiting.text += piece

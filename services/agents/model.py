@@ -66,6 +66,10 @@ class ModelFailure:
 class DeltaSink(Protocol):
     """Takes the pieces of an answer as they arrive. Must not block."""
 
+    def model(self, name: str) -> None:
+        """What the provider calls the model that answers."""
+        ...
+
     def text(self, piece: str) -> None: ...
 
     def reasoning(self, piece: str) -> None: ...
@@ -75,5 +79,9 @@ class DeltaSink(Protocol):
 
 class ModelClient(Protocol):
     """Asks models. `attempt` never raises but for cancellation, which ends the request."""
+
+    def resolve(self, model: str) -> tuple[str, str]:
+        """The provider of `provider/model`, or of a model of the default provider, and the model's name there."""
+        ...
 
     async def attempt(self, request: ModelRequest, sink: DeltaSink) -> ModelAnswer | ModelFailure: ...

@@ -47,6 +47,8 @@ app.add_typer(dead_letters_app, name="dead-letters")
 
 CONFIGURATION_EXIT = 2
 
+TenantOption = Annotated[str, typer.Option("--tenant", help="Whose.")]
+
 
 def main() -> None:
     """Entry point. An error that Turnlog raises on purpose is one line on standard error and exit code 2."""
@@ -123,12 +125,15 @@ def usage_command(
     since: Annotated[str | None, typer.Option("--from", help="Time or date, included.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Time or date, not included.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the period before --from beside it.")] = False,
+    tenant: TenantOption = DEFAULT_TENANT,
     order_by: Annotated[str, typer.Option(help="tokens, events, cost or price.")] = "tokens",
     form: Annotated[usage.Form, typer.Option("--format", help="How to print; files have every group.")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
     """Sums what was used."""
-    asked = usage.Asked(group_by=group_by, since=since, until=until, compare=compare, order_by=order_by)
+    asked = usage.Asked(
+        tenant_id=tenant, group_by=group_by, since=since, until=until, compare=compare, order_by=order_by
+    )
     _run(usage.show(asked, "json" if as_json else form))
 
 
@@ -228,7 +233,6 @@ def plans_list() -> None:
     _run(catalog.list_plans())
 
 
-TenantOption = Annotated[str, typer.Option("--tenant", help="Whose.")]
 NumberArgument = Annotated[str, typer.Argument(help="Number of the invoice or credit note, as `list` shows it.")]
 PeriodArgument = Annotated[str, typer.Argument(help="A month, such as 2026-01.")]
 
@@ -293,7 +297,9 @@ def credits_grant(
     amount: Annotated[str, typer.Argument(help="Such as 50.00.")],
     currency: Annotated[str, typer.Argument(help="Such as EUR.")],
     tenant: TenantOption = DEFAULT_TENANT,
-    expires: Annotated[str | None, typer.Option(help="Time with zone; it pays for months that begin before.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="Time with zone, or a date in UTC; it pays for months that begin before.")
+    ] = None,
     prepaid: Annotated[bool, typer.Option("--prepaid", help="Paid in advance, not granted.")] = False,
     description: Annotated[str, typer.Option(help="What invoices say.")] = "",
 ) -> None:

@@ -1,5 +1,6 @@
 """`turnlog agents`, `turnlog tools`, `turnlog prices`, `turnlog budgets` and `turnlog plans`."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,17 +14,23 @@ from rich.table import Table
 from schemas.agents import AgentSpec
 from schemas.base import DEFAULT_TENANT, Spec, format_amount, format_time
 from schemas.budgets import BudgetSpec
+from schemas.http import Page
 from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, BUDGETS, PLANS, PRICES, TOOLS, Topic
+from services.cli.gateway import request
 from services.runtime.budgets import BudgetBoard
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.kafka import KafkaClients, KafkaError
 from services.runtime.registry import Registry, apply_spec
 from services.runtime.settings import RuntimeSettings, load_settings
+from services.usage.budgets.progress import BudgetProgress
 
 console = Console(highlight=False)
+
+PROGRESS_SECONDS = 5
+"""Longest wait for usage: budgets are listed without it too."""
 
 S = TypeVar("S", bound=Spec)
 
@@ -149,8 +156,10 @@ def _what(price: PriceSpec) -> str:
 
 
 async def list_budgets() -> None:
-    table = Table("budget", "version", "tenant", "by", "per", "of", "warns at", "stops at", "accounts", "used up")
+    figures = ("warns at", "stops at", "accounts", "used up", "state")
+    table = Table("budget", "version", "tenant", "by", "per", "of", *figures)
     board = await _board()
+    progress = await _progress()
     for budget in board.budgets.all():
         accounts = [state for state in board.accounts(budget.name) if state.is_of(budget)]
         table.add_row(
@@ -164,6 +173,7 @@ async def list_budgets() -> None:
             _amount(budget.hard),
             str(len(accounts)),
             str(sum(state.level == "exceeded" for state in accounts)),
+            _standing(budget, progress),
         )
     console.print(table)
 
@@ -187,6 +197,27 @@ async def show_budget(name: str) -> None:
             str(state.uncounted_events),
         )
     console.print(table)
+
+
+async def _progress() -> Sequence[BudgetProgress]:
+    """How far usage has counted each budget; nothing when it does not answer."""
+    try:
+        async with (
+            asyncio.timeout(PROGRESS_SECONDS),
+            request(load_settings(RuntimeSettings), "GET", "/budgets", service="usage") as response,
+        ):
+            return Page[BudgetProgress].model_validate_json(await response.text()).items
+    except (UnavailableError, TimeoutError):
+        return []
+
+
+def _standing(budget: BudgetSpec, progress: Sequence[BudgetProgress]) -> str:
+    for each in progress:
+        if (each.budget_tenant_id, each.budget, each.budget_version) == (budget.tenant_id, budget.name, budget.version):
+            if each.standing == "in_force":
+                return "in force"
+            return f"counting: {each.counted:,} of {each.records:,}" if each.records else "counting"
+    return "unknown"
 
 
 def _unit(budget: BudgetSpec) -> str:

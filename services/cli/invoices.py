@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import UTC, date, datetime, time
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -96,8 +97,8 @@ async def export(number: str, tenant_id: str, form: DocumentForm) -> None:
     sys.stdout.buffer.flush()
 
 
-async def grant(**fields: str | None) -> None:
-    terms = _asked(GrantCredit, **fields)
+async def grant(*, expires_at: str | None, **fields: str) -> None:
+    terms = _asked(GrantCredit, expires_at=_time(expires_at), **fields)
     await _ask("POST", "/credits", json=_json(terms))
     console.print(f"{terms.tenant_id} has {terms.grant_id}: {format_amount(terms.amount)} {terms.currency}")
 
@@ -126,8 +127,9 @@ def _print(document: Bill | CreditNoteIssued) -> None:
         shown = name if line.kind in ("charge", "minimum") else f"{line.kind}: {name}"
         quantity = "" if line.quantity is None else f"{line.quantity:,f}"
         table.add_row(line.period, shown, quantity, line.unit or "", format_amount(line.amount))
-    for use in document.credits if isinstance(document, Bill) else []:
-        table.add_row("", f"credit: {use.grant_id}", "", "", format_amount(use.amount.copy_negate()))
+    for use in document.credits:
+        paid = use.amount.copy_negate() if isinstance(document, Bill) else use.amount
+        table.add_row("", f"credit: {use.grant_id}", "", "", format_amount(paid))
     table.add_row("", "total", "", "", format_amount(document.total), style="bold")
     console.print(table)
 
@@ -139,6 +141,14 @@ def _asked(model: type[M], /, **fields: object) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigurationError(f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}") from error
+
+
+def _time(text: str | None) -> datetime | str | None:
+    """A date is its midnight in UTC; what is none is left to the model."""
+    try:
+        return None if text is None else datetime.combine(date.fromisoformat(text), time(), UTC)
+    except ValueError:
+        return text
 
 
 def _json(asked: CreditNoteTerms | GrantCredit) -> dict[str, Any]:

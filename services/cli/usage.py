@@ -23,6 +23,7 @@ Form = Literal["table", "json", "csv", "parquet"]
 class Asked:
     """What is asked of `GET /v1/usage`."""
 
+    tenant_id: str
     group_by: str
     since: str | None
     until: str | None
@@ -31,6 +32,7 @@ class Asked:
 
     def parameters(self) -> dict[str, str]:
         given = {
+            "tenant_id": self.tenant_id,
             "group_by": self.group_by,
             "from": self.since,
             "to": self.until,
@@ -44,7 +46,8 @@ async def show(asked: Asked, form: Form) -> None:
     """Prints a page as a table or JSON, or writes a file of every group to standard output."""
     settings = load_settings(RuntimeSettings)
     parameters = asked.parameters() if form == "table" else asked.parameters() | {"format": form}
-    async with request(settings, "GET", "/v1/usage", params=parameters) as response:
+    headers = {"X-Tenant-Id": asked.tenant_id}  # a gateway that trusts it takes nobody else's name
+    async with request(settings, "GET", "/v1/usage", params=parameters, headers=headers) as response:
         if form in ("csv", "parquet"):
             async for part in response.content.iter_any():
                 sys.stdout.buffer.write(part)

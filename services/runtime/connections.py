@@ -1,6 +1,7 @@
 """What a service needs from outside before it works: started in order, and tried again until it is there."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -14,6 +15,25 @@ from services.runtime.tasks import end_task
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 1.0
+
+REPEAT_SECONDS = 60.0
+"""Between two lines in the log about a trouble that lasts."""
+
+
+class Repeated:
+    """Keeps a trouble that is met again and again from filling the log."""
+
+    def __init__(self) -> None:
+        self._told: str | None = None
+        self._told_at = 0.0
+
+    def is_news(self, trouble: str) -> bool:
+        """Whether it is another trouble than the last one, or was not told of for REPEAT_SECONDS."""
+        now = time.monotonic()
+        if trouble == self._told and now - self._told_at < REPEAT_SECONDS:
+            return False
+        self._told, self._told_at = trouble, now
+        return True
 
 
 class Connections:
@@ -57,8 +77,10 @@ class Connections:
         self._trouble = ""
 
     async def _keep_trying(self) -> None:
+        repeated = Repeated()
         while self._left:
-            log.warning(f"{self._service}_waits", reason=self._trouble)
+            if repeated.is_news(self._trouble):
+                log.warning(f"{self._service}_waits", reason=self._trouble)
             await asyncio.sleep(RETRY_SECONDS)
             try:
                 await self._go_on()

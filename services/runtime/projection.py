@@ -36,6 +36,7 @@ from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
 from services.runtime.tasks import end_task
 from services.runtime.telemetry import Traces
+from services.runtime.topics import check_topics
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +105,7 @@ class Projection(ConsumerRebalanceListener):
         instance_id: str | None = None,
     ) -> None:
         self._topic = topic
+        self._settings = settings
         self._name = settings.topic(topic.name)
         self._source = group
         self._group_id = f"{settings.topic_prefix}{group}"
@@ -144,16 +146,23 @@ class Projection(ConsumerRebalanceListener):
     async def start(self) -> None:
         """Reads where the store is. Call before the broker starts; again, when it has failed.
 
-        Raises ConfigurationError when the store is further than the log: it was fed from another one.
+        Raises ConfigurationError when the store is further than the log: it was fed from another one. Raises
+        UnavailableError while the topic is missing.
         """
         self._positions = dict(await self._store.positions())
         await self._markers.start()
+        await self._check_topic()
         if self._positions:
             await self._check_log()
         await self._producer.start()
         self._started = True
         self._trouble = None
         self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
+
+    async def _check_topic(self) -> None:
+        """A subscriber of a missing topic asks for it ten times a second, with a line in the log each time."""
+        if self._name not in (await check_topics(self._clients, self._settings)).existing:
+            raise UnavailableError(f"topic {self._name} does not exist: run `turnlog topics apply`")
 
     async def _check_log(self) -> None:
         """Offsets of another log would make new records look like known ones, which are left out without a word."""

@@ -22,7 +22,16 @@ from services.runtime.web import install_health, install_problems, problem
 from services.usage.export import CsvWriter, columns_of
 from services.usage.parquet import ParquetWriter
 from services.usage.priced import priced
-from services.usage.queries import FILTERS, Bucket, Order, UsageQuery, parse_dimensions, parse_time, parse_units
+from services.usage.queries import (
+    FILTERS,
+    Bucket,
+    Order,
+    UsageQuery,
+    months_between,
+    parse_dimensions,
+    parse_time,
+    parse_units,
+)
 from services.usage.store import TooMuchAskedError, UsageStore
 from services.usage.weights import weights_of
 
@@ -85,9 +94,15 @@ class UsageParameters(QualityParameters):
     def _fit(self) -> Self:
         if self.compare is not None and (self.since is None or self.until is None or self.since == self.until):
             raise ValueError("expected from and to beside compare: the period before is as long as theirs")
+        if self.compare is not None and self.bucket == "month" and not self._has_whole_months():
+            raise ValueError("expected from and to whole months apart beside compare and bucket=month, no 29th to 31st")
         if self.format != "json" and self.cursor is not None:
             raise ValueError("expected no cursor: a file has every group, or the first of them by limit")
         return self
+
+    def _has_whole_months(self) -> bool:
+        """Only then the period before has months too that are whole, or cut at the same place."""
+        return self.since is not None and self.until is not None and months_between(self.since, self.until) is not None
 
 
 def build_api(store: UsageStore, prices: Callable[[], PriceBook], check: ReadinessCheck) -> FastAPI:

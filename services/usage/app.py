@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from schemas.http import ComponentHealth
-from schemas.topics import USAGE
+from schemas.topics import BUDGETS, INVOICES, PLANS, PRICES, USAGE
 from services.runtime.connections import Connections
 from services.runtime.failpoints import Failpoints
 from services.runtime.groups import USAGE_GROUP, instance_of
@@ -24,8 +24,10 @@ from services.usage.billing.billing import Billing
 from services.usage.billing.invoice_log import InvoiceLog
 from services.usage.billing.plans import Plans
 from services.usage.billing.progress import UsageProgress
+from services.usage.budgets.api import install_budgets
 from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
+from services.usage.opening import Gate, Opening
 from services.usage.placement import Placement
 from services.usage.retention import Retention, RetentionLoop
 from services.usage.rows import row_of
@@ -135,10 +137,22 @@ class UsageService:
             retention=retention,
         )
         self._retention = RetentionLoop(self._store, retention)
+        self._opening = Opening(
+            clients,
+            settings,
+            [
+                (PRICES, self._prices.start),
+                (PLANS, self._plans.start),
+                (INVOICES, self._invoices.start),
+                (BUDGETS, self._budgets.start),
+            ],
+        )
         self.api = build_api(self._store, self._prices.book, self.readiness)
+        self.api.add_middleware(Gate, awaited=self._awaited)
         install_rebuild(self.api, self._rebuild)
         install_audit(self.api, self._store, self._projection, retention)
         install_billing(self.api, billing)
+        install_budgets(self.api, self._budgets)
         self._server = WebServer(self.api, host=settings.http_host, port=settings.usage_port)
         self._connections = Connections(
             self.name,
@@ -158,12 +172,12 @@ class UsageService:
         return self._server.port
 
     async def start(self) -> None:
-        """Returns while ClickHouse is still down; it is tried until it answers. Raises ConfigurationError."""
+        """Returns while ClickHouse is still down; it is tried until it answers. Raises ConfigurationError.
+
+        `/readyz` answers from the first moment; the rest is 503 while what it rests on is being read.
+        """
         await self._server.start()
-        await self._prices.start()
-        await self._budgets.start()
-        await self._plans.start()
-        await self._invoices.start()
+        await self._opening.start()
         await self._connections.start()
 
     async def stop(self) -> None:
@@ -182,7 +196,15 @@ class UsageService:
 
     async def readiness(self) -> dict[str, ComponentHealth]:
         return {
+            "topics": self._opening.health(),
             "connections": self._connections.health(),
             "projection": self._projection.health(),
             "budgets": self._budgets.health(),
         }
+
+    def _awaited(self, path: str) -> str | None:
+        """What a path still waits for. Sums are whole once the last block of the run before is settled."""
+        needed = [self._opening.health()]
+        if path.startswith("/usage"):
+            needed.append(self._connections.health())
+        return next((f"usage is starting: {each.detail}" for each in needed if not each.ready), None)

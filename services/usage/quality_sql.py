@@ -2,6 +2,9 @@
 
 It reads the rows: quantiles are of all values, and sums do not have those. Measured in chDB on two busy cores, five
 million rows of one tenant in a month take 0.24 s with FINAL, exact, and as long with approximate digests.
+
+ClickHouse's exact quantile is the value behind the share: of 100 values the median is the 51st. Of the negated values
+it is the one up to which the share goes: the 50th.
 """
 
 from collections.abc import Mapping
@@ -22,9 +25,9 @@ _FIGURES = {
     "calls": "countIf(kind = 'tool')",
     "calls_ok": "countIf(kind = 'tool' AND outcome = 'ok')",
     "answered": "countIf(outcome = 'ok')",
-    "latencies": "quantilesExactIf(0.5, 0.9, 0.99)(source.latency_ms, outcome = 'ok')",
+    "latencies": "quantilesExactIf(0.5, 0.1, 0.01)(-toInt64(source.latency_ms), outcome = 'ok')",
     "streamed": "count(source.first_token_ms)",
-    "first_tokens": "quantilesExact(0.5, 0.9, 0.99)(source.first_token_ms)",
+    "first_tokens": "quantilesExact(0.5, 0.1, 0.01)(-toInt64(source.first_token_ms))",
 }
 
 
@@ -69,4 +72,4 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _quantiles(values: list[int], count: int) -> Quantiles | None:
-    return Quantiles(p50=values[0], p90=values[1], p99=values[2]) if count else None
+    return Quantiles(p50=-values[0], p90=-values[1], p99=-values[2]) if count else None

@@ -21,6 +21,8 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2106, 1, 1, tzinfo=UTC)
 """Times from one up to the other are kept and asked for: ClickHouse's functions of time are sure of no others."""
 
+DAYS_OF_EVERY_MONTH = 28
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -62,15 +64,25 @@ class UsageQuery:
 
     @property
     def length(self) -> timedelta:
-        """By how much the period before is earlier; nothing without a comparison."""
-        if not self.compare or self.since is None or self.until is None:
+        """By how much the period before is earlier; nothing without a comparison, and where it is so many months."""
+        if not self.compare or self.since is None or self.until is None or self.months:
             return timedelta()
         return self.until - self.since
 
     @property
+    def months(self) -> int:
+        """By how many months the period before is earlier, where buckets are months."""
+        if not self.compare or self.bucket != "month" or self.since is None or self.until is None:
+            return 0
+        return months_between(self.since, self.until) or 0
+
+    @property
     def first(self) -> datetime | None:
         """From when on rows are read."""
-        return None if self.since is None else max(EARLIEST, self.since - self.length)
+        if self.since is None:
+            return None
+        years, month = divmod(12 * self.since.year + self.since.month - 1 - self.months, 12)
+        return max(EARLIEST, self.since.replace(year=years, month=month + 1) - self.length)
 
 
 class PeriodSums(UsageCounts):
@@ -85,6 +97,13 @@ class UsageGroup(PeriodSums):
 
     group: dict[str, str | None]
     previous: PeriodSums | None = None
+
+
+def months_between(since: datetime, until: datetime) -> int | None:
+    """How many whole months lie between two times; None when they are not whole, or of a day that some have not."""
+    months = 12 * (until.year - since.year) + until.month - since.month
+    whole = since.day == until.day <= DAYS_OF_EVERY_MONTH and since.time() == until.time()
+    return months if whole else None
 
 
 def parse_dimensions(text: str) -> list[UsageDimension]:

@@ -91,7 +91,7 @@ def parameters_of(query: UsageQuery) -> dict[str, Any]:
         "offset": query.offset,
         "times": [microseconds(time) for time in query.boundaries.times],
         "sizes": list(query.boundaries.sizes),
-        **({"length": query.length // timedelta(microseconds=1), "split": query.since} if query.compare else {}),
+        **({**_shift_parameter(query), "split": query.since} if query.compare else {}),
         **(_weight_parameters(query.order_by) if isinstance(query.order_by, Weights) else {}),
     }
 
@@ -137,7 +137,9 @@ def bucket_sql(query: UsageQuery, time: str) -> dict[str, str]:
     """The expression of a bucket's start, by its name; in a comparison the earlier ones are called as the later."""
     if query.bucket is None:
         return {}
-    if query.compare:
+    if query.months:
+        time = f"addMonths(toDateTime64({time}, 6, 'UTC'), if({_earlier(time)}, {{months:Int32}}, 0))"
+    elif query.compare:
         time = f"addMicroseconds(toDateTime64({time}, 6, 'UTC'), if({_earlier(time)}, {{length:Int64}}, 0))"
     return {"bucket": f"formatDateTime({time}, '{_BUCKETS[query.bucket][1]}', 'UTC')"}
 
@@ -157,6 +159,11 @@ def source_parameters(query: UsageQuery) -> dict[str, Any]:
     """What `where_sql` is about."""
     times = {name: time for name, time in (("since", query.first), ("until", query.until)) if time is not None}
     return {"tenant_id": query.tenant_id, **times, **{name: query.filters[name] for name in _filtered(query)}}
+
+
+def _shift_parameter(query: UsageQuery) -> dict[str, int]:
+    """By how much the period before is earlier."""
+    return {"months": query.months} if query.months else {"length": query.length // timedelta(microseconds=1)}
 
 
 def _figures(prefix: str, when: str, per: Sequence[UsageUnit]) -> dict[str, str]:

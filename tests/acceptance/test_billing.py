@@ -61,7 +61,9 @@ async def test_a_month_is_invoiced_corrected_and_printed(turnlog: Installation, 
     file.write_text(PLANS.format(name=tenant))
     assert f"applied {tenant} version " in await say(turnlog, "plans", "apply", str(file))
     assert f"subscription to {tenant}" in await say(turnlog, "plans", "list")
-    await say(turnlog, "credits", "grant", "welcome", "5.00", "EUR", *mine, "--description", "Welcome")
+    await say(turnlog, "credits", "grant", "welcome", "5.00", "EUR", *mine, "--expires", "2099-12-31")
+    (grant,) = (await turnlog.get(f"/v1/credits?tenant_id={tenant}"))["items"]
+    assert grant["grant"]["expires_at"] == "2099-12-31T00:00:00.000000Z"
     await use(turnlog, tenant, 12_000, "2026-01-15")
 
     made = await say(turnlog, "invoices", "finalize", "2026-01", *mine)

@@ -80,6 +80,21 @@ async def test_prompts_are_rejected_once_a_budget_is_used_up_and_taken_again_onc
     assert len(await warnings(turnlog, name)) == 1
 
 
+@pytest.mark.parametrize(("hard", "completing"), [("10", 1), ("1000000", 40)])
+async def test_prompts_that_come_at_once_are_judged_by_what_those_before_may_spend(
+    turnlog: Installation, hard: str, completing: int
+) -> None:
+    """The sample agent's instructions alone have more than 10 tokens."""
+    user, name = f"u-{uuid4().hex[:8]}", f"b-{uuid4().hex[:8]}"
+    await apply(turnlog, name, who=user, hard=hard)
+    threads = [f"t-{uuid4().hex[:12]}" for _ in range(40)]
+    await asyncio.gather(*(turnlog.prompt(each, "[[think 2]] hello", user_id=user) for each in threads))
+
+    ends = await turnlog.log.wait_for("completions", lambda event: event["thread_id"] in threads, count=40)
+
+    assert sum(each["type"] == "turn.completed" for each in ends) == completing
+
+
 async def test_a_running_turn_is_stopped_at_its_next_step(turnlog: Installation) -> None:
     """Its tool is approved when the budget is known to be used up, and not before."""
     user, name, agent = (f"{kind}-{uuid4().hex[:8]}" for kind in "uba")

@@ -1,10 +1,12 @@
 """Tool calls through the log, and what every step has cost."""
 
 import asyncio
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from schemas.tokens import estimated_tokens
 from tests.support.installation import Installation
 from tests.support.waiting import eventually
 
@@ -82,6 +84,51 @@ async def test_each_step_is_metered_once_and_summed(turnlog: Installation, threa
     assert total["group"] == {"user": user, "model": "scripted"}
     for count in ("input_tokens", "output_tokens"):
         assert total[count] == sum(each[count] for each in recorded)
+
+
+async def test_an_answer_that_is_cancelled_is_metered_by_what_was_streamed(turnlog: Installation, thread: str) -> None:
+    agent, user = f"a-{uuid4().hex[:8]}", f"u-{uuid4().hex}"
+    await turnlog.post("/v1/agents", {"name": agent, "model": "default/scripted"}, status=201)
+    prompt = "[[long 1000]][[slow 0.02]]" + " tell me more" * 20
+    await turnlog.prompt(thread, prompt, agent=agent, user_id=user)
+    await turnlog.log.wait_for("deltas", lambda event: event["thread_id"] == thread and "word20 " in event["text"])
+    await turnlog.log.publish("prompts", {"type": "turn.cancel", "thread_id": thread})
+
+    (lost,) = await turnlog.log.wait_for("usage", lambda event: event["thread_id"] == thread)
+
+    message = (await turnlog.messages(thread, count=2))[1]
+    assert (message["status"], lost["outcome"]) == ("cancelled", "lost")
+    assert (lost["billable"], lost["estimated"]) == (False, True)
+    assert (lost["provider"], lost["model"]) == ("default", "scripted")
+    assert lost["input_tokens"] == estimated_tokens(len(prompt))
+    assert lost["output_tokens"] == estimated_tokens(len(message["parts"][0]["text"]))
+
+    async def row() -> dict[str, object] | None:
+        items = (await turnlog.get(f"/v1/usage?group_by=provider,model&user_id={user}"))["items"]
+        return items[0] if items else None
+
+    assert (await eventually(row, "a row of usage"))["group"] == {"provider": "default", "model": "scripted"}
+
+
+async def test_an_answer_that_died_with_its_worker_is_metered_by_its_input(
+    fresh: Installation, tmp_path: Path, thread: str
+) -> None:
+    agent = tmp_path / "agent.yaml"
+    agent.write_text(f"name: assistant\nmodel: default/scripted\ninstructions: {'Be brief. ' * 10}\n")
+    assert (await fresh.run("topics", "apply")).code == 0
+    assert (await fresh.run("agents", "apply", str(agent))).code == 0
+    await fresh.start("run", "memory")
+    dying = await fresh.start("run", "agents")
+    await fresh.prompt(thread, "[[long 200]][[slow 0.02]] go")
+    await fresh.log.wait_for("deltas", lambda event: event["thread_id"] == thread)
+    await dying.kill()
+    await fresh.start("run", "agents")
+
+    (lost,) = await fresh.log.wait_for("usage", lambda event: event["thread_id"] == thread)
+
+    assert (lost["outcome"], lost["provider"], lost["model"]) == ("lost", "default", "scripted")
+    assert (lost["input_tokens"], lost["output_tokens"]) == (estimated_tokens(99 + 28), 0)
+    assert (await fresh.completion(thread))["type"] == "turn.completed"
 
 
 async def test_a_model_that_says_slow_down_is_asked_again(turnlog: Installation, thread: str) -> None:

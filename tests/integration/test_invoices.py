@@ -203,6 +203,18 @@ async def test_credits_and_credit_notes_are_on_the_log_and_survive_a_restart(ins
         numbers = [each["number"] for each in (*page["items"], *rest["items"])]
         assert (numbers, rest["next_cursor"]) == (["CN-000002", "CN-000001", "INV-000001"], None)
 
+        await office.refused("other-terms", office.ask("POST", path, 409, json=wanted | {"reason": "Another"}))
+        cheap = PLAN | {"charges": [PLAN["charges"][0] | {"unit_price": "0.1"}, PLAN["charges"][1]]}
+        await installation.log.publish("plans", cheap, key="pro@3")
+        last = await office.ask("POST", path, json=wanted | {"key": "last"})
+        assert (last["total"], amounts(last)) == ("0.00", [(JAN, "calls", "-2.00")])  # all but the goodwill
+        assert [(each["amount"], each["left"]) for each in last["credits"]] == [("2.00", "2.00")]
+    async with installation.service() as service:
+        office = Office(installation, service.port)
+        (balance,) = (await office.ask("GET", "/credits"))["items"]
+        assert (balance["left"], (await office.draft(FEB))["left_over"]) == ("2.00", [])
+        await office.refused("already-finalized", office.ask("GET", "/invoices/draft", 409, params={"period": JAN}))
+
 
 @pytest.mark.parametrize("point", ["invoice.before_commit", "invoice.after_commit"])
 async def test_a_kill_while_an_invoice_is_written_leaves_it_there_once_or_not_at_all(

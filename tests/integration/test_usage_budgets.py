@@ -2,28 +2,31 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from schemas.budgets import BudgetSpec
 from schemas.topics import BUDGETS
 from services.runtime.failpoints import Failpoints
-from services.runtime.kafka import KafkaClients
+from services.runtime.kafka import KafkaClients, TopicPartition
 from services.runtime.pricing.book import PriceBook
 from services.runtime.registry import spec_key
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import apply_topics
 from services.usage.budgets.loop import BudgetLoop
+from services.usage.budgets.reading import Reading
 from tests.support.installation import free_ports
 from tests.support.log import Log
 from tests.support.prices import book_of, price
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 
@@ -44,12 +47,12 @@ class Installation:
         return self.book
 
     @contextlib.asynccontextmanager
-    async def counting(self) -> AsyncIterator[None]:
+    async def counting(self) -> AsyncIterator[BudgetLoop]:
         clients = KafkaClients(self.settings, client_id="test")
         loop = BudgetLoop(clients, self.settings, self.prices, Failpoints())
         await loop.start()
         try:
-            yield
+            yield loop
         finally:
             await loop.stop()
 
@@ -233,3 +236,86 @@ async def test_budgets_that_stand_are_counted_while_another_one_is_read_from_the
             await installation.until_spent("54", budget=budget)
     sums = [int(each["spent"]) for each in await installation.log.events("budgets") if each.get("budget") == "b"]
     assert sums == sorted(sums), "a sum went back"
+
+
+async def in_force(loop: BudgetLoop, budget: str) -> bool:
+    return any(each.budget == budget and each.standing == "in_force" for each in loop.progress())
+
+
+class WatchedReading(Reading):
+    """A reading that is remembered when it is over. While it is `held` it counts nothing behind what is in force."""
+
+    made: ClassVar[list["WatchedReading"]] = []
+    held: ClassVar[bool] = False
+
+    async def begin_at(self, partitions: Sequence[TopicPartition], since: datetime | None) -> None:
+        await super().begin_at(partitions, since)
+        self.made.append(self)
+
+    async def step(
+        self, timeout_ms: int, max_records: int, *, until: Mapping[TopicPartition, int] | None = None
+    ) -> None:
+        if until is not None and WatchedReading.held:
+            await asyncio.sleep(0.01)
+            return
+        await super().step(timeout_ms, max_records, until=until)
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[WatchedReading]:
+    """Those that have begun behind what is in force, which is never held for them."""
+    monkeypatch.setattr("services.usage.budgets.loop.Reading", WatchedReading)
+    monkeypatch.setattr("services.usage.budgets.loop.NEAR_RECORDS", 0)
+    WatchedReading.made, WatchedReading.held = [], False
+    return WatchedReading.made
+
+
+async def test_a_budget_of_the_day_does_not_wait_for_one_of_threads_to_be_read_from_the_beginning(
+    installation: Installation, readings: list[WatchedReading]
+) -> None:
+    long_ago = int((installation.now - timedelta(days=40)).timestamp() * 1000)
+    producer = KafkaClients(installation.settings, client_id="test").producer()
+    await producer.start()
+    topic = installation.settings.topic("usage")
+    for _ in range(300):
+        value = json.dumps(installation.usage(1, occurred_at="2020-01-01T00:00:00Z")).encode()
+        await producer.send_and_wait(topic, value, timestamp_ms=long_ago)
+    await producer.stop()
+    await installation.spend(*[1] * 20)
+    async with installation.counting() as loop:
+        await installation.apply(name="of-threads", per="thread")
+        await eventually(lambda: in_force(loop, "of-threads"), "the budget of threads to be in force")
+        await installation.apply(name="of-today", per="day", hard=20)
+        await installation.until_spent("20", budget="of-today", level="exceeded")
+    assert [each.counted() for each in readings] == [320, 20]
+
+
+async def test_a_budget_that_is_not_counted_yet_is_shown_and_others_go_on_meanwhile(
+    installation: Installation, readings: list[WatchedReading]
+) -> None:
+    async with installation.counting() as loop:
+        await installation.apply(name="old", unit="cost")
+        await eventually(lambda: in_force(loop, "old"), "the first budget to be in force")
+        assert (loop.health().ready, loop.health().detail) == (True, "")
+        await installation.spend(1_000_000)
+        await installation.until_spent("2.5", budget="old")
+
+        WatchedReading.held = True
+        await installation.apply(name="new", by="user", hard=20)
+        await eventually(lambda: _is_begun(readings, 2), "the new budget to be counted")
+        await installation.spend(1_000_000, user_id="ann")
+        await installation.until_spent("5", budget="old")
+        counting = {each.budget: (each.standing, each.counted) for each in loop.progress()}
+        assert counting == {"old": ("in_force", None), "new": ("counting", 0)}
+        health = loop.health()
+        assert (health.ready, health.detail) == (True, "counting new: 0 of 2 records")
+
+        WatchedReading.held = False
+        await installation.until_spent("1000000", budget="new", who="ann", level="exceeded")
+        assert await in_force(loop, "new")
+        assert loop.health().detail == ""
+    assert len(readings) == 2, "the first budget was not counted anew"
+
+
+async def _is_begun(readings: Sequence[WatchedReading], number: int) -> bool:
+    return len(readings) == number

@@ -8,10 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from services.cli.audit.usage import audit_usage
+from services.runtime.connections import RETRY_SECONDS
 from services.runtime.errors import ConfigurationError
+from services.runtime.kafka import KafkaClients
+from services.runtime.topics import apply_topics
 from services.usage.app import UsageService
 from services.usage.settings import UsageSettings
 from tests.support.clickhouse import ClickHouseServer
@@ -255,3 +259,43 @@ async def test_a_server_that_is_away_is_waited_for_and_nothing_is_lost(
             await eventually(ready, "the service to be ready again")
         finally:
             server.kill()
+
+
+async def test_a_start_before_the_topics_are_there_answers_nothing_wrong_and_logs_little(
+    kafka: str, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = UsageSettings(
+        _env_file=None,  # pyright: ignore
+        kafka_bootstrap=kafka,
+        topic_prefix=prefix,
+        topic_partitions=4,
+        topic_replication=1,
+        data_dir=tmp_path,
+        http_port=0,
+    )
+    service = UsageService(settings)
+    starting = asyncio.create_task(service.start())
+    try:
+        await eventually(lambda: _missing_topics(service), "readiness to say which topic is missing")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as http:
+            assert (await http.get("/healthz")).status_code == 200
+            for path in ("/usage", "/invoices", "/credits", "/invoices/draft?period=2026-01"):
+                response = await http.get(path)
+                assert (response.status_code, response.headers.get("retry-after")) == (503, "1")
+            await asyncio.sleep(2 * RETRY_SECONDS)
+            assert not [each for each in caplog.records if "not found" in each.getMessage()]
+            await apply_topics(KafkaClients(settings, client_id="test"), settings)
+            await asyncio.wait_for(starting, 30)
+            assert (await http.get("/invoices")).json()["items"] == []
+            assert (await http.get("/usage")).status_code == 200
+            assert (await http.get("/invoices/draft?period=2026-01")).json()["type"].endswith(":no-plan")
+            assert (await http.get("/budgets")).json() == {"items": [], "next_cursor": None}
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await service.stop()
+
+
+async def _missing_topics(service: UsageService) -> bool:
+    topics = (await service.readiness())["topics"]
+    return not topics.ready and "run `turnlog topics apply`" in topics.detail

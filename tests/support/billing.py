@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from schemas.envelope import encode_event
@@ -18,7 +19,7 @@ from services.usage.billing.periods import starts_at
 from services.usage.billing.rating import PeriodUsage, rate_period
 from tests.support.prices import book_of, price
 
-AT = datetime(2026, 6, 1, 6, tzinfo=UTC)
+GRANTED, AT = datetime(2025, 12, 1, tzinfo=UTC), datetime(2026, 6, 1, 6, tzinfo=UTC)
 
 PER_EVENT: dict[str, Any] = {"name": "events", "scheme": "per_unit", "meter": "events", "unit_price": "1"}
 
@@ -73,9 +74,17 @@ class Tenant:
         document, found = self.document(invoice), self.differences(invoice.period)
         return self.write(self.ledger.corrected(document, found, credit_note_id=key, reason="r", at=AT))
 
+    def goodwill(self, invoice: InvoiceFinalized, amount: str, key: str = "g") -> CreditNoteIssued:
+        off, document = Decimal(amount), self.document(invoice)
+        return self.write(self.ledger.goodwill(document, off, credit_note_id=key, reason="Outage", at=AT))
+
+    def left(self) -> dict[str, Decimal]:
+        """Of each grant."""
+        return {each.grant.grant_id: each.left for each in self.ledger.balances("acme")}
+
     def grant(self, **terms: Any) -> None:
         filled = {"grant_id": "g", "tenant_id": "acme", "kind": "prepaid", "currency": "EUR", "amount": "10", **terms}
-        self.write(self.ledger.granted(CreditTerms.model_validate(filled), AT))
+        self.write(self.ledger.granted(CreditTerms.model_validate(filled), GRANTED))
 
     def document(self, invoice: InvoiceFinalized) -> Document:
         found = self.ledger.numbered(invoice.number)

@@ -16,7 +16,7 @@ from schemas.parts import (
     ToolCallPart,
     ToolResultPart,
 )
-from services.agents.chat import EMPTY, chat_messages
+from services.agents.chat import EMPTY, IMAGE_TOKENS, chat_messages, sent_tokens
 
 IMAGE = ImagePart(url="https://example.com/cat.png", detail="low")
 CALL = ToolCallPart(call_id="c-1", name="look_up", arguments="{}")
@@ -91,3 +91,12 @@ def test_calls_are_sent_with_their_answers_alone() -> None:
     ]
     assert chat_messages("", [said("assistant", CALL)]) == []
     assert chat_messages("", [said("tool", RESULT)]) == []
+
+
+def test_what_is_sent_is_estimated_by_its_text_and_an_image_counts_as_one_whatever_it_weighs() -> None:
+    heavy = ImagePart(url="data:image/png;base64," + "x" * 1_000_000)
+    asked = [said("user", TextPart(text="x" * 20), heavy), said("assistant", CALL), said("tool", RESULT)]
+    assert sent_tokens(chat_messages("y" * 20, asked[:1])) == 10 + IMAGE_TOKENS
+    name_and_arguments, result = len("look_up{}"), len('{"found": true}')
+    assert sent_tokens(chat_messages("", asked[1:])) == -(-(name_and_arguments + result) // 4)
+    assert sent_tokens([]) == 0

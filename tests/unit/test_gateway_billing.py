@@ -75,14 +75,14 @@ def client(behind: Behind, **settings: Any) -> httpx.AsyncClient:
 async def test_the_operator_asks_about_any_tenant(behind: Behind) -> None:
     async with client(behind) as http:
         await http.get("/v1/invoices", params={"tenant_id": "acme", "limit": "5"})
-        await http.get("/v1/credits")
-        await http.get("/v1/invoices/draft", params={"tenant_id": "acme", "period": "2026-01"})
+        await http.get("/v1/credits", params={"limit": 2, "cursor": "grant-1"})
+        await http.get("/v1/invoices/draft", params={"tenant_id": "acme", "period": "2026-01", "currency": "EUR"})
         shown = await http.get("/v1/invoices/INV-000001", params={"tenant_id": "acme", "form": "html"})
     assert shown.text == "as it is"
     assert behind.asked == [
         ("invoices", {"tenant_id": "acme", "limit": 5, "cursor": None}),
-        ("credits", {"tenant_id": "default"}),
-        ("invoices/draft", {"tenant_id": "acme", "period": "2026-01", "form": "json"}),
+        ("credits", {"tenant_id": "default", "limit": 2, "cursor": "grant-1"}),
+        ("invoices/draft", {"tenant_id": "acme", "period": "2026-01", "form": "json", "currency": "EUR"}),
         ("invoices/INV-000001", {"tenant_id": "acme", "form": "html"}),
     ]
 

@@ -26,6 +26,8 @@ class Pieces:
         self.arguments: dict[int, str] = {}
         self.names: dict[int, str] = {}
 
+    def model(self, name: str) -> None: ...
+
     def text(self, piece: str) -> None:
         self.words.append(piece)
 

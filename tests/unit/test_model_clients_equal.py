@@ -35,6 +35,9 @@ class Deltas:
 
     pieces: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]])
 
+    def model(self, name: str) -> None:
+        self.pieces.append(("model", name))
+
     def text(self, piece: str) -> None:
         self.pieces.append(("text", piece))
 
@@ -242,7 +245,7 @@ async def test_fields_that_are_null() -> None:
 async def test_reasoning_under_either_name(field: str) -> None:
     answer, deltas = await answer_to(head(), chunk({field: "Hm. "}), chunk({field: "Ah."}), says("Yes"), STOP)
     assert (answer.reasoning, answer.text) == ("Hm. Ah.", "Yes")
-    assert deltas.pieces == [("reasoning", "Hm. "), ("reasoning", "Ah."), ("text", "Yes")]
+    assert deltas.pieces == [("model", "m-1"), ("reasoning", "Hm. "), ("reasoning", "Ah."), ("text", "Yes")]
 
 
 def call(index: int | None, arguments: str, **fields: Any) -> dict[str, Any]:

@@ -243,6 +243,9 @@ class Scripted:
         self._outcome = outcome
         self.asked = asyncio.Event()
 
+    def resolve(self, model: str) -> tuple[str, str]:
+        return "openai", model.removeprefix("openai/")
+
     async def attempt(self, *_: Any) -> ModelAnswer | ModelFailure:
         self.asked.set()
         if self._outcome is None:
@@ -274,7 +277,7 @@ def actor_of(traces: Traces, outcome: ModelAnswer | ModelFailure | None = ANSWER
         context_handlers=ContextHandlers(None),
         agents=agents,
         tools=tools,
-        budgets=BudgetGate(unlimited),
+        budgets=BudgetGate(unlimited, book_of),
         prices=book_of,
         default_model="openai/gpt-x",
         call_seconds=60,

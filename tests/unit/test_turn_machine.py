@@ -275,6 +275,7 @@ class Threads(RuleBasedStateMachine):
             tool=lambda _, name: TOOLS.get(name),
             budget=lambda _, __: self.used_up,
             cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
+            model=lambda named: ("acme", named or "m-1"),
         )
 
     @property
@@ -348,7 +349,9 @@ class Threads(RuleBasedStateMachine):
         usage = [each.event for each in self.emits if each.topic == "usage"]
         assert Counter((each.turn_id, each.step) for each in usage if each.outcome == "ok") == steps
         assert len({each.usage_id for each in usage}) == len(usage)
-        assert not any(each.billable for each in usage if each.outcome == "lost")
+        lost = [each for each in usage if each.outcome == "lost"]
+        assert not any(each.billable for each in lost)
+        assert all(each.estimated and each.input_tokens and each.provider and each.model for each in lost)
 
     def teardown(self) -> None:
         """Everything that is open comes to its end when the model answers, tools return and time passes."""

@@ -6,12 +6,14 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec
+from schemas.base import TokenCounts
 from schemas.budgets import Spender
 from schemas.completions import ErrorCode, TurnError
-from schemas.journal import MessageStatus
+from schemas.journal import MessageAdded, MessageStatus
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, QueuedPrompt, Thinking
+from services.agents.chat import chat_messages, sent_tokens
 from services.agents.turn import events
-from services.agents.turn.inputs import Decision, Environment, PromptArrived
+from services.agents.turn.inputs import Decision, Environment, InFlight, PromptArrived
 from services.agents.turn.queue import PromptQueue
 from services.agents.turn.state import ThreadState
 from services.agents.turn.values import later, writable
@@ -43,10 +45,15 @@ def open_turn(
         phase=AwaitingHuman() if spec.kind == "human" else Thinking(attempt=1, started_at=at),
     )
     state = ThreadState(*thread, turn, queue or PromptQueue())
-    emits = [events.turn_opened(state), events.user_message(state, prompt, at)]
+    said = events.user_message(state, prompt, at)
+    emits = [events.turn_opened(state), said]
     if spec.kind == "human":
         emits.append(events.turn_waiting(state, "human", [], at))
-    return Decision(state, tuple(emits))
+        return Decision(state, tuple(emits))
+    instructions = prompt.options.instructions if prompt.options.instructions is not None else spec.instructions
+    assert isinstance(said.event, MessageAdded)
+    sent = sent_tokens(chat_messages(instructions, [said.event]))
+    return Decision(state.with_turn(context_tokens=sent), tuple(emits))
 
 
 def complete(
@@ -116,18 +123,23 @@ def cancel_turns(state: ThreadState, turn_id: str | None, env: Environment, reas
 
 
 def lost_attempt(state: ThreadState, env: Environment) -> list[Emit]:
-    """The usage record of a model call that is given up before its answer."""
+    """The usage record of a model call that is given up before its answer.
+
+    Of one that this worker has not sent, as that of a worker that died, only the turn's own input is known.
+    """
     phase = state.turn.phase
     if not isinstance(phase, Thinking) or phase.retry_at is not None:
         return []
-    return [events.usage_lost(state, phase.attempt, model_ref(state, env), env.at)]
+    own = TokenCounts(input_tokens=state.turn.context_tokens)
+    given_up = env.in_flight or InFlight(*env.model(model_ref(state, env)), usage=own)
+    return [events.usage_lost(state, phase.attempt, given_up, env.at)]
 
 
 def unfinished(state: ThreadState, env: Environment, status: MessageStatus) -> list[Emit]:
     """What the model had written of the answer that the turn ends without."""
-    if not isinstance(state.turn.phase, Thinking) or not env.written:
+    if not isinstance(state.turn.phase, Thinking) or env.in_flight is None or not env.in_flight.written:
         return []
-    return [events.unfinished_message(state, writable(env.written), status, env.at)]
+    return [events.unfinished_message(state, writable(env.in_flight.written), status, env.at)]
 
 
 def model_ref(state: ThreadState, env: Environment) -> str | None:

@@ -14,8 +14,9 @@ from schemas.tool_calls import ToolCalled
 from schemas.topics import COMPLETIONS, MESSAGES, TOOL_CALLS, USAGE, tool_queue
 from schemas.turns import ActiveTurn, PendingCall, QueuedPrompt
 from schemas.usage import UsageRecorded
-from services.agents.turn.inputs import ModelAnswered, ModelFailed
+from services.agents.turn.inputs import InFlight, ModelAnswered, ModelFailed
 from services.agents.turn.state import ThreadState
+from services.agents.turn.values import writable
 from services.runtime.owner.actor import Emit
 
 
@@ -180,15 +181,16 @@ def usage_recorded(
     )
 
 
-def usage_lost(state: ThreadState, attempt: int, model: str | None, at: datetime) -> Emit:
-    """An attempt whose worker died or whose turn was cancelled: what it spent is not known and is not billed."""
+def usage_lost(state: ThreadState, attempt: int, given_up: InFlight, at: datetime) -> Emit:
+    """An attempt whose worker died or whose turn was cancelled: what it spent is estimated and is not billed."""
     return _usage(
         state,
         state.turn.step,
         attempt,
         at,
-        usage=TokenCounts(),
-        model=model,
+        provider=given_up.provider,
+        model=writable(given_up.model),
+        usage=given_up.usage,
         outcome="lost",
         estimated=True,
         billable=False,

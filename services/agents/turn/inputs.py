@@ -128,6 +128,17 @@ ThreadInput = (
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """A model call that has not ended, as far as this worker knows it; its tokens are estimated."""
+
+    provider: str
+    model: str
+    usage: TokenCounts
+    written: str = ""
+    """The text of the answer so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """What a decision may look at besides the state: the time, the registries, budgets and prices as they are now."""
 
@@ -140,8 +151,10 @@ class Environment:
     """Who spends, and whether to open a turn, to the budget that is used up; None when there is room."""
     cost: Callable[[UsageRecorded], Decimal]
     """What the provider takes for a model call, in USD; 0 when nobody knows."""
-    written: str = ""
-    """What the model has written so far of the answer that is in flight, or had written when its call failed."""
+    model: Callable[[str | None], tuple[str, str]]
+    """What a turn asks for (None: nothing by name) to the provider and the model's name there."""
+    in_flight: InFlight | None = None
+    """The model call that the state waits for, or whose failure is decided; None when this worker has not sent it."""
 
 
 @dataclass(frozen=True, slots=True)

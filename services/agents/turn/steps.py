@@ -8,13 +8,15 @@ from decimal import Decimal
 from pydantic import JsonValue
 
 from schemas.agents import AgentSpec, RetryPolicy
-from schemas.base import format_amount
+from schemas.base import TokenCounts, format_amount
 from schemas.completions import TurnCompleted
 from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
+from schemas.tokens import estimated_tokens
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, PendingCall, Phase, Thinking
 from schemas.usage import UsageRecorded
+from services.agents.chat import result_text
 from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt, overdue, unfinished
 from services.agents.turn.inputs import AskedTool, ClockJumped, Decision, Environment, ModelAnswered, ModelFailed
@@ -36,11 +38,12 @@ def model_answered(state: ThreadState, answer: ModelAnswered, env: Environment) 
     answer = _writable_answer(answer)
     calls = [(events.call_id_of(turn, index), asked) for index, asked in enumerate(answer.tool_calls)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
-    counted = _paid(state.with_turn(usage=turn.usage + answer.usage), answer, spec, env)
+    recorded = events.usage_recorded(state, answer, env.at)
+    counted = _paid(state.with_turn(**_counted(turn, answer.usage)), recorded, spec, env)
     following = _call_tools(counted, calls, spec, env) if calls else _finish(counted, answer, spec, env)
     completes = any(isinstance(emit.event, TurnCompleted) for emit in following.emits)
     emits = [
-        events.usage_recorded(state, answer, env.at, completes_turn=completes),
+        replace(recorded, event=recorded.event.model_copy(update={"completes_turn": completes})),
         events.assistant_message(state, answer, _parts(answer, calls), env.at),
     ]
     return _after(emits, following)
@@ -56,7 +59,8 @@ def model_failed(state: ThreadState, failure: ModelFailed, env: Environment) -> 
     failure = replace(failure, message=writable(failure.message), model=writable(failure.model))
     emits = [events.usage_recorded(state, failure, env.at)]
     spec = env.agent(state.tenant_id, turn.agent, turn.agent_version)
-    state = _paid(state, failure, spec, env)
+    sent = max(turn.context_tokens, failure.usage.input_tokens)
+    state = _paid(state.with_turn(context_tokens=sent), emits[0], spec, env)
     policy = spec.retries if spec else RetryPolicy()
     retry_at = later(env.at, _delay(policy, phase.tries, turn.turn_id, failure.retry_after_seconds))
     following = {"attempt": phase.attempt + 1, "started_at": env.at}
@@ -80,7 +84,8 @@ def recovered(state: ThreadState, env: Environment) -> Decision:
     phase = state.turn.phase
     assert isinstance(phase, Thinking)
     again = phase.model_copy(update={"attempt": phase.attempt + 1, "started_at": env.at})
-    return Decision(state.with_turn(phase=again), tuple(lost))
+    spec = env.agent(state.tenant_id, state.turn.agent, state.turn.agent_version)
+    return Decision(_paid(state, lost[0], spec, env).with_turn(phase=again), tuple(lost))
 
 
 def retry_due(state: ThreadState, env: Environment) -> Decision:
@@ -136,7 +141,8 @@ def settle_calls(
         events.tool_message(state, call.call_id, call.name, result, env.at, is_error=is_error) for call in settled
     )
     left = [call for call in phase.calls if call not in settled]
-    state = state.with_turn(phase=Calling(calls=left))
+    told = len(settled) * estimated_tokens(len(result_text(result)))
+    state = state.with_turn(phase=Calling(calls=left), context_tokens=state.turn.context_tokens + told)
     if left:
         return Decision(state, emits)
     return _after([*emits], _next_step(state, env))
@@ -161,15 +167,18 @@ def _spent_up(state: ThreadState, env: Environment) -> Decision | None:
     return fail(state, env, used_up.code, used_up.message, retryable=used_up.retryable)
 
 
-def _paid(
-    state: ThreadState, call: ModelAnswered | ModelFailed, spec: AgentSpec | None, env: Environment
-) -> ThreadState:
+def _paid(state: ThreadState, recorded: Emit, spec: AgentSpec | None, env: Environment) -> ThreadState:
     """The turn with the cost of a call that has ended, if that matters to it."""
     if _max_cost(state, spec) is None:
         return state
-    recorded = events.usage_recorded(state, call, env.at).event
-    assert isinstance(recorded, UsageRecorded)
-    return state.with_turn(cost=EXACT.add(state.turn.cost, env.cost(recorded)))
+    assert isinstance(recorded.event, UsageRecorded)
+    return state.with_turn(cost=EXACT.add(state.turn.cost, env.cost(recorded.event)))
+
+
+def _counted(turn: ActiveTurn, usage: TokenCounts) -> dict[str, object]:
+    """The counts of the turn after a step: what went into it and came out of it goes into the next one."""
+    step = usage.input_tokens + usage.output_tokens
+    return {"usage": turn.usage + usage, "context_tokens": max(turn.context_tokens, step)}
 
 
 def _max_cost(state: ThreadState, spec: AgentSpec | None) -> Decimal | None:

@@ -3,13 +3,12 @@
 What is paid is the operator's to set: tenants read what is theirs.
 """
 
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
-from schemas.base import TenantId
 from schemas.billing import (
     BillingDocument,
     CreditBalance,
@@ -21,26 +20,15 @@ from schemas.billing import (
 )
 from schemas.http import Page, PageLimit
 from schemas.invoices import CreditGranted, CreditNoteIssued, InvoiceFinalized
-from schemas.plans import Period, PlanSpec, SubscriptionSpec
+from schemas.plans import Currency, Period, PlanSpec, SubscriptionSpec
 from schemas.topics import PLANS
-from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.routes.catalog import apply, no_slips, operators_own
+from services.gateway.ports import PortsDep
+from services.gateway.routes.catalog import AskedTenant, apply, no_slips, operators_own
 from services.gateway.upstream import path_of
-from services.runtime.web import problem
 
 router = APIRouter(tags=["billing"])
 
 OPERATORS = [Depends(operators_own)]
-
-
-def billed_tenant(ports: PortsDep, own: TenantDep, tenant_id: TenantId | None = None) -> str:
-    """Whose invoices are asked for: the operator names any tenant, a tenant no other one."""
-    if ports.settings.trust_tenant_header and tenant_id not in (None, own):
-        raise problem(403, "other-tenant", "Not yours", f"tenant_id must be {own!r}, the tenant that asks")
-    return tenant_id or own
-
-
-BilledTenant = Annotated[str, Depends(billed_tenant)]
 
 
 @router.get("/v1/plans", dependencies=OPERATORS)
@@ -63,16 +51,22 @@ async def apply_subscription(spec: SubscriptionSpec, ports: PortsDep) -> dict[st
 
 @router.get("/v1/invoices", response_model=Page[BillingDocument])
 async def list_invoices(
-    ports: PortsDep, tenant_id: BilledTenant, limit: PageLimit = 100, cursor: str | None = None
+    ports: PortsDep, tenant_id: AskedTenant, limit: PageLimit = 100, cursor: str | None = None
 ) -> Any:
     """Invoices and credit notes of a tenant, the latest first."""
     return await ports.usage.get("invoices", tenant_id=tenant_id, limit=limit, cursor=cursor)
 
 
 @router.get("/v1/invoices/draft", response_model=InvoiceDraft)
-async def draft_invoice(ports: PortsDep, tenant_id: BilledTenant, period: Period, form: DocumentForm = "json") -> Any:
+async def draft_invoice(
+    ports: PortsDep,
+    tenant_id: AskedTenant,
+    period: Period,
+    form: DocumentForm = "json",
+    currency: Currency | None = None,
+) -> Any:
     """The bill of a month as of now: what was used, adjustments of months before, and what credits would pay."""
-    return await ports.usage.stream("invoices/draft", tenant_id=tenant_id, period=period, form=form)
+    return await ports.usage.stream("invoices/draft", tenant_id=tenant_id, period=period, form=form, currency=currency)
 
 
 @router.post("/v1/invoices", response_model=InvoiceFinalized, dependencies=OPERATORS)
@@ -82,22 +76,24 @@ async def finalize_invoice(asked: FinalizeInvoice, ports: PortsDep) -> Any:
 
 
 @router.get("/v1/invoices/{number}", response_model=InvoiceFinalized | CreditNoteIssued)
-async def get_invoice(number: str, ports: PortsDep, tenant_id: BilledTenant, form: DocumentForm = "json") -> Any:
+async def get_invoice(number: str, ports: PortsDep, tenant_id: AskedTenant, form: DocumentForm = "json") -> Any:
     """An invoice or a credit note, to the byte as it is on the log; or as `csv`, or as an `html` page to print."""
     return await ports.usage.stream(path_of("invoices", number), tenant_id=tenant_id, form=form)
 
 
 @router.post("/v1/invoices/{number}/credit-notes", response_model=CreditNoteIssued, dependencies=OPERATORS)
-async def issue_credit_note(number: str, terms: CreditNoteTerms, ports: PortsDep, tenant_id: BilledTenant) -> Any:
+async def issue_credit_note(number: str, terms: CreditNoteTerms, ports: PortsDep, tenant_id: AskedTenant) -> Any:
     """Takes off an invoice what its month comes to less by now, or an amount of goodwill. A `key` is used once."""
     path = f"{path_of('invoices', number, 'credit-notes')}?{urlencode({'tenant_id': tenant_id})}"
     return JSONResponse(await ports.usage.post(path, terms.model_dump_json()))
 
 
 @router.get("/v1/credits", response_model=Page[CreditBalance])
-async def list_credits(ports: PortsDep, tenant_id: BilledTenant) -> Any:
-    """Grants of a tenant and what is left of each, in the order in which they are consumed."""
-    return await ports.usage.get("credits", tenant_id=tenant_id)
+async def list_credits(
+    ports: PortsDep, tenant_id: AskedTenant, limit: PageLimit | None = None, cursor: str | None = None
+) -> Any:
+    """Grants of a tenant and what is left of each, in the order in which they are consumed; all without a `limit`."""
+    return await ports.usage.get("credits", tenant_id=tenant_id, limit=limit, cursor=cursor)
 
 
 @router.post("/v1/credits", response_model=CreditGranted, dependencies=OPERATORS)

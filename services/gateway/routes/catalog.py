@@ -1,7 +1,7 @@
 """`/v1/agents`, `/v1/tools`, `/v1/prices` and `/v1/usage`."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from schemas.agents import AgentSpec
 from schemas.analytics import UsageQuality, UsageRow
-from schemas.base import Spec
+from schemas.base import Spec, TenantId
 from schemas.http import Page
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
@@ -59,6 +59,16 @@ def operators_own(ports: PortsDep) -> None:
         raise problem(403, "operators-only", "Not for tenants", "the operator does this with `turnlog`")
 
 
+def asked_tenant(ports: PortsDep, own: TenantDep, tenant_id: TenantId | None = None) -> str:
+    """Whose usage or bill is asked for: the operator names any tenant, a tenant no other one."""
+    if ports.settings.trust_tenant_header and tenant_id not in (None, own):
+        raise problem(403, "other-tenant", "Not yours", f"tenant_id must be {own!r}, the tenant that asks")
+    return tenant_id or own
+
+
+AskedTenant = Annotated[str, Depends(asked_tenant)]
+
+
 def no_slips(kind: type[Spec]) -> Callable[[Request], Awaitable[None]]:
     """A field that a definition does not have is refused: somebody would pay for the slip of the pen."""
 
@@ -86,9 +96,10 @@ async def apply_price(spec: PriceSpec, ports: PortsDep) -> dict[str, Any]:
 
 
 @router.get("/v1/usage", response_model=Page[UsageRow], tags=["usage"])
-async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
+async def usage(request: Request, ports: PortsDep, tenant_id: AskedTenant) -> Any:
     """Sums of usage: `group_by=user,model`, `bucket`, `from`, `to`, `compare`, `per`, filters, `order_by`, `limit`.
 
+    Of the tenant that asks, or of the one that the operator names.
     `format=csv` and `format=parquet` answer with a file of every group.
     """
     parameters: dict[str, object] = {**request.query_params, "tenant_id": tenant_id}
@@ -98,7 +109,7 @@ async def usage(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
 
 
 @router.get("/v1/usage/quality", response_model=Page[UsageQuality], tags=["usage"])
-async def quality(request: Request, ports: PortsDep, tenant_id: TenantDep) -> Any:
+async def quality(request: Request, ports: PortsDep, tenant_id: AskedTenant) -> Any:
     """Latency, time to the first token, errors, retries and lost attempts: `group_by`, `bucket`, times, filters."""
     return await ports.usage.get("usage/quality", **{**request.query_params, "tenant_id": tenant_id})
 

@@ -1,8 +1,8 @@
-"""Which price holds: of the narrowest scope, the latest version at the time of the usage. Pure."""
+"""Which prices hold: of each scope, from the narrowest on, the latest version at the time of the usage. Pure."""
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import product
 from operator import attrgetter
@@ -61,8 +61,8 @@ class PriceBook:
             return None
         return self._defaults.tariff(cell.provider, cell.model, cell.begins)
 
-    def applied(self, figure: Figure, cell: Cell, tenant_id: str) -> PriceSpec | None:
-        """What somebody has said that holds, or None.
+    def applied(self, figure: Figure, cell: Cell, tenant_id: str) -> Iterator[PriceSpec]:
+        """What somebody has said that holds, the narrowest scope first, each with the next one to fall back on.
 
         A tenant's goes before everybody's, then a model's, a provider's, a tool's, a kind's.
         """
@@ -73,8 +73,7 @@ class PriceBook:
             versions = self._scopes.get((figure, tenant, model, provider, tool, kind), [])
             begun = bisect_right(versions, cell.begins, key=_effective_from)
             if begun:
-                return versions[begun - 1]
-        return None
+                yield versions[begun - 1]
 
     def _specs_of(self, tenant_id: str) -> list[PriceSpec]:
         return [

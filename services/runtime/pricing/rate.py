@@ -1,7 +1,7 @@
 """What the events of a cell cost by a tariff. Pure.
 
-Nothing is rounded: tokens times a rate of 12 decimals for a million of them is an amount of at most 18, and a markup of
-6 decimals makes it 24. Amounts are added up as they are, so sums of sums agree whatever they are grouped by.
+Nothing is rounded: tokens times a rate of 12 decimals for a million of them is an amount of at most 18, and each markup
+adds 6 decimals. Amounts are added up as they are, so sums of sums agree whatever they are grouped by.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ Part = Literal["input", "cached_input", "output", "reasoning", "call"]
 
 MILLION = Decimal(10**6)
 
-EXACT = Context(prec=100, traps=[Inexact])
+EXACT = Context(prec=200, traps=[Inexact])
 """More digits than the largest sum has; an amount that did not fit would raise and not be rounded."""
 
 

@@ -1,7 +1,7 @@
 """Cost and price of many cells. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -61,11 +61,19 @@ def _price(cell: Cell, tenant_id: str, book: PriceBook, cost: _Money | None) -> 
     return _by(book.applied("price", cell, tenant_id), cell, cost)
 
 
-def _by(spec: PriceSpec | None, cell: Cell, otherwise: _Money | None) -> _Money | None:
-    """The amount by what was applied: its rates, or else what would be paid without it, and its markup on that."""
-    if spec is None:
+def _by(applied: Iterator[PriceSpec], cell: Cell, otherwise: _Money | None) -> _Money | None:
+    """The amount by the narrowest: by its rates, or without any on top of the next wider ones that there are."""
+    narrowest = next(applied, None)
+    if narrowest is None:
         return otherwise
-    base = _rated(cell, spec) if spec.has_rates else otherwise
+    if narrowest.has_rates:
+        return _with_markup(_rated(cell, narrowest), narrowest)
+    with_rates = next((each for each in applied if each.has_rates), None)
+    base = otherwise if with_rates is None else _with_markup(_rated(cell, with_rates), with_rates)
+    return _with_markup(base, narrowest)
+
+
+def _with_markup(base: _Money | None, spec: PriceSpec) -> _Money | None:
     return None if base is None else _Money(base.currency, marked_up(base.amount, spec.markup))
 
 

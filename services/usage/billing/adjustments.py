@@ -4,13 +4,17 @@ One mechanism for usage that came late, for usage that is rated otherwise since 
 past, and for usage that was unpriced: whatever the reason, what is not invoiced yet is the difference.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from schemas.invoices import Line
 from schemas.plans import Period
-from services.runtime.pricing.rate import EXACT
+from services.runtime.pricing.rate import EXACT, total
+
+Month = tuple[Period, str]
+"""A period in a currency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,10 @@ class Item:
     period: Period
     charge: str | None
     currency: str
+
+    @property
+    def month(self) -> Month:
+        return self.period, self.currency
 
     @property
     def order(self) -> tuple[str, bool, str, str]:
@@ -88,6 +96,24 @@ def differences(rated: Iterable[RatedPeriod], invoiced: Mapping[Item, Decimal]) 
     return sorted((each for each in found if each.amount), key=lambda each: each.item.order)
 
 
+def within(found: Iterable[Difference], rooms: Mapping[Month, Decimal]) -> list[Difference]:
+    """What of the differences of each month can be made, in their order.
+
+    Args:
+        rooms: by how much what was billed for a month may be lowered; not at all where it has none.
+    """
+    by_month: defaultdict[Month, list[Difference]] = defaultdict(list)
+    for each in found:
+        by_month[each.item.month].append(each)
+    possible = [
+        replace(each, amount=amount)
+        for month, of_month in by_month.items()
+        for each, amount in zip(of_month, _taken(of_month, rooms.get(month, Decimal(0))), strict=True)
+        if amount
+    ]
+    return sorted(possible, key=lambda each: each.item.order)
+
+
 def fit(found: Sequence[Difference], *, room: Decimal) -> Fitted:
     """Takes what raises the sum, then what lowers it, so far as there is room, in order; the last one in part.
 
@@ -95,23 +121,24 @@ def fit(found: Sequence[Difference], *, room: Decimal) -> Fitted:
         room: by how much the sum may be lowered beside what is raised; not below zero.
     """
     result = Fitted()
-    amounts: dict[Item, Decimal] = {}
-    for each in found:
-        if each.amount > 0:
-            amounts[each.item] = each.amount
-            room = EXACT.add(room, each.amount)
-    for each in found:
-        if each.amount < 0:
-            taken = max(each.amount, room.copy_negate())
-            amounts[each.item] = taken
-            room = EXACT.add(room, taken)
-    for each in found:
-        taken = amounts[each.item]
+    for each, taken in zip(found, _taken(found, room), strict=True):
         if taken:
             result.lines.append(each.line(taken))
         if taken != each.amount:
             result.left.append((each, EXACT.subtract(each.amount, taken)))
     return result
+
+
+def _taken(found: Sequence[Difference], room: Decimal) -> list[Decimal]:
+    """How much of each."""
+    room = total([room, *(each.amount for each in found if each.amount > 0)])
+    amounts: list[Decimal] = []
+    for each in found:
+        amount = max(each.amount, room.copy_negate())
+        amounts.append(amount)
+        if amount < 0:
+            room = EXACT.add(room, amount)
+    return amounts
 
 
 def _difference(item: Item, now: Line | None, invoiced: Decimal) -> Difference:

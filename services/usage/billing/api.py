@@ -9,7 +9,7 @@ from schemas.billing import BillingDocument, CreditBalance, CreditNoteTerms, Doc
 from schemas.envelope import encode_event
 from schemas.http import Page, PageLimit, Problem
 from schemas.invoices import CreditGranted
-from schemas.plans import Period
+from schemas.plans import Currency, Period
 from services.runtime.web import problem_response
 from services.usage.billing.billing import Billing
 from services.usage.billing.errors import BillingRefusedError, Refusal
@@ -17,7 +17,7 @@ from services.usage.billing.ledger import Document
 from services.usage.billing.rendering import Shown, as_csv, as_html
 from services.usage.store import TooMuchAskedError
 
-STATUS: dict[Refusal, int] = {"no-such-invoice": 404, "not-payable": 422}
+STATUS: dict[Refusal, int] = {"no-such-invoice": 404, "no-such-grant": 404, "not-payable": 422}
 """409 for the rest: it can't be as things are."""
 
 TenantParameter = Annotated[TenantId, Query()]
@@ -55,9 +55,12 @@ def install_billing(app: FastAPI, billing: Billing) -> None:
 
     @app.get("/invoices/draft")
     async def draft(
-        period: Period, tenant_id: TenantParameter = DEFAULT_TENANT, form: DocumentForm = "json"
+        period: Period,
+        tenant_id: TenantParameter = DEFAULT_TENANT,
+        currency: Currency | None = None,
+        form: DocumentForm = "json",
     ) -> Response:
-        bill = await billing.draft(tenant_id, period)
+        bill = await billing.draft(tenant_id, period, currency)
         return _shown(bill, encode_event(bill), form)
 
     @app.post("/invoices")
@@ -76,9 +79,13 @@ def install_billing(app: FastAPI, billing: Billing) -> None:
         return _as_written(await billing.credit(tenant_id, number, terms))
 
     @app.get("/credits")
-    async def credits(tenant_id: TenantParameter = DEFAULT_TENANT) -> Page[CreditBalance]:
-        balances = await billing.balances(tenant_id)
-        return Page[CreditBalance](items=[CreditBalance(grant=each.grant, left=each.left) for each in balances])
+    async def credits(
+        tenant_id: TenantParameter = DEFAULT_TENANT, limit: PageLimit | None = None, cursor: str | None = None
+    ) -> Page[CreditBalance]:
+        balances = await billing.balances(tenant_id, after=cursor)
+        found = [CreditBalance(grant=each.grant, left=each.left) for each in balances[:limit]]
+        following = found[-1].grant.grant_id if len(found) < len(balances) else None
+        return Page[CreditBalance](items=found, next_cursor=following)
 
     @app.post("/credits")
     async def grant(terms: GrantCredit) -> CreditGranted:

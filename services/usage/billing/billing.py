@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from schemas.billing import CreditNoteTerms, FinalizeInvoice, InvoiceDraft
+from schemas.billing import CreditNoteTerms, FinalizeInvoice, InvoiceDraft, UnpricedUsage
 from schemas.invoices import Bill, CreditGranted, CreditTerms
-from schemas.plans import Period, PlanSpec
+from schemas.plans import Currency, Period
 from services.runtime.pricing.book import PriceBook
 from services.runtime.pricing.cells import Cell
-from services.usage.billing.adjustments import RatedPeriod, differences
-from services.usage.billing.bill import Account, build_bill
+from services.usage.billing.adjusting import adjusting_head
+from services.usage.billing.adjustments import RatedPeriod, differences, within
+from services.usage.billing.bill import Account, build_adjusted, build_bill
 from services.usage.billing.catalog import PlanCatalog
 from services.usage.billing.credits import Balance, in_order
 from services.usage.billing.errors import BillingRefusedError
@@ -69,20 +70,24 @@ class Billing:
         self._retention = retention or Retention()
         self._now = now
 
-    async def draft(self, tenant_id: str, period: Period) -> InvoiceDraft:
-        """The bill of a period as of now, also before it is over."""
-        ends = await self._progress.positions()
-        rated = await self._used(tenant_id, period)
-        bill = await self._bill(await self._log.ledger(), rated, ends)
-        return InvoiceDraft(**bill.model_dump(), unpriced=unpriced_usage(rated.plan, rated.used, rated.book))
+    async def draft(self, tenant_id: str, period: Period, currency: Currency | None = None) -> InvoiceDraft:
+        """The bill of a period as of now, also before it is over; not of one that is invoiced."""
+        ledger = await self._log.ledger()
+        if there := ledger.invoice(tenant_id, period, currency):
+            raise BillingRefusedError(
+                "already-finalized",
+                f"{tenant_id} has the invoice {there.number} of {period}, over {there.total} {there.currency}: what "
+                "changes after it is in the draft of a later month",
+            )
+        return (await self._made(ledger, tenant_id, period, currency, await self._progress.positions())).draft
 
     async def finalize(self, asked: FinalizeInvoice) -> Document:
         """The invoice of a period. There is one: whoever asks again, or at the same time, gets that.
 
         When the process dies in the middle there is none, or there is this one.
         """
-        tenant_id, period = asked.tenant_id, asked.period
-        if there := (await self._log.ledger()).invoice(tenant_id, period):
+        tenant_id, period, currency = asked.tenant_id, asked.period, asked.currency
+        if there := (await self._log.ledger()).invoice(tenant_id, period, currency):
             return there
         if self._now() < ends_at(period):
             raise BillingRefusedError(
@@ -90,9 +95,10 @@ class Billing:
             )
         ends = await self._everything_read()
         async with self._log.writing() as writing:
-            if there := writing.ledger.invoice(tenant_id, period):
+            if there := writing.ledger.invoice(tenant_id, period, currency):
                 return there
-            bill = await self._bill(writing.ledger, await self._used(tenant_id, period), ends)
+            made = await self._made(writing.ledger, tenant_id, period, currency, ends)
+            bill = made.bill
             if bill.unpriced_events and not asked.allow_unpriced:
                 raise BillingRefusedError(
                     "unpriced-usage",
@@ -100,8 +106,8 @@ class Billing:
                     "draft lists them; apply prices for them, or say allow_unpriced",
                 )
             at = self._now()
-            await writing.write(writing.ledger.finalized(bill, at), at)
-            return _present(writing.ledger.invoice(tenant_id, period))
+            await writing.write(writing.ledger.finalized(bill, at, apart=made.apart), at)
+            return _present(writing.ledger.invoice(tenant_id, period, currency))
 
     async def credit(self, tenant_id: str, number: str, terms: CreditNoteTerms) -> Document:
         """A credit note for an invoice; the one that is there for a key that was used before."""
@@ -112,7 +118,7 @@ class Billing:
             if invoice.document_id != invoice.invoice_id:
                 raise _no_such_invoice(number)
             note_id = credit_note_id_of(invoice.invoice_id, terms.key, invoice.period)
-            if there := ledger.credit_note(note_id):
+            if there := ledger.noted(note_id, reason=terms.reason, amount=terms.amount):
                 return there
             at = self._now()
             if terms.amount is not None:
@@ -133,9 +139,15 @@ class Billing:
                 await writing.write(granted, at)
             return granted
 
-    async def balances(self, tenant_id: str) -> list[Balance]:
-        """Every grant of a tenant, in the order in which they are consumed."""
-        return in_order((await self._log.ledger()).balances(tenant_id))
+    async def balances(self, tenant_id: str, *, after: str | None = None) -> list[Balance]:
+        """Every grant of a tenant, in the order in which they are consumed; those behind one of an id."""
+        found = in_order((await self._log.ledger()).balances(tenant_id))
+        if after is None:
+            return found
+        for place, each in enumerate(found, 1):
+            if each.grant.grant_id == after:
+                return found[place:]
+        raise BillingRefusedError("no-such-grant", f"there is no grant {after!r} of this tenant: take next_cursor")
 
     async def documents(self, tenant_id: str, *, before: str | None = None) -> Sequence[Document]:
         """Invoices and credit notes of a tenant, the latest first; those that were written before one of a number."""
@@ -153,28 +165,29 @@ class Billing:
         await self._plans.catch_up()
         return await self._progress.read_all()
 
-    async def _used(self, tenant_id: str, period: Period) -> "_ToRate":
-        """What was used in a period, from the rows themselves, with its plan."""
-        plan = self._plans.catalog().plan_of(tenant_id, period)
-        if plan is None:
-            raise BillingRefusedError(
-                "no-plan", f"{tenant_id} has no plan in {period}: apply a plan and a subscription to it"
-            )
+    async def _made(
+        self, ledger: Ledger, tenant_id: str, period: Period, currency: Currency | None, ends: Sequence[int]
+    ) -> "_Made":
+        """The bill of a period: by its plan, or of adjustments alone where it has none or one in another currency."""
+        account = ledger.account(tenant_id)
+        catalog = self._plans.catalog()
+        plan = catalog.plan_of(tenant_id, period)
+        if plan is None or currency not in (None, plan.currency) or ledger.invoice(tenant_id, period):
+            earlier = await self._earlier(ledger, tenant_id, period, account)
+            found = within(differences(earlier, account.invoiced), account.rooms)
+            subscribed = catalog.subscribed(tenant_id, period)
+            head = adjusting_head(ledger, tenant_id, period, currency, found, subscribed=subscribed)
+            bill = build_adjusted(head, [], earlier=earlier, account=account, usage_ends=ends)
+            return _Made(bill, apart=currency is not None)
         book = self._prices.book()
-        return _ToRate(plan, await self._rows(tenant_id, period, book), book)
+        used = await self._rows(tenant_id, period, book)
+        earlier = await self._earlier(ledger, tenant_id, period, account)
+        bill = await asyncio.to_thread(build_bill, plan, used, book, earlier=earlier, account=account, usage_ends=ends)
+        return _Made(bill, unpriced_usage(plan, used, book))
 
-    async def _bill(self, ledger: Ledger, rated: "_ToRate", ends: Sequence[int]) -> Bill:
-        used, account = rated.used, ledger.account(rated.used.tenant_id)
-        before = [each for each in ledger.periods(used.tenant_id) if each < used.period and self._keeps(each)]
-        return await asyncio.to_thread(
-            build_bill,
-            rated.plan,
-            used,
-            rated.book,
-            earlier=await self._rated(used.tenant_id, before, account),
-            account=account,
-            usage_ends=ends,
-        )
+    async def _earlier(self, ledger: Ledger, tenant_id: str, period: Period, account: Account) -> list[RatedPeriod]:
+        before = [each for each in ledger.periods(tenant_id) if each < period and self._keeps(each)]
+        return await self._rated(tenant_id, before, account)
 
     async def _rated(self, tenant_id: str, periods: Sequence[Period], account: Account) -> list[RatedPeriod]:
         """Periods as they are rated now, by their sums, which is quick.
@@ -243,12 +256,16 @@ class Billing:
 
 
 @dataclass(frozen=True, slots=True)
-class _ToRate:
-    """The book is the one whose boundaries the cells of the usage have: no other one may rate them."""
+class _Made:
+    """A bill, what has no price in it, and whether it is beside the one of its period."""
 
-    plan: PlanSpec
-    used: PeriodUsage
-    book: PriceBook
+    bill: Bill
+    unpriced: Sequence[UnpricedUsage] = ()
+    apart: bool = False
+
+    @property
+    def draft(self) -> InvoiceDraft:
+        return InvoiceDraft(**self.bill.model_dump(), unpriced=list(self.unpriced))
 
 
 def _rated(catalog: PlanCatalog, used: PeriodUsage, book: PriceBook) -> RatedPeriod:

@@ -30,11 +30,13 @@ class PlanCatalog:
 
         A tenant's own subscription goes before everybody's, and a plan of its own before one that all may use.
         """
+        name = self.subscribed(tenant_id, period)
+        return None if name is None else _latest(self._plans, ((tenant_id, name), (None, name)), period)
+
+    def subscribed(self, tenant_id: str, period: Period) -> str | None:
+        """The name of the plan that the tenant has a subscription to; there may be no plan of that name."""
         subscription = _latest(self._subscriptions, (tenant_id, None), period)
-        if subscription is None or subscription.plan is None:
-            return None
-        name = subscription.plan
-        return _latest(self._plans, ((tenant_id, name), (None, name)), period)
+        return subscription.plan if subscription else None
 
 
 def _latest(versions: Mapping[K, Mapping[Period, D]], owners: Sequence[K], period: Period) -> D | None:

@@ -6,10 +6,13 @@ from services.runtime.errors import TurnlogError
 
 Refusal = Literal[
     "no-plan",
+    "nothing-to-invoice",
+    "already-finalized",
     "period-not-over",
     "usage-not-kept",
     "unpriced-usage",
     "no-such-invoice",
+    "no-such-grant",
     "nothing-to-credit",
     "credited-too-much",
     "not-payable",

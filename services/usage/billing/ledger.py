@@ -1,6 +1,7 @@
 """What was invoiced, given back and granted, as the topic `invoices` says it; and what may be written next. Pure.
 
-A document on the topic is final. The first invoice of a tenant and period counts, and the first grant of an id.
+A document on the topic is final. The first invoice of a tenant and period counts, beside one of adjustments alone in
+each currency that was asked for; and the first grant of an id.
 """
 
 import json
@@ -18,18 +19,20 @@ from schemas.invoices import (
     CreditGranted,
     CreditNoteIssued,
     CreditTerms,
+    CreditUse,
     InvoiceFinalized,
     Line,
     content_hash,
 )
-from schemas.plans import Period
+from schemas.plans import Currency, Period
 from schemas.topics import INVOICES, MAX_RECORD_BYTES
 from services.runtime.pricing.rate import EXACT, total
-from services.usage.billing.adjustments import Difference, Item, fit
+from services.usage.billing.adjustments import Difference, Item, Month, fit
 from services.usage.billing.bill import Account
 from services.usage.billing.credits import Balance
 from services.usage.billing.errors import BillingRefusedError
 from services.usage.billing.money import rounded
+from services.usage.billing.payments import Payments
 from services.usage.billing.periods import ends_at
 
 LedgerEvent = InvoiceFinalized | CreditNoteIssued | CreditGranted
@@ -62,14 +65,15 @@ class Ledger:
     """Built by `take` from each record of the topic, in order. A document of ten lines takes 6 KB in it."""
 
     def __init__(self) -> None:
-        self._invoices: dict[tuple[str, Period], Document] = {}
+        self._invoices: dict[tuple[str, Period, Currency | None], Document] = {}
         self._credit_notes: dict[str, Document] = {}
         self._by_number: dict[str, Document] = {}
         self._of_tenant: defaultdict[str, list[Document]] = defaultdict(list)
         self._invoiced: defaultdict[str, defaultdict[Item, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
         self._grants: defaultdict[str, dict[str, CreditGranted]] = defaultdict(dict)
         self._used: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
-        self._credited: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self._goodwill: defaultdict[str, defaultdict[Month, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+        self._payments = Payments()
 
     def take(self, event: LedgerEvent, value: bytes) -> None:
         """Adds what a record says."""
@@ -78,10 +82,12 @@ class Ledger:
                 self._grants[event.tenant_id].setdefault(event.grant_id, event)
             case InvoiceFinalized():
                 document = _document(event, event.invoice_id, value)
-                key = event.tenant_id, event.period
+                apart = event.invoice_id == invoice_id_of(event.tenant_id, event.period, event.currency)
+                key = event.tenant_id, event.period, event.currency if apart else None
                 if key not in self._invoices:
                     self._invoices[key] = document
                     self._add(document, event.lines)
+                    self._payments.take_invoice(event)
                     for use in event.credits:
                         spent = event.tenant_id, use.grant_id
                         self._used[spent] = EXACT.add(self._used[spent], use.amount)
@@ -90,14 +96,39 @@ class Ledger:
                 if document.document_id not in self._credit_notes:
                     self._credit_notes[document.document_id] = document
                     self._add(document, event.lines)
-                    given_back = self._credited[event.invoice_id]
-                    self._credited[event.invoice_id] = EXACT.subtract(given_back, event.total)
+                    self._payments.take_credit_note(event)
+                    for use in event.credits:
+                        spent = event.tenant_id, use.grant_id
+                        self._used[spent] = EXACT.subtract(self._used[spent], use.amount)
 
-    def invoice(self, tenant_id: str, period: Period) -> Document | None:
-        return self._invoices.get((tenant_id, period))
+    def invoice(self, tenant_id: str, period: Period, currency: Currency | None = None) -> Document | None:
+        """The invoice of a period; with a currency the one in it, which may be of adjustments alone."""
+        found = self._invoices.get((tenant_id, period, None))
+        if found is not None and currency in (None, found.currency):
+            return found
+        return self._invoices.get((tenant_id, period, currency))
+
+    def last_invoice(self, tenant_id: str, currency: Currency) -> Document | None:
+        """The one that was written last, in the currency if there is one."""
+        invoices = [each for each in reversed(self.documents(tenant_id)) if each.document_id == each.invoice_id]
+        return max(invoices, key=lambda each: each.currency == currency, default=None)
 
     def credit_note(self, credit_note_id: str) -> Document | None:
         return self._credit_notes.get(credit_note_id)
+
+    def noted(self, credit_note_id: str, *, reason: str, amount: Decimal | None) -> Document | None:
+        """The credit note that is there under an id. Raises BillingRefusedError where it has other terms."""
+        there = self.credit_note(credit_note_id)
+        if there is None:
+            return None
+        note = there.event()
+        goodwill = [line.amount for line in note.lines if line.kind == "goodwill"]
+        given = total(goodwill).copy_negate() if goodwill else None
+        if not isinstance(note, CreditNoteIssued) or (note.reason, given) != (reason, amount):
+            raise BillingRefusedError(
+                "other-terms", f"there is a credit note {there.number} of other terms under this key: take another key"
+            )
+        return there
 
     def numbered(self, number: str) -> Document | None:
         """An invoice or a credit note by its number."""
@@ -109,10 +140,14 @@ class Ledger:
 
     def periods(self, tenant_id: str) -> list[Period]:
         """Those that were invoiced, in order."""
-        return sorted(each.period for each in self.documents(tenant_id) if each.document_id == each.invoice_id)
+        return sorted(
+            {each.period for each in self.documents(tenant_id) if self.invoice(tenant_id, each.period) is each}
+        )
 
     def account(self, tenant_id: str) -> Account:
-        return Account(dict(self._invoiced.get(tenant_id, {})), self.balances(tenant_id))
+        return Account(
+            dict(self._invoiced.get(tenant_id, {})), self.balances(tenant_id), dict(self._goodwill.get(tenant_id, {}))
+        )
 
     def balances(self, tenant_id: str) -> list[Balance]:
         """Every grant of a tenant, with what invoices have left of it."""
@@ -133,6 +168,8 @@ class Ledger:
             )
         there = self.grant(terms.tenant_id, terms.grant_id)
         if there is None:
+            if terms.expires_at is not None and terms.expires_at <= at:
+                raise BillingRefusedError("not-payable", f"expires_at: expected a time to come, got {terms.expires_at}")
             return CreditGranted(**terms.model_dump(), granted_at=at)
         if terms.model_dump() != there.model_dump(exclude={"type", "granted_at"}):
             raise BillingRefusedError(
@@ -140,12 +177,16 @@ class Ledger:
             )
         return there
 
-    def finalized(self, bill: Bill, at: datetime) -> InvoiceFinalized:
-        """The invoice to write: of a period that has none."""
+    def finalized(self, bill: Bill, at: datetime, *, apart: bool = False) -> InvoiceFinalized:
+        """The invoice to write: of a period that has none.
+
+        Args:
+            apart: beside the one of the period, since it is of adjustments in another currency.
+        """
         return _sealed(
             InvoiceFinalized(
                 **bill.model_dump(),
-                invoice_id=derived_id("invoice", bill.tenant_id, bill.period, at=ends_at(bill.period)),
+                invoice_id=invoice_id_of(bill.tenant_id, bill.period, bill.currency if apart else None),
                 number=f"INV-{len(self._invoices) + 1:06d}",
                 finalized_at=at,
                 sha256=_UNHASHED,
@@ -155,20 +196,21 @@ class Ledger:
     def corrected(
         self, invoice: Document, found: Sequence[Difference], *, credit_note_id: str, reason: str, at: datetime
     ) -> CreditNoteIssued:
-        """A credit note over what the period of an invoice comes to less than was invoiced. Raises BillingRefusedError.
+        """A credit note over what the period of an invoice comes to less, all in all, than was invoiced for it.
 
-        What the period comes to more is left to the next invoice, and so is a charge with unpriced usage.
+        What a charge with unpriced usage comes to less is left to the next invoice. Raises BillingRefusedError.
         """
-        less = [
+        known = [
             each
             for each in found
-            if each.amount < 0 and each.item.currency == invoice.currency and not each.unpriced_events
+            if each.item.currency == invoice.currency and not (each.amount < 0 and each.unpriced_events)
         ]
-        lines = fit(less, room=self._creditable(invoice)).lines
-        if not lines:
+        left = self._payments.left(invoice.tenant_id, invoice.currency)
+        lines = fit(known, room=min(left, self._room(invoice, invoice.period))).lines
+        if total(line.amount for line in lines) >= 0:
             raise BillingRefusedError(
                 "nothing-to-credit",
-                f"{invoice.number}: the period does not come to less than was invoiced, or all of it was given back",
+                f"{invoice.number}: {invoice.period} does not come to less than was invoiced, or all was given back",
             )
         return self._credit_note(invoice, lines, credit_note_id=credit_note_id, reason=reason, at=at)
 
@@ -180,46 +222,77 @@ class Ledger:
             raise BillingRefusedError(
                 "not-payable", f"amount: expected one above zero that {invoice.currency} has coins for, got {amount}"
             )
-        if amount > (room := self._creditable(invoice)):
+        payment = self._payments.payment(invoice.tenant_id, invoice.currency, invoice.document_id)
+        rooms = {period: self._room(invoice, period) for period in payment.periods}
+        most = rounded(min(payment.money, total(rooms.values())), invoice.currency)
+        if amount > most:
             raise BillingRefusedError(
-                "credited-too-much", f"{invoice.number}: expected at most {room} {invoice.currency}, got {amount}"
+                "credited-too-much", f"{invoice.number}: expected at most {most} {invoice.currency}, got {amount}"
             )
-        off = rounded(amount.copy_negate(), invoice.currency)
-        line = Line(kind="goodwill", period=invoice.period, description=reason, exact_amount=off, amount=off)
-        return self._credit_note(invoice, [line], credit_note_id=credit_note_id, reason=reason, at=at)
+        lines: list[Line] = []
+        for period, room in rooms.items():
+            if off := min(amount, room):
+                amount = EXACT.subtract(amount, off)
+                exact = rounded(off.copy_negate(), invoice.currency)
+                lines.append(Line(kind="goodwill", period=period, description=reason, exact_amount=exact, amount=exact))
+        return self._credit_note(invoice, lines, credit_note_id=credit_note_id, reason=reason, at=at)
 
     def _credit_note(
         self, invoice: Document, lines: list[Line], *, credit_note_id: str, reason: str, at: datetime
     ) -> CreditNoteIssued:
+        """Goodwill is at most the money of the invoice, so that none of it goes to credits."""
+        tenant_id, currency = invoice.tenant_id, invoice.currency
+        given_back = total(line.amount for line in lines).copy_negate()
+        refund = self._payments.refund(tenant_id, currency, invoice.document_id, invoice.period, given_back)
         return _sealed(
             CreditNoteIssued(
                 credit_note_id=credit_note_id,
                 number=f"CN-{len(self._credit_notes) + 1:06d}",
                 invoice_id=invoice.document_id,
                 invoice_number=invoice.number,
-                tenant_id=invoice.tenant_id,
+                tenant_id=tenant_id,
                 period=invoice.period,
-                currency=invoice.currency,
+                currency=currency,
                 lines=lines,
-                total=rounded(total(line.amount for line in lines), invoice.currency),
+                credits=[self._returned(tenant_id, grant_id, amount) for grant_id, amount in refund.credits.items()],
+                total=rounded(EXACT.subtract(Decimal(0), refund.money), currency),
                 reason=reason,
                 issued_at=at,
                 sha256=_UNHASHED,
             )
         )
 
-    def _creditable(self, invoice: Document) -> Decimal:
-        """What is left of what was to be paid."""
-        return EXACT.subtract(invoice.total, self._credited.get(invoice.document_id, Decimal(0)))
+    def _returned(self, tenant_id: str, grant_id: str, amount: Decimal) -> CreditUse:
+        (balance,) = (each for each in self.balances(tenant_id) if each.grant.grant_id == grant_id)
+        grant = balance.grant
+        return CreditUse(
+            grant_id=grant_id,
+            description=grant.description,
+            expires_at=grant.expires_at,
+            amount=rounded(amount, grant.currency),
+            left=rounded(EXACT.add(balance.left, amount), grant.currency),
+        )
+
+    def _room(self, invoice: Document, period: Period) -> Decimal:
+        """What was billed for a period, in the currency of an invoice, and is not given back."""
+        return self.account(invoice.tenant_id).rooms.get((period, invoice.currency), Decimal(0))
 
     def _add(self, document: Document, lines: Sequence[Line]) -> None:
         self._by_number[document.number] = document
         self._of_tenant[document.tenant_id].append(document)
-        invoiced = self._invoiced[document.tenant_id]
+        invoiced, goodwill = self._invoiced[document.tenant_id], self._goodwill[document.tenant_id]
         for line in lines:
-            if line.kind != "goodwill":
-                item = Item(line.period, line.charge, document.currency)
+            item = Item(line.period, line.charge, document.currency)
+            if line.kind == "goodwill":
+                goodwill[item.month] = EXACT.subtract(goodwill[item.month], line.amount)
+            else:
                 invoiced[item] = EXACT.add(invoiced[item], line.amount)
+
+
+def invoice_id_of(tenant_id: str, period: Period, currency: Currency | None = None) -> str:
+    """The id of the invoice of a period; with a currency that of the one of adjustments alone in it."""
+    named = () if currency is None else (currency,)
+    return derived_id("invoice", tenant_id, period, *named, at=ends_at(period))
 
 
 def credit_note_id_of(invoice_id: str, key: str, period: Period) -> str:

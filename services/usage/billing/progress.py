@@ -24,12 +24,12 @@ class UsageProgress:
 
     async def positions(self) -> list[int]:
         """The next offset of each partition that is not in the table yet. Raises UnavailableError."""
+        self._check_started()
         return [self._projection.position(partition) for partition in range(await self._count())]
 
     async def read_all(self) -> list[int]:
         """Waits until what is on the log now is in the table; tells up to where that is. Raises UnavailableError."""
-        if not self._projection.started:
-            raise UnavailableError("usage is not read yet: its store is not connected")
+        self._check_started()
         partitions = range(await self._count())
         try:
             async with asyncio.timeout(ENDS_SECONDS):
@@ -39,6 +39,10 @@ class UsageProgress:
         for partition in partitions:
             await self._projection.wait_for(partition, ends[partition], WAIT_SECONDS)
         return [ends[partition] for partition in partitions]
+
+    def _check_started(self) -> None:
+        if not self._projection.started:
+            raise UnavailableError("usage is not read yet: its store is not connected")
 
     async def _count(self) -> int:
         if self._partitions is None:

@@ -35,7 +35,7 @@ _PAGES = Environment(
 
 
 def as_csv(document: Shown) -> str:
-    """A row a line and a row a credit that is used: the amounts of all rows add up to the total."""
+    """A row a line and a row a credit that is used or gets back: the amounts of all rows add up to the total."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(CSV_COLUMNS)
@@ -55,8 +55,9 @@ def as_csv(document: Shown) -> str:
                 document.currency,
             ]
         )
-    for use in [] if isinstance(document, CreditNoteIssued) else document.credits:
-        amount = format_amount(use.amount.copy_negate())
+    for use in document.credits:
+        paid = use.amount if isinstance(document, CreditNoteIssued) else use.amount.copy_negate()
+        amount = format_amount(paid)
         used = (number, document.tenant_id, "credit", document.period, use.grant_id, use.description)
         writer.writerow([*used, None, None, None, amount, amount, document.currency])
     return text.getvalue()

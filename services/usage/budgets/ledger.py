@@ -1,18 +1,27 @@
 """What the accounts of all budgets have spent. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
+from typing import Any, NamedTuple
 
+from schemas.base import DEFAULT_TENANT
 from schemas.budgets import Account, BudgetSpec, BudgetState, BudgetWarned, Per, Spender
 from schemas.ids import EPOCH, derived_id
 from schemas.usage import UsageRecorded
 from services.runtime.budgets import BudgetId, Budgets
 from services.runtime.pricing.book import PriceBook
+from services.runtime.pricing.cells import Cell, cell_of
 from services.runtime.pricing.rate import EXACT
-from services.runtime.pricing.sums import Amounts, amounts_of_one
+from services.runtime.pricing.sums import Amounts, amounts_of
 from services.usage.budgets.periods import PERS, earliest_period, first_moment
+
+_CELL = [each.name for each in fields(Cell)]
+_kind_of = attrgetter(*_CELL[: _CELL.index("events")])
+_counts_of = attrgetter(*_CELL[_CELL.index("events") :])
 
 
 @dataclass(slots=True)
@@ -20,17 +29,30 @@ class _Sum:
     spent: Decimal = Decimal(0)
     events: int = 0
     uncounted: int = 0
+    unrated: dict[tuple[Any, ...], list[int]] = field(default_factory=dict)
+    """What was added of usage that is paid for, by cells: an amount is worked out when it is asked for."""
+
+
+class _Counted(NamedTuple):
+    """A budget, and the prices that its usage is rated by."""
+
+    spec: BudgetSpec
+    book: PriceBook
 
 
 class Ledger:
     """The sums are a function of the usage that was added, whatever order it came in and however often.
 
     A `usage_id` counts once a tenant, as it was first seen. What is of a period that is over does not count.
+
+    Args:
+        budgets: all that hold, of which a tenant's own goes before everybody's of the same name.
+        counted: those whose usage is added up here, each with the prices that it is rated by.
     """
 
-    def __init__(self, budgets: Budgets, book: PriceBook, now: datetime) -> None:
+    def __init__(self, budgets: Budgets, now: datetime, counted: Iterable[tuple[BudgetSpec, PriceBook]] = ()) -> None:
         self._budgets = budgets
-        self._book = book
+        self._counted: dict[BudgetId, _Counted] = {_id_of(spec): _Counted(spec, book) for spec, book in counted}
         self._sums: dict[tuple[BudgetId, Account], _Sum] = {}
         self._changed: set[tuple[BudgetId, Account]] = set()
         self._seen: dict[str, datetime] = {}
@@ -43,98 +65,178 @@ class Ledger:
 
     def take_changed(self) -> Sequence[BudgetState]:
         """Where the accounts stand that have changed since the last time; at the first time all that were spent on."""
-        if not self._changed:
-            return []
         changed, self._changed = self._changed, set()
-        specs = {(spec.tenant_id, spec.name): spec for spec in self._budgets.all()}
-        return [_state(specs[budget], account, self._sums[budget, account]) for budget, account in changed]
+        return [self._state(budget, account) for budget, account in changed]
 
-    def takes(self, budgets: Budgets) -> bool:
-        """Holds the same sums against other caps, if nothing but caps has changed. Otherwise another ledger is due."""
+    def texts(self) -> frozenset[str] | None:
+        """What of usage that counts has at least one as a whole text in it; None when that can't be said."""
+        found = {_text_of(each.spec) for each in self._counted.values()}
+        return None if None in found else frozenset(text for text in found if text is not None)
+
+    def counts(self, spec: BudgetSpec) -> bool:
+        """Whether the usage of a budget is added up here."""
+        return _id_of(spec) in self._counted
+
+    def is_empty(self) -> bool:
+        """Whether no budget is counted."""
+        return not self._counted
+
+    def outdated(self, book: PriceBook) -> Sequence[BudgetSpec]:
+        """The budgets of money whose sums are of other prices."""
+        return [each.spec for each in self._counted.values() if each.spec.unit != "tokens" and each.book is not book]
+
+    def missing(self, book: PriceBook) -> Sequence[BudgetSpec]:
+        """The budgets that have to be counted from the log: those that are not, and those of other prices."""
+        outdated = {_id_of(spec) for spec in self.outdated(book)}
+        return [spec for spec in self._budgets.all() if not self.counts(spec) or _id_of(spec) in outdated]
+
+    def beside(self, now: datetime, specs: Iterable[BudgetSpec], book: PriceBook) -> "Ledger":
+        """An empty ledger for other budgets, or other prices, which can be merged into this one."""
+        return Ledger(self._budgets, now, [(spec, book) for spec in specs])
+
+    def follow(self, budgets: Budgets) -> bool:
+        """Holds the sums against the caps that hold now, and forgets those of budgets that add up something else.
+
+        Whether it has forgotten any.
+        """
         if budgets is self._budgets:
-            return True
-        before, after = self._budgets.all(), budgets.all()
-        if [_but_caps(spec) for spec in after] != [_but_caps(spec) for spec in before]:
             return False
-        moved = {(spec.tenant_id, spec.name) for spec in after if spec not in before}
+        before, self._budgets = self._budgets, budgets
+        specs = {_id_of(spec): spec for spec in budgets.all()}
+        owners, owners_before = _owners(budgets), _owners(before)
+        kept = {
+            budget: _Counted(specs[budget], each.book)
+            for budget, each in self._counted.items()
+            if budget in specs
+            and _but_caps(specs[budget]) == _but_caps(each.spec)
+            and (budget[0] is not None or owners_before[budget[1]] <= owners[budget[1]])
+        }
+        moved = {budget for budget, each in kept.items() if each.spec != self._counted[budget].spec}
+        forgotten = len(kept) < len(self._counted)
+        self._counted = kept
+        self._sums = {
+            (budget, account): total
+            for (budget, account), total in self._sums.items()
+            if budget in kept and (budget[0] is not None or account.tenant_id not in owners[budget[1]])
+        }
         self._changed |= {key for key in self._sums if key[0] in moved}
-        self._budgets = budgets
-        return True
+        self._changed &= self._sums.keys()
+        return forgotten
+
+    def merge(self, other: "Ledger") -> None:
+        """Takes over the budgets of another ledger, to which the same usage was added, and follows the same budgets."""
+        self._sums = {key: total for key, total in self._sums.items() if key[0] not in other._counted} | other._sums
+        self._changed |= other._sums.keys()
+        self._changed &= self._sums.keys()
+        self._counted |= other._counted
+        self._seen |= other._seen
+        self.roll(self.now)
 
     def roll(self, now: datetime) -> None:
         """Forgets what is of periods that are over by now."""
         self.now = now
-        specs = self._budgets.all()
         self._earliest = {per: earliest_period(per, now) for per in PERS}
-        pers: dict[BudgetId, Per] = {(spec.tenant_id, spec.name): spec.per for spec in specs}
         self._sums = {
             (budget, account): total
             for (budget, account), total in self._sums.items()
-            if account.period >= self._earliest[pers[budget]]
+            if account.period >= self._earliest[self._counted[budget].spec.per]
         }
         self._changed &= self._sums.keys()
-        firsts = [first for spec in specs if (first := first_moment(spec.per, now)) is not None]
-        if len(firsts) == len(specs):
-            self._seen = {fact: at for fact, at in self._seen.items() if at >= min(firsts)}
+        firsts = [first_moment(each.spec.per, now) for each in self._counted.values()]
+        known = [first for first in firsts if first is not None]
+        if known and len(known) == len(firsts):
+            self._seen = {fact: at for fact, at in self._seen.items() if at >= min(known)}
 
     def _add(self, usage: UsageRecorded) -> None:
         spender = Spender(usage.tenant_id, usage.user_id, usage.agent, usage.thread_id, usage.team_id)
         accounts = [
-            (spec, account)
+            (counted, account)
             for spec in self._budgets.of(usage.tenant_id)
-            if (account := spec.account(spender, usage.occurred_at)) is not None
+            if (counted := self._counted.get(_id_of(spec))) is not None
+            and (account := spec.account(spender, usage.occurred_at)) is not None
             and account.period >= self._earliest[spec.per]
         ]
         fact = f"{usage.tenant_id}/{usage.usage_id}"
         if not accounts or fact in self._seen:
             return
         self._seen[fact] = usage.occurred_at
-        amounts: Amounts | None = None
-        if any(spec.unit != "tokens" for spec, _ in accounts):
-            amounts = amounts_of_one(usage, self._book)
-        for spec, account in accounts:
-            key = (spec.tenant_id, spec.name), account
-            total = self._sums.setdefault(key, _Sum())
-            amount = _amount(spec, usage, amounts)
-            if amount is None:
-                total.uncounted += 1
-            else:
-                total.spent = EXACT.add(total.spent, amount)
-                total.events += 1
+        cells: dict[int, Cell] = {}
+        for (spec, book), account in accounts:
+            key = _id_of(spec), account
+            total = self._sums.get(key)
+            if total is None:
+                total = self._sums[key] = _Sum()
             self._changed.add(key)
+            if spec.unit == "tokens":
+                total.spent = EXACT.add(total.spent, usage.input_tokens + usage.output_tokens)
+                total.events += 1
+                continue
+            cell = cells.get(id(book))
+            if cell is None:
+                cell = cells[id(book)] = cell_of(usage, book.boundaries(usage.tenant_id))
+            kind, counts = _kind_of(cell), _counts_of(cell)
+            known = total.unrated.get(kind)
+            total.unrated[kind] = [*counts] if known is None else [a + b for a, b in zip(known, counts, strict=True)]
+
+    def _state(self, budget: BudgetId, account: Account) -> BudgetState:
+        (spec, book), total = self._counted[budget], self._sums[budget, account]
+        for kind, counts in total.unrated.items():
+            cell = Cell(*kind, *counts)
+            amount = _amount(spec, cell, amounts_of([cell], account.tenant_id, book))
+            if amount is None:
+                total.uncounted += cell.events
+            else:
+                total.spent = EXACT.normalize(EXACT.add(total.spent, amount))
+                total.events += cell.events
+        total.unrated = {}
+        return BudgetState(
+            budget=spec.name,
+            budget_tenant_id=spec.tenant_id,
+            budget_version=spec.version,
+            tenant_id=account.tenant_id,
+            who=account.who,
+            period=account.period,
+            by=spec.by,
+            per=spec.per,
+            unit=spec.unit,
+            currency=spec.currency,
+            spent=total.spent,
+            soft=spec.soft,
+            hard=spec.hard,
+            events=total.events,
+            uncounted_events=total.uncounted,
+            level=spec.level(total.spent),
+        )
 
 
-def _amount(spec: BudgetSpec, usage: UsageRecorded, amounts: Amounts | None) -> Decimal | None:
-    """What the usage adds, to the last digit; None when nobody knows it in the budget's currency.
+def _id_of(spec: BudgetSpec) -> BudgetId:
+    return spec.tenant_id, spec.name
 
-    What is not billable has tokens and a cost, and no price: to a budget of prices it adds nothing.
+
+def _text_of(spec: BudgetSpec) -> str | None:
+    """A text that all usage of a budget has; usage without a tenant is that of the default one."""
+    if spec.by != "tenant" and spec.who is not None:
+        return spec.who
+    return None if spec.tenant_id == DEFAULT_TENANT else spec.tenant_id
+
+
+def _owners(budgets: Budgets) -> defaultdict[str, set[str]]:
+    """The tenants that have budgets of their own, by the name of the budget."""
+    owners: defaultdict[str, set[str]] = defaultdict(set)
+    for spec in budgets.all():
+        if spec.tenant_id is not None:
+            owners[spec.name].add(spec.tenant_id)
+    return owners
+
+
+def _amount(spec: BudgetSpec, cell: Cell, amounts: Amounts) -> Decimal | None:
+    """What a cell adds to a budget of money, to the last digit; None when nobody knows it in the budget's currency.
+
+    What is not billable has a cost and no price: to a budget of prices it adds nothing.
     """
-    if amounts is None or spec.unit == "tokens":
-        return Decimal(usage.input_tokens + usage.output_tokens)
-    if spec.unit == "price" and not usage.billable:
+    if spec.unit == "price" and not cell.billable:
         return Decimal(0)
     return (amounts.cost if spec.unit == "cost" else amounts.price).get(spec.currency)
-
-
-def _state(spec: BudgetSpec, account: Account, total: _Sum) -> BudgetState:
-    return BudgetState(
-        budget=spec.name,
-        budget_tenant_id=spec.tenant_id,
-        budget_version=spec.version,
-        tenant_id=account.tenant_id,
-        who=account.who,
-        period=account.period,
-        by=spec.by,
-        per=spec.per,
-        unit=spec.unit,
-        currency=spec.currency,
-        spent=total.spent,
-        soft=spec.soft,
-        hard=spec.hard,
-        events=total.events,
-        uncounted_events=total.uncounted,
-        level=spec.level(total.spent),
-    )
 
 
 def warning_of(state: BudgetState, at: datetime) -> BudgetWarned | None:

@@ -1,36 +1,28 @@
 """Counts the log of `usage` against the budgets, and writes onto `budgets` where their accounts stand."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import structlog
 
-from schemas.budgets import BudgetState
-from schemas.envelope import RecordRejectedError
+from schemas.budgets import BudgetSpec, BudgetState
 from schemas.http import ComponentHealth
 from schemas.ids import new_id
 from schemas.topics import BUDGETS, USAGE
-from schemas.usage import UsageRecorded
 from services.runtime import metrics
-from services.runtime.budgets import BudgetBoard, state_key
+from services.runtime.budgets import BudgetBoard, Budgets, state_key
 from services.runtime.failpoints import Failpoints
-from services.runtime.kafka import (
-    AIOKafkaConsumer,
-    AIOKafkaProducer,
-    KafkaClients,
-    Record,
-    TopicPartition,
-)
+from services.runtime.kafka import AIOKafkaProducer, KafkaClients, TopicPartition
 from services.runtime.pricing.book import PriceBook
-from services.runtime.records import decode_record
 from services.runtime.settings import RuntimeSettings
 from services.runtime.tasks import end_task
 from services.runtime.topics import count_partitions
 from services.usage.budgets.ledger import Ledger, warning_id, warning_of
-from services.usage.budgets.periods import earliest_period, reads_from
-from services.usage.rows import check_event
+from services.usage.budgets.periods import PERS, earliest_period, reads_from
+from services.usage.budgets.progress import BudgetProgress
+from services.usage.budgets.reading import Reading
 
 log = structlog.get_logger(__name__)
 
@@ -40,67 +32,17 @@ POLL_MS = 50
 WRITE_SECONDS = 0.05
 """Between two writes: an account that is busy is told of twenty times a second, and no prompt is the wiser for more."""
 
-BATCH_RECORDS = 1_000
+BATCH_RECORDS, CATCH_UP_RECORDS = 1_000, 5_000
+"""Records that are counted at once: of what is in force, which is told in between, and of what comes behind it."""
+
+NEAR_RECORDS = 1_000
+"""What is in force is held while so few are left, so that both come to the same record."""
 
 RETRY_SECONDS = 1.0
 
 
-class Place(Protocol):
-    """Where the first record of a time is."""
-
-    offset: int
-
-
-class _Reading:
-    """A ledger, and how far the log was counted for it."""
-
-    def __init__(self, ledger: Ledger, consumer: AIOKafkaConsumer, book: PriceBook) -> None:
-        self.ledger = ledger
-        self.book = book
-        self.ends: Mapping[TopicPartition, int] = {}
-        """Where the log ended when it began."""
-        self._consumer = consumer
-
-    async def seek(self, partitions: Sequence[TopicPartition], since: datetime | None) -> None:
-        """Goes to the first record of a time on; without one to the beginning."""
-        consumer = self._consumer
-        await consumer.start()
-        consumer.assign(partitions)
-        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        self.ends = ends
-        if since is None:
-            await consumer.seek_to_beginning(*partitions)
-            return
-        milliseconds = int(since.timestamp() * 1000)
-        found: dict[TopicPartition, Place | None] = await consumer.offsets_for_times(
-            dict.fromkeys(partitions, milliseconds)
-        )
-        for partition, place in found.items():
-            consumer.seek(partition, ends[partition] if place is None else place.offset)
-
-    async def step(self, timeout_ms: int) -> None:
-        """Counts what comes next, off the event loop; returns after the time-out when nothing does."""
-        batches: dict[TopicPartition, list[Record]] = await self._consumer.getmany(
-            timeout_ms=timeout_ms, max_records=BATCH_RECORDS
-        )
-        if batches:
-            await asyncio.to_thread(_add, self.ledger, batches)
-
-    async def positions(self) -> Mapping[TopicPartition, int]:
-        """Behind what was counted."""
-        return {partition: await self._consumer.position(partition) for partition in self.ends}
-
-    async def is_past(self, places: Mapping[TopicPartition, int]) -> bool:
-        """Whether all before these places has been counted."""
-        positions = await self.positions()
-        return all(positions[partition] >= place for partition, place in places.items())
-
-    async def close(self) -> None:
-        await self._consumer.stop()
-
-
 class BudgetLoop:
-    """Keeps the sums in memory: a start counts the log again, from the beginning of the earliest running period.
+    """Keeps the sums in memory: a start counts the log again, from the beginning of the running periods.
 
     So what is written depends on the log alone, whatever was killed when. A state is a sum, and a warning has an id of
     its own: either may be written again without harm. Until a start has counted to the end of the log the states of
@@ -120,6 +62,8 @@ class BudgetLoop:
         self._task: asyncio.Task[None] | None = None
         self._warned: set[str] = set()
         self._trouble: str | None = None
+        self._standing: Reading | None = None
+        self._coming: Reading | None = None
 
     async def start(self) -> None:
         """Returns when the budgets and what is known of them have been read; counting goes on behind."""
@@ -135,7 +79,31 @@ class BudgetLoop:
         await self._producer.stop()
 
     def health(self) -> ComponentHealth:
-        return ComponentHealth(ready=self._trouble is None, detail=self._trouble or "")
+        """Ready also while budgets are being counted, which the detail tells."""
+        if self._trouble is not None:
+            return ComponentHealth(ready=False, detail=self._trouble)
+        counting = [each for each in self.progress() if each.standing == "counting"]
+        if not counting:
+            return ComponentHealth(ready=True)
+        names = ", ".join(sorted({each.budget for each in counting}))
+        far = next((f": {each.counted:,} of {each.records:,} records" for each in counting if each.records), "")
+        return ComponentHealth(ready=True, detail=f"counting {names}{far}"[:500])
+
+    def progress(self) -> Sequence[BudgetProgress]:
+        """Which budgets are in force, by name and tenant."""
+        return [self._progress_of(spec) for spec in self._board.budgets.all()]
+
+    def _progress_of(self, spec: BudgetSpec) -> BudgetProgress:
+        standing, coming = self._standing, self._coming
+        progress = BudgetProgress(
+            budget=spec.name, budget_tenant_id=spec.tenant_id, budget_version=spec.version, standing="counting"
+        )
+        if standing is not None and standing.ledger.counts(spec):
+            return progress.model_copy(update={"standing": "in_force"})
+        if standing is not None and coming is not None and coming.ledger.counts(spec):
+            counted = coming.counted()
+            return progress.model_copy(update={"counted": counted, "records": counted + coming.left(standing.places)})
+        return progress
 
     async def _keep_counting(self) -> None:
         while True:
@@ -151,54 +119,80 @@ class BudgetLoop:
     async def _count(self) -> None:
         """Counts for as long as there are budgets.
 
-        One that adds up something else than before, or a price, wants all counted anew: by a reading that comes behind
-        the one that stands, which goes on and is told of until the other one is close. Then it waits, so that no sum
-        goes back.
+        What stands goes on from the end of the log, with no budget in it at first. Budgets that it lacks, and those of
+        money when prices have changed, are counted by a reading that comes behind it, from where their own periods
+        begin, and are merged into it at the record that it has come to. So no sum goes back, and no budget waits for
+        another one whose period is longer.
         """
-        standing: _Reading | None = None
-        coming: _Reading | None = None
-        close = False
+        standing = await self._begin(Ledger(self._board.budgets, datetime.now(UTC)))
+        self._standing = standing
         try:
-            while self._board.budgets:
-                if coming is None and (standing is None or self._is_outdated(standing)):
-                    coming = await self._begin()
-                if coming is not None:
-                    await coming.step(POLL_MS if standing is None or close else 0)
-                    close = await coming.is_past(coming.ends)
-                    if self._is_outdated(coming):
-                        await coming.close()
-                        coming, close = None, False
-                    elif close and (standing is None or await coming.is_past(await standing.positions())):
-                        if standing is not None:
-                            await standing.close()
-                        standing, coming, close = coming, None, False
-                        await self._tell(standing.ledger)
-                if standing is not None and not close:
-                    await standing.step(POLL_MS)
-                    if datetime.now(UTC).date() != standing.ledger.now.date():
-                        standing.ledger.roll(datetime.now(UTC))
-                        await self._clear(standing.ledger.now)
-                    await self._write(standing.ledger.take_changed())
+            while budgets := self._board.budgets:
+                book = self._prices()
+                if standing.ledger.follow(budgets):
+                    await self._clear(standing.ledger.now)
+                if self._coming is None:
+                    self._coming = await self._begin_coming(standing.ledger, book)
+                else:
+                    await self._keep_coming(self._coming, budgets, book)
+                if self._coming is None:
+                    await standing.step(POLL_MS, BATCH_RECORDS)
+                else:
+                    await self._catch_up(standing, self._coming)
+                if datetime.now(UTC).date() != standing.ledger.now.date():
+                    standing.ledger.roll(datetime.now(UTC))
+                    await self._clear(standing.ledger.now)
+                await self._write(standing.ledger.take_changed())
         finally:
-            for reading in (standing, coming):
-                if reading is not None:
-                    await reading.close()
+            await self._close_coming()
+            self._standing = None
+            await standing.close()
 
-    async def _begin(self) -> _Reading:
-        budgets, book, now = self._board.budgets, self._prices(), datetime.now(UTC)
-        reading = _Reading(Ledger(budgets, book, now), self._clients.consumer(), book)
+    async def _begin_coming(self, standing: Ledger, book: PriceBook) -> Reading | None:
+        """Of what is missing the budgets of the shortest period: they need the least of the log, and stand the soonest.
+
+        None when nothing is missing.
+        """
+        missing, now = standing.missing(book), datetime.now(UTC)
+        if not missing:
+            return None
+        shortest = min((spec.per for spec in missing), key=PERS.index)
+        specs = [spec for spec in missing if spec.per == shortest]
+        return await self._begin(standing.beside(now, specs, book), specs)
+
+    async def _keep_coming(self, coming: Reading, budgets: Budgets, book: PriceBook) -> None:
+        """Gives the reading up when its budgets, or their prices, do not hold any more."""
+        coming.ledger.follow(budgets)
+        if coming.ledger.is_empty() or coming.ledger.outdated(book):
+            await self._close_coming()
+
+    async def _catch_up(self, standing: Reading, coming: Reading) -> None:
+        """Counts on with both, and merges them once they are at the same record."""
+        if coming.left(standing.places) > NEAR_RECORDS:
+            await standing.step(0, BATCH_RECORDS)
+        await coming.step(POLL_MS, CATCH_UP_RECORDS, until=standing.places)
+        if not coming.left(standing.places):
+            await asyncio.to_thread(standing.ledger.merge, coming.ledger)
+            await self._close_coming()
+            await self._tell(standing.ledger)
+
+    async def _begin(self, ledger: Ledger, specs: Sequence[BudgetSpec] = ()) -> Reading:
+        """At the beginning of the periods of budgets; without any at the end of the log."""
+        reading = Reading(ledger, self._clients.consumer())
         try:
-            await reading.seek(self._partitions, reads_from(budgets.all(), now))
+            if specs:
+                await reading.begin_at(self._partitions, reads_from(specs, ledger.now))
+            else:
+                await reading.begin_at_end(self._partitions)
         except BaseException:
             await reading.close()
             raise
         return reading
 
-    def _is_outdated(self, reading: _Reading) -> bool:
-        """Whether its sums are not those of the budgets and prices that hold now."""
-        budgets = self._board.budgets
-        priced = any(spec.unit != "tokens" for spec in budgets.all())
-        return not reading.ledger.takes(budgets) or (priced and self._prices() is not reading.book)
+    async def _close_coming(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            await coming.close()
 
     async def _tell(self, ledger: Ledger) -> None:
         """Makes the topic say what a ledger says that has counted all there was."""
@@ -249,19 +243,6 @@ class BudgetLoop:
         """Returns when all of them are on the topic, in their order."""
         sent = [cast("asyncio.Future[Any]", await self._producer.send(**record, partition=0)) for record in records]
         await asyncio.gather(*sent)
-
-
-def _add(ledger: Ledger, batches: Mapping[TopicPartition, Sequence[Record]]) -> None:
-    for records in batches.values():
-        ledger.add(_usage_in(records))
-
-
-def _usage_in(records: Iterable[Record]) -> Iterator[UsageRecorded]:
-    for record in records:
-        try:
-            yield decode_record(USAGE, record, check_event).event
-        except RecordRejectedError:
-            continue  # the projection sends it to dead-letters
 
 
 def _key(state: BudgetState) -> str:

@@ -268,6 +268,23 @@ async def test_pages_hold_every_group_once(store: ClickHouseUsageStore) -> None:
     assert len({row.group["user"] for page in pages for row in page}) == 25
 
 
+@pytest.mark.parametrize("second", [0, 1], ids=["by days", "by rows"])
+async def test_the_months_before_are_those_before_whatever_days_they_have(
+    store: ClickHouseUsageStore, second: int
+) -> None:
+    """January and February before March and April: 59 days before 61."""
+    days = ["2024-12-31", "2025-01-01", "2025-01-30", "2025-01-31", "2025-02-28", "2025-03-31", "2025-04-30"]
+    events = [
+        spent(10**at, occurred_at=datetime.fromisoformat(f"{day}T12:00:00Z"), input_tokens=10**at)
+        for at, day in enumerate(days)
+    ]
+    await store.insert(block(*events))
+    since, until = (datetime(2025, month, 1, second=second, tzinfo=UTC) for month in (3, 5))
+    rows = await store.query(UsageQuery("default", [], "month", since, until, compare=True))
+    found = {row.group["bucket"]: (row.input_tokens, row.previous and row.previous.input_tokens) for row in rows}
+    assert found == {"2025-03-01T00:00:00Z": (10**5, 1110), "2025-04-01T00:00:00Z": (10**6, 10**4)}
+
+
 @pytest.mark.parametrize("tick", [timedelta(microseconds=1), timedelta(minutes=1), timedelta(days=1)])
 async def test_the_period_before_is_told_beside_each_group(store: ClickHouseUsageStore, tick: timedelta) -> None:
     """Of rows, of sums of minutes and of days: what was a period earlier, under the names of the later buckets."""
@@ -436,8 +453,19 @@ async def test_quality_is_that_of_the_events(store: ClickHouseUsageStore, seed: 
         firsts = [each.first_token_ms for each in of if each.first_token_ms is not None]
         for told, values in ((row.latency_ms, [each.latency_ms for each in ok]), (row.first_token_ms, firsts)):
             values.sort()
-            expected = [values[int(share * len(values))] for share in (0.5, 0.9, 0.99)] if values else None
+            expected = [values[-(-share * len(values) // 100) - 1] for share in (50, 90, 99)] if values else None
             assert (told and [told.p50, told.p90, told.p99]) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [1, 1, 1]), (2, [1, 2, 2]), (10, [5, 9, 10]), (100, [50, 90, 99]), (101, [51, 91, 100])]
+)
+async def test_half_are_at_or_below_the_median(store: ClickHouseUsageStore, count: int, expected: list[int]) -> None:
+    await store.insert(block(*(spent(each, latency_ms=each, first_token_ms=each) for each in range(1, count + 1))))
+    (row,) = await store.quality(UsageQuery("default"))
+    for told in (row.latency_ms, row.first_token_ms):
+        assert told is not None
+        assert [told.p50, told.p90, told.p99] == expected
 
 
 async def test_quality_of_nothing_has_no_shares(store: ClickHouseUsageStore) -> None:

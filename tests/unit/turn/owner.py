@@ -89,6 +89,7 @@ class Owner:
             tool=lambda _, name: self.tools.get(name),
             budget=lambda _, __: self.used_up,
             cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
+            model=lambda named: ("acme", named or "m-1"),
         )
 
     def happens(self, key: str, event: ThreadInput) -> tuple[Emit, ...]:

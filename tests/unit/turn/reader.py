@@ -122,8 +122,11 @@ class Reader:
         assert not turn.pending, "the model is asked before the results are there"
         assert (event.step, event.attempt) == (turn.step + 1, turn.attempts + 1), "an attempt is missing or doubled"
         assert event.billable == (event.outcome == "ok"), "what failed or was lost is billed, or what succeeded is not"
+        assert event.provider, "nobody knows who was asked"
+        assert event.model, "nobody knows which model was asked"
         if event.outcome == "lost":
-            assert (event.input_tokens, event.output_tokens) == (0, 0), "nobody knows what a lost attempt spent"
+            assert event.estimated, "somebody has counted what a lost attempt spent"
+            assert event.input_tokens > 0, "a lost attempt is metered as nothing"
         turn.attempts, turn.answered = event.attempt, event.outcome == "ok"
         if turn.answered:
             turn.spent = turn.spent + _counts(event)

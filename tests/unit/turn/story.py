@@ -25,6 +25,7 @@ from services.agents.turn.inputs import (
     CommandArrived,
     Decision,
     Environment,
+    InFlight,
     ModelAnswered,
     ModelFailed,
     PromptArrived,
@@ -74,8 +75,8 @@ class Story:
     records: dict[str, TurnState | TurnQueued] = field(default_factory=dict)
     """What is left on `turns`."""
     offset: int = 0
-    model_wrote: str = ""
-    """What has come so far of the answer."""
+    in_flight: InFlight | None = None
+    """What the worker knows of the model call that it has sent."""
     used_up: TurnError | None = None
     """The budget of everybody, if it is used up."""
     asked_budgets: list[tuple[Spender, bool]] = field(default_factory=list)
@@ -190,11 +191,16 @@ class Story:
 
     def crashes(self) -> list[Any]:
         """Another worker takes the thread over, with what it finds on `turns`."""
+        self.in_flight = None
         self.state = restore_states(self.records.values()).get(self.key)
         return self.happens(Recovered()) if self.state is not None else []
 
     def apply(self, spec: AgentSpec) -> None:
         self.agents = {**self.agents, spec.name: spec}
+
+    def model_writes(self, text: str, usage: TokenCounts = SPENT) -> None:
+        """So much has come of the answer."""
+        self.in_flight = InFlight("acme", "m-1", usage, text)
 
     # What there is now.
 
@@ -218,7 +224,8 @@ class Story:
             tool=lambda _, n: self.tools.get(n),
             budget=budget,
             cost=lambda usage: Decimal(usage.input_tokens + usage.output_tokens) / 100,
-            written=self.model_wrote,
+            model=lambda named: ("acme", (named or "m-1").removeprefix("acme/")),
+            in_flight=self.in_flight,
         )
 
     @property

@@ -27,7 +27,7 @@ def test_cancelling_while_the_model_thinks_gives_the_call_up_and_records_it_as_l
     written = story.cancels(story.turn.turn_id, reason="changed my mind")
     assert types(written) == ["usage.recorded", "turn.closed", "turn.cancelled"]
     usage, closed, cancelled = written
-    assert (usage.outcome, usage.billable) == ("lost", False)
+    assert (usage.outcome, usage.billable, usage.estimated) == ("lost", False, True)
     assert (closed.outcome, closed.steps, cancelled.steps, cancelled.reason) == ("cancelled", 0, 0, "changed my mind")
     assert story.state is None
     assert story.happens(answer) == []
@@ -36,7 +36,7 @@ def test_cancelling_while_the_model_thinks_gives_the_call_up_and_records_it_as_l
 def test_what_the_model_had_written_of_a_cancelled_answer_is_kept_as_cancelled() -> None:
     story = Story()
     story.prompt()
-    story.model_wrote = "The answer is \ud800"
+    story.model_writes("The answer is \ud800")
     written = story.cancels()
     assert types(written) == ["usage.recorded", "message.added", "turn.closed", "turn.cancelled"]
     message, closed = written[1:3]
@@ -49,7 +49,7 @@ def test_what_the_model_had_written_when_its_last_call_failed_or_time_was_over_i
     for end in ("fails", "is late"):
         story = Story(agents=(another(retries=RetryPolicy(max_attempts=1)),))
         story.prompt()
-        story.model_wrote = "The answer"
+        story.model_writes("The answer")
         written = story.model_fails() if end == "fails" else story.waits(601)
         assert types(written) == ["usage.recorded", "message.added", "turn.closed", "turn.failed"]
         assert (written[1].status, written[1].parts[0].text) == ("failed", "The answer")
@@ -58,7 +58,7 @@ def test_what_the_model_had_written_when_its_last_call_failed_or_time_was_over_i
 def test_what_a_failed_attempt_had_written_is_not_kept_where_another_one_follows() -> None:
     story = Story()
     story.prompt()
-    story.model_wrote = "The answer"
+    story.model_writes("The answer")
     assert types(story.model_fails()) == ["usage.recorded"]
 
 

@@ -17,7 +17,7 @@ from services.runtime.pricing.book import PriceBook
 from services.runtime.web import install_problems
 from services.usage.billing.api import install_billing
 from services.usage.billing.billing import Billing
-from services.usage.billing.catalog import PlanCatalog
+from services.usage.billing.catalog import PlanCatalog, PlanDefinition
 from services.usage.billing.ledger import Ledger, LedgerEvent
 from services.usage.queries import UsageGroup, UsageQuery
 from services.usage.retention import Retention
@@ -25,7 +25,7 @@ from services.usage.store import TooMuchAskedError
 from tests.support.billing import cells_of, plan
 from tests.support.prices import book_of
 
-JAN, FEB = "2026-01", "2026-02"
+JAN, FEB, MAR = "2026-01", "2026-02", "2026-03"
 ALL = SubscriptionSpec(name="all", plan="pro", from_period=JAN)
 COUNTS = dict.fromkeys(
     ("billable_events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"), 0
@@ -44,6 +44,7 @@ class Around:
         self.trouble: Exception | None = None
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.kept_months: int | None = None
+        self.applied: list[PlanDefinition] = [plan(), ALL]
         self._lock = asyncio.Lock()
 
     async def query(self, query: UsageQuery) -> Sequence[UsageGroup]:
@@ -78,7 +79,7 @@ class Around:
         return book_of()
 
     def catalog(self) -> PlanCatalog:
-        return PlanCatalog([plan(), ALL])
+        return PlanCatalog(self.applied)
 
     async def catch_up(self) -> None:
         self.read += 1
@@ -233,10 +234,134 @@ async def test_a_month_whose_usage_is_not_kept_stays_as_it_was_invoiced(
     february = (await finalize(http, FEB)).json()
     assert [(line["period"], line["amount"]) for line in february["lines"]] == [(FEB, "5.00")]
     assert (await finalize(http)).json() == january
-    draft = await http.get("/invoices/draft", params={"period": JAN})
+    draft = await http.get("/invoices/draft", params={"period": JAN, "tenant_id": "other"})
     assert "2026-01 is not kept" in problem(draft, 409, "usage-not-kept")
     note = {"key": "k", "reason": "r"}
     refused = await http.post(f"/invoices/{january['number']}/credit-notes", json=note)
     problem(refused, 409, "usage-not-kept")
     goodwill = await http.post(f"/invoices/{january['number']}/credit-notes", json=note | {"amount": "1"})
     assert goodwill.json()["total"] == "-1.00", goodwill.text
+
+
+async def drafted(http: httpx.AsyncClient, period: str, **parameters: str) -> httpx.Response:
+    return await http.get("/invoices/draft", params={"period": period, **parameters})
+
+
+def lines(response: httpx.Response) -> list[tuple[str, str, str]]:
+    return [(line["period"], line["charge"], line["amount"]) for line in response.json()["lines"]]
+
+
+async def test_what_comes_late_of_a_customer_who_has_left_is_an_invoice_of_adjustments_alone(
+    http: httpx.AsyncClient, around: Around
+) -> None:
+    around.now = datetime(2026, 4, 1, tzinfo=UTC)
+    around.events = {JAN: 2}
+    await finalize(http)
+    around.applied.append(ALL.model_copy(update={"plan": None, "from_period": FEB}))
+    assert "waits" not in problem(await drafted(http, FEB), 409, "no-plan")
+
+    around.events = {JAN: 5, FEB: 7}
+    draft, february = await drafted(http, FEB), await finalize(http, FEB)
+
+    assert lines(draft) == lines(february) == [(JAN, "events", "3.00")]
+    assert {name: february.json()[name] for name in ("number", "total", "currency", "plan")} == {
+        "number": "INV-000002",
+        "total": "3.00",
+        "currency": "EUR",
+        "plan": "pro",
+    }
+    assert (await finalize(http, FEB)).content == february.content
+    around.events[JAN] = 1
+    for refused in (await drafted(http, MAR), await finalize(http, MAR)):
+        assert "; -4.00 EUR of 2026-01 waits: a credit note" in problem(refused, 409, "no-plan")
+    note = await http.post("/invoices/INV-000001/credit-notes", json={"key": "k", "reason": "r"})
+    assert note.json()["total"] == "-4.00"
+
+
+async def test_what_comes_late_of_a_month_in_another_currency_is_an_invoice_in_that_one(
+    http: httpx.AsyncClient, around: Around
+) -> None:
+    around.now = datetime(2026, 4, 1, tzinfo=UTC)
+    around.events = {JAN: 2, FEB: 1, MAR: 1}
+    around.applied = [plan(), plan(currency="USD", from_period=FEB), ALL]
+    await finalize(http)
+    around.events[JAN] = 5
+    early = await finalize(http, MAR, currency="EUR")
+    assert (lines(early), early.json()["currency"]) == ([(JAN, "events", "3.00")], "EUR")
+    around.events[JAN] = 6
+
+    february = await finalize(http, FEB)
+    (waits,) = february.json()["left_over"]
+    euros = await finalize(http, FEB, currency="EUR")
+    march = await finalize(http, MAR)
+
+    assert lines(february) == [(FEB, "events", "1.00")]
+    assert (waits["currency"], waits["amount"], waits["reason"]) == ("EUR", "1.00", "currency")
+    assert (lines(euros), euros.json()["number"]) == ([(JAN, "events", "1.00")], "INV-000004")
+    assert (await finalize(http, FEB, currency="EUR")).content == euros.content
+    assert (await finalize(http, FEB, currency="USD")).content == february.content
+    assert (lines(march), march.json()["left_over"]) == ([(MAR, "events", "1.00")], [])
+    problem(await drafted(http, FEB, currency="EUR"), 409, "already-finalized")
+    around.now = datetime(2026, 5, 1, tzinfo=UTC)
+    problem(await finalize(http, "2026-04", currency="EUR"), 409, "nothing-to-invoice")
+    assert around.ledger_now.periods("default") == [JAN, FEB, MAR]
+
+
+async def test_a_month_whose_plan_has_another_currency_by_now_is_not_invoiced_again(
+    http: httpx.AsyncClient, around: Around
+) -> None:
+    around.events = {JAN: 2}
+    january = await finalize(http)
+    around.applied.append(plan(currency="USD"))
+    assert (await finalize(http)).content == january.content
+    problem(await finalize(http, currency="USD"), 409, "nothing-to-invoice")
+    waits = problem(await finalize(http, FEB, currency="JPY"), 409, "nothing-to-invoice")
+    assert "; 2.00 USD of 2026-01 waits: ask for it with currency USD" in waits
+
+
+async def test_a_subscription_to_a_plan_that_does_not_exist_is_told(http: httpx.AsyncClient, around: Around) -> None:
+    around.applied.append(ALL.model_copy(update={"plan": "prO", "from_period": FEB}))
+    assert "its subscription is to 'prO', and there is no plan" in problem(await drafted(http, FEB), 409, "no-plan")
+    assert (await drafted(http, JAN)).status_code == 200
+
+
+async def test_a_month_that_is_invoiced_has_no_draft(http: httpx.AsyncClient, around: Around) -> None:
+    around.events = {JAN: 2}
+    await finalize(http)
+    around.events[JAN] = 9
+    told = problem(await drafted(http, JAN), 409, "already-finalized")
+    assert "INV-000001 of 2026-01, over 2.00 EUR" in told
+    assert lines(await drafted(http, FEB)) == [(FEB, "events", "0.00"), (JAN, "events", "7.00")]
+
+
+async def test_the_key_of_a_credit_note_with_other_terms_is_refused(http: httpx.AsyncClient, around: Around) -> None:
+    around.events = {JAN: 5}
+    await finalize(http)
+    path, goodwill = "/invoices/INV-000001/credit-notes", {"key": "k", "reason": "r", "amount": "2"}
+    issued = await http.post(path, json=goodwill)
+    assert (await http.post(path, json=goodwill | {"amount": "2.00"})).content == issued.content
+    around.events[JAN] = 1
+    correction = {"key": "c", "reason": "r"}
+    corrected = await http.post(path, json=correction)
+    assert (await http.post(path, json=correction)).content == corrected.content
+    for other in (goodwill | {"amount": "3"}, goodwill | {"reason": "s"}, {"key": "k", "reason": "r"}):
+        assert "CN-000001" in problem(await http.post(path, json=other), 409, "other-terms")
+    problem(await http.post(path, json=correction | {"amount": "3"}), 409, "other-terms")
+    assert len(around.ledger_now.documents("default")) == 3
+
+
+async def test_pages_of_grants_are_as_long_as_is_asked_for(http: httpx.AsyncClient) -> None:
+    for number in range(7):
+        terms = {"grant_id": f"g{number}", "kind": "grant", "currency": "EUR", "amount": "1"}
+        assert (await http.post("/credits", json=terms)).status_code == 200
+    parameters, told = {"limit": "3"}, list[list[str]]()
+    while True:
+        page = (await http.get("/credits", params=parameters)).json()
+        told.append([each["grant"]["grant_id"] for each in page["items"]])
+        if page["next_cursor"] is None:
+            break
+        parameters["cursor"] = page["next_cursor"]
+    assert told == [["g0", "g1", "g2"], ["g3", "g4", "g5"], ["g6"]]
+    assert len((await http.get("/credits")).json()["items"]) == 7
+    problem(await http.get("/credits", params={"cursor": "g9"}), 404, "no-such-grant")
+    problem(await http.get("/credits", params={"limit": "0"}), 422, "invalid-request")

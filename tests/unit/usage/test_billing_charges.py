@@ -16,7 +16,10 @@ quantities = st.integers(0, 10**18)
 units = st.integers(0, 10**15)
 rates = st.decimals(0, 10**9 - 1, places=12)
 pers = st.sampled_from([1, 1000, 1_000_000])
-tiers = st.lists(st.builds(dict, up_to=units, unit_price=rates, flat_fee=rates), max_size=20)
+ends = st.integers(1, 10**15)
+tiers = st.lists(
+    st.builds(dict, up_to=ends, unit_price=rates, flat_fee=rates), max_size=20, unique_by=lambda tier: tier["up_to"]
+)
 beyond = st.builds(dict, unit_price=rates, flat_fee=rates)
 
 

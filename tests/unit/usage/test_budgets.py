@@ -1,8 +1,10 @@
 """Sums of budgets: exact, whatever order usage comes in and however often."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,10 @@ from pydantic import ValidationError
 from schemas.budgets import Account, BudgetSpec, BudgetState, Spender
 from schemas.usage import UsageRecorded
 from services.runtime.budgets import Budgets, state_key
+from services.runtime.kafka import Record
 from services.usage.budgets.ledger import Ledger, warning_id, warning_of
 from services.usage.budgets.periods import earliest_period, reads_from
+from services.usage.budgets.reading import usage_in
 from tests.support.prices import book_of, price
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -65,7 +69,7 @@ def usage(usage_id: str = "1", tokens: int = 10, **fields: object) -> UsageRecor
 
 
 def ledger_of(*specs: BudgetSpec) -> Ledger:
-    return Ledger(Budgets(specs), BOOK, NOON)
+    return Ledger(Budgets(specs), NOON, [(spec, BOOK) for spec in specs])
 
 
 def states(specs: Sequence[BudgetSpec], usages: Sequence[UsageRecorded]) -> dict[str, BudgetState]:
@@ -190,13 +194,68 @@ def test_a_raised_budget_is_open_at_once_and_keeps_its_sum() -> None:
     ledger = ledger_of(budget())
     ledger.add([usage(tokens=100)])
     assert [state.level for state in ledger.take_changed()] == ["exceeded"]
-    assert ledger.takes(Budgets([budget(soft=150, hard=200)]))
+    assert not ledger.follow(Budgets([budget(soft=150, hard=200)]))
     assert [(state.spent, state.level) for state in ledger.take_changed()] == [(100, "ok")]
+    assert ledger.missing(BOOK) == []
 
 
-@pytest.mark.parametrize("specs", [[], [budget(per="day")], [budget(), budget(name="other")], [budget(who="u-1")]])
-def test_another_budget_is_counted_from_the_log(specs: list[BudgetSpec]) -> None:
-    assert not ledger_of(budget()).takes(Budgets(specs))
+@pytest.mark.parametrize("spec", [budget(per="day"), budget(who="u-1"), budget(by="user"), budget(name="other")])
+def test_another_budget_is_counted_from_the_log_and_what_stands_is_not(spec: BudgetSpec) -> None:
+    other = budget(name="stays")
+    ledger = ledger_of(budget(), other)
+    ledger.add([usage(tokens=7)])
+    assert ledger.follow(Budgets([spec, other]))
+    assert ledger.missing(BOOK) == [spec]
+    assert [(state.budget, state.spent) for state in ledger.take_changed()] == [("stays", 7)]
+
+
+def test_other_prices_want_the_budgets_of_money_counted_anew_which_stand_until_then() -> None:
+    dearer = book_of(price(model="small", rates={"input": "5"}))
+    tokens, money = budget(name="tokens"), budget(name="money", unit="cost")
+    ledger = ledger_of(tokens, money)
+    before = usage("1", 1_000_000)
+    ledger.add([before])
+    assert (ledger.missing(BOOK), ledger.missing(dearer)) == ([], [money])
+    coming = ledger.beside(NOON, [money], dearer)
+    coming.add([before])
+    assert {state.budget: state.spent for state in ledger.take_changed()} == {"tokens": 10**6, "money": Decimal("2.5")}
+    ledger.merge(coming)
+    ledger.add([before, usage("2", 1_000_000)])
+    assert {state.budget: state.spent for state in ledger.take_changed()} == {"tokens": 2 * 10**6, "money": 10}
+    assert ledger.missing(dearer) == []
+
+
+def test_a_tenant_that_has_its_own_budget_is_not_counted_in_everybodys_and_comes_back_to_it_from_the_log() -> None:
+    everybodys, own = budget(), budget(tenant_id="acme")
+    ledger = ledger_of(everybodys)
+    ledger.add([usage("1", 3), usage("2", 4, tenant_id="acme")])
+    ledger.follow(Budgets([everybodys, own]))
+    ledger.add([usage("3", 5, tenant_id="acme")])
+    assert [(state.tenant_id, state.spent) for state in ledger.take_changed()] == [("default", 3)]
+    assert ledger.missing(BOOK) == [own]
+    assert ledger.follow(Budgets([everybodys]))
+    assert ledger.missing(BOOK) == [everybodys]
+
+
+@given(BUDGETS, BUDGETS, USAGES, st.data())
+def test_budgets_that_came_one_after_the_other_have_the_sums_of_those_that_were_there_at_once(
+    before: list[BudgetSpec], after: list[BudgetSpec], usages: list[UsageRecorded], data: st.DataObject
+) -> None:
+    """What is missing is counted beside what stands, from the beginning, while usage goes on to both."""
+    split = data.draw(st.integers(0, len(usages)))
+    ledger = ledger_of(*before)
+    ledger.add(usages[:split])
+    ledger.follow(Budgets(after))
+    missing = list(ledger.missing(BOOK))
+    ledger.add(usages[split:])
+    for spec in missing:
+        coming = ledger.beside(NOON, [spec], BOOK)
+        coming.add(usages)
+        ledger.merge(coming)
+    assert ledger.missing(BOOK) == []
+    ledger.add(usages)
+    told = {state_key(each.budget_tenant_id, each.budget, each.account): each for each in ledger.take_changed()}
+    assert told == states(after, usages)
 
 
 def test_a_crossing_is_one_warning_and_another_cap_another() -> None:
@@ -228,3 +287,53 @@ def test_another_currency_is_uncounted_and_not_nothing() -> None:
 def test_a_budget_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         budget(**fields)
+
+
+TEXTS = st.sampled_from(["acme", "default", "u-1", "ü/1", 'u"1', "u\\1"])
+
+
+@given(
+    st.lists(
+        st.builds(lambda who, tenant: (who, tenant), st.none() | TEXTS, st.sampled_from([None, "acme", "default"]))
+    ),
+    st.lists(
+        st.tuples(TEXTS, st.sampled_from([None, "acme"]), st.sampled_from(["raw", "ascii", "escaped"])), max_size=5
+    ),
+)
+def test_records_that_are_left_out_unread_would_not_have_counted(
+    budgets: list[tuple[str | None, str | None]], spenders: list[tuple[str, str | None, str]]
+) -> None:
+    specs = [
+        budget(name=f"b{number}", by="user" if who else "tenant", who=who, tenant_id=tenant)
+        for number, (who, tenant) in enumerate(budgets)
+    ]
+    records = [record_of(number, *spender) for number, spender in enumerate(spenders)]
+    all_read, some_read = ledger_of(*specs), ledger_of(*specs)
+    all_read.add(usage_in(records))
+    texts = some_read.texts()
+    some_read.add(usage_in(records, None if texts is None else [f'"{text}"'.encode() for text in texts]))
+    key = attrgetter("budget", "tenant_id", "period")
+    assert sorted(all_read.take_changed(), key=key) == sorted(some_read.take_changed(), key=key)
+
+
+def record_of(number: int, user: str, tenant: str | None, written: str) -> Record:
+    """Usage on the log, as one of several writers writes it."""
+    fields = usage(str(number)).model_dump(mode="json", exclude_none=True) | {"user_id": user}
+    fields |= {"tenant_id": tenant} if tenant else {}
+    if not tenant:
+        del fields["tenant_id"]
+    text = json.dumps(fields, ensure_ascii=written == "ascii")
+    if written == "escaped":
+        text = text.replace("u", "\\u0075").replace("a", "\\u0061")
+    at = int(NOON.timestamp() * 1000)
+    value = text.encode()
+    return Record("usage", 0, number, at, 0, None, value, None, 0, len(value), ())
+
+
+def test_what_has_to_be_read_is_known_where_every_budget_is_about_one() -> None:
+    mine = budget(name="mine", by="user", who="u-1")
+    assert ledger_of(mine, budget(tenant_id="acme")).texts() == {"u-1", "acme"}
+    for other in (budget(), budget(tenant_id="default"), budget(by="user", tenant_id=None)):
+        assert ledger_of(mine, other).texts() is None
+    acme = usage_in([record_of(1, "u-1", "acme", "raw"), record_of(2, "u-1", None, "raw")], [b'"acme"'])
+    assert [each.usage_id for each in acme] == ["1"]

@@ -201,6 +201,16 @@ async def test_an_unknown_unit_is_refused_with_the_known_ones(http: httpx.AsyncC
         ({"to": "3000-01-01"}, "query.to", "expected a time from 1970 to 2105, got '3000-01-01'"),
         ({"from": "2026-01-02", "to": "2026-01-01"}, "query", "expected from at or before to"),
         ({"compare": "previous", "from": "2026-01-02"}, "query", "expected from and to beside compare"),
+        (
+            {"compare": "previous", "bucket": "month", "from": "2026-01-15", "to": "2026-02-16"},
+            "query",
+            "expected from and to whole months apart beside compare and bucket=month",
+        ),
+        (
+            {"compare": "previous", "bucket": "month", "from": "2026-01-31", "to": "2026-03-31"},
+            "query",
+            "no 29th to 31st",
+        ),
         ({"compare": "year"}, "query.compare", "Input should be 'previous'"),
         ({"format": "csv", "cursor": "MQ"}, "query", "a file has every group, or the first of them by limit"),
         ({"format": "xml"}, "query.format", "Input should be 'json', 'csv' or 'parquet'"),
@@ -361,3 +371,13 @@ async def test_a_question_that_asks_too_much_is_told_what_to_ask_instead(
 async def test_what_is_not_there_is_a_problem_document(http: httpx.AsyncClient) -> None:
     problem(await http.get("/usages"), 404, "not-found")
     problem(await http.post("/usage"), 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize("user", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"])
+async def test_text_from_outside_is_no_formula_in_a_csv(http: httpx.AsyncClient, store: ListStore, user: str) -> None:
+    store.users, store.user = 1, user
+    asked = {"group_by": "user", "format": "csv"}
+    (row,) = csv.DictReader(io.StringIO((await http.get("/usage", params=asked)).text, newline=""))
+    assert (row["user"], row["events"]) == (f"'{user}", "1")
+    parquet = (await http.get("/usage", params=asked | {"format": "parquet"})).content
+    assert pyarrow.parquet.read_table(io.BytesIO(parquet)).column("user").to_pylist() == [user]

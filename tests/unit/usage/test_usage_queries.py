@@ -18,6 +18,7 @@ from services.usage.queries import (
     FILTERS,
     Bucket,
     UsageQuery,
+    months_between,
     parse_dimensions,
     parse_time,
 )
@@ -218,3 +219,30 @@ def test_rows_are_added_up_where_that_is_asked_for_though_sums_would_do() -> Non
     asked = UsageQuery("acme", since=datetime(2026, 1, 1, tzinfo=UTC), until=datetime(2026, 2, 1, tzinfo=UTC))
     assert "usage_days_b AS source" in sql_of(asked)[0]
     assert "usage_events_b AS source FINAL" in sql_of(replace(asked, from_rows=True))[0]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "months"),
+    [
+        ("2025-03-01", "2025-05-01", 2),
+        ("2025-12-15T01:02", "2026-01-15T01:02", 1),
+        ("2025-03-01", "2025-05-02", None),
+        ("2025-03-01", "2025-05-01T00:01", None),
+        ("2025-01-31", "2025-03-31", None),
+    ],
+)
+def test_months_lie_between_times_of_the_same_day(since: str, until: str, months: int | None) -> None:
+    assert months_between(parse_time(since), parse_time(until)) == months
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "first"),
+    [("2025-03-01", "2025-05-01", "2025-01-01"), ("2025-01-15", "2026-01-15", "2024-01-15")],
+)
+def test_the_months_before_are_as_many(since: str, until: str, first: str) -> None:
+    query = UsageQuery("acme", bucket="month", since=parse_time(since), until=parse_time(until), compare=True)
+    statement, parameters = sql_of(query)
+    assert query.first == parameters["since"] == parse_time(first)
+    assert parameters["months"] == query.months
+    assert "addMonths" in statement
+    assert placeholders(statement) <= parameters.keys()
