@@ -35,6 +35,7 @@ class Weights:
     cached: Sequence[float]
     output: Sequence[float]
     reasoning: Sequence[float]
+    images: Sequence[float]
     events: Sequence[float]
 
 
