@@ -36,6 +36,7 @@ class UsageCounts(Model):
     cached_input_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    images: int = 0
     latency_ms_avg: float | None = None
 
 

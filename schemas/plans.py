@@ -49,6 +49,7 @@ Meter = Literal[
     "cached_input_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "images",
 ]
 """What is counted of billable usage. `tokens` are input and output; cached ones are part of the input, reasoning part
 of the output."""
@@ -95,7 +96,7 @@ def _once(values: Iterable[object], what: str) -> None:
 class UsageScope(Model):
     """Which usage; what is left out stands for any."""
 
-    kind: Literal["completion", "embedding", "tool"] | None = None
+    kind: Literal["completion", "embedding", "image", "tool"] | None = None
     provider: str | None = None
     model: str | None = None
     tool: Name | None = None

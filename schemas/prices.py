@@ -27,7 +27,7 @@ Markup = Annotated[
 
 
 class Rates(Model):
-    """What is paid for an event. A part that has tokens and no rate makes the event unpriced; free is a rate of 0.
+    """What is paid for an event. A part that it has, of tokens or images, without a rate makes it unpriced; free is 0.
 
     Token rates are for a million of them. Cached input is part of the input and reasoning part of the output: without a
     rate of their own they are paid as what they are part of.
@@ -39,6 +39,8 @@ class Rates(Model):
     reasoning: Rate | None = None
     call: Rate | None = None
     """For the event itself, whatever its tokens."""
+    image: Rate | None = None
+    """For each image."""
 
 
 class Tier(Model):
@@ -67,7 +69,7 @@ class PriceSpec(Spec, Tariff):
 
     type: Literal["price.applied"] = "price.applied"
     figure: Figure = "cost"
-    kind: Literal["completion", "embedding", "tool"] | None = None
+    kind: Literal["completion", "embedding", "image", "tool"] | None = None
     provider: str | None = None
     model: str | None = None
     tool: Name | None = None

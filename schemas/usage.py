@@ -37,10 +37,12 @@ class UsageRecorded(TokenCounts):
     agent_version: str | None = None
     step: int = 0
     attempt: int = 1
-    kind: Annotated[Literal["completion", "embedding", "tool"], GROWING]
+    kind: Annotated[Literal["completion", "embedding", "image", "tool"], GROWING]
     provider: str | None = None
     model: str | None = None
     tool: Name | None = None
+    images: int = Field(default=0, ge=0)
+    """Those that are paid by their number and not by tokens."""
     latency_ms: int = 0
     first_token_ms: int | None = None
     outcome: Literal["ok", "error", "lost"] = "ok"

@@ -37,6 +37,7 @@ class Weights:
     cached: Sequence[float]
     output: Sequence[float]
     reasoning: Sequence[float]
+    images: Sequence[float]
     events: Sequence[float]
 
 

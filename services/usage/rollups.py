@@ -34,6 +34,7 @@ _DAY_COLUMNS = (
     "billable",
     "team_id",
     "completes_turn",
+    "images",
 )
 
 
@@ -75,7 +76,7 @@ class Rollup:
 SHAPE_SQL = (
     f"if(cached_input_tokens > input_tokens OR reasoning_tokens > output_tokens, {BAD_COUNTS}, "
     "(input_tokens > cached_input_tokens) + 2 * (cached_input_tokens > 0) "
-    "+ 4 * (output_tokens > reasoning_tokens) + 8 * (reasoning_tokens > 0))"
+    "+ 4 * (output_tokens > reasoning_tokens) + 8 * (reasoning_tokens > 0) + 32 * (images > 0))"
 )
 
 CELL_SQL = {

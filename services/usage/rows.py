@@ -30,6 +30,7 @@ _EVENT = {
     "cached_input_tokens": "UInt64",
     "output_tokens": "UInt64",
     "reasoning_tokens": "UInt64",
+    "images": "UInt64",
     "latency_ms": "UInt64",
     "first_token_ms": "Nullable(UInt64)",
     "outcome": "String",
@@ -72,6 +73,7 @@ _MOST = {
         ),
         10**12,
     ),
+    "images": 10**6,
 }
 """Largest value of each number: 18 million of the largest add up within 64 bits."""
 
@@ -106,7 +108,7 @@ def _checked_time(event: UsageRecorded, timestamp_ms: int) -> int:
     """Its microseconds since 1970."""
     bits = event.step | event.attempt | event.input_tokens | event.cached_input_tokens
     bits |= event.output_tokens | event.reasoning_tokens | event.latency_ms | (event.first_token_ms or 0)
-    if bits >> 32:  # one of them is negative, or has more bits: most events are known to be well without a look at each
+    if bits >> 32 or event.images:  # negative, or of more bits: most events are known to be well without a look at each
         _check_numbers(event)
     occurred_at = microseconds(event.occurred_at)
     if not 0 <= occurred_at < _LATEST:

@@ -48,7 +48,7 @@ _CELL_SUMS = {
     "output": "sum(source.output_tokens)",
     "reasoning": "sum(source.reasoning_tokens)",
 }
-_CELL = ", ".join((*CELL_COLUMNS, *CELL_SQL, "events", *_CELL_SUMS))
+_CELL = ", ".join((*CELL_COLUMNS, *CELL_SQL, "events", *_CELL_SUMS, "pictures"))
 
 _CELL_HASH = hash_sql(
     ["kind", "provider", "model", "tool", "toString(toUInt8(billable))"] + [f"toString({name})" for name in CELL_SQL]
@@ -58,6 +58,7 @@ _WEIGHED = {
     "cached": "toFloat64(cached)",
     "output": "toFloat64(output - reasoning)",
     "reasoning": "toFloat64(reasoning)",
+    "images": "toFloat64(pictures)",
     "events": "toFloat64(events)",
 }
 """The counts that an amount is linear in, as they are named in `Weights`."""
@@ -108,7 +109,7 @@ def group_from(query: UsageQuery, row: Mapping[str, Any]) -> UsageGroup:
 
 def cell_from(row: Sequence[Any]) -> Cell:
     """A cell as `sums_sql` answers it."""
-    *names, begins, size, shape, events, input_tokens, cached, output, reasoning = row
+    *names, begins, size, shape, events, input_tokens, cached, output, reasoning, images = row
     kind, provider, model, tool, billable = names
     return Cell(
         kind=kind,
@@ -124,6 +125,7 @@ def cell_from(row: Sequence[Any]) -> Cell:
         cached_input_tokens=cached,
         output_tokens=output,
         reasoning_tokens=reasoning,
+        images=images,
     )
 
 
@@ -185,6 +187,7 @@ def _figures(prefix: str, when: str, per: Sequence[UsageUnit]) -> dict[str, str]
             "cached_sum": total("cached"),
             "output_tokens_sum": total("output"),
             "reasoning_sum": total("reasoning"),
+            "images_sum": total("pictures"),
             "latency_avg": f"{total('latency')} / {total('events')}",
             "cells": f"groupArray{of_period.format(f'({_CELL})')}",
             **{
@@ -226,6 +229,7 @@ def _period_from(row: Mapping[str, Any], prefix: str, per: Sequence[UsageUnit]) 
         cached_input_tokens=row[f"{prefix}cached_sum"],
         output_tokens=row[f"{prefix}output_tokens_sum"],
         reasoning_tokens=row[f"{prefix}reasoning_sum"],
+        images=row[f"{prefix}images_sum"],
         latency_ms_avg=None if math.isnan(average) else average,
         cells=[cell_from(cell) for cell in row[f"{prefix}cells"]],
         units={unit: row[f"{prefix}{unit}s"] for unit in per},
@@ -253,6 +257,7 @@ def _cells_sql(query: UsageQuery, columns: Sequence[str], slot: Slot) -> str:
         "events": f"sum({source.weight})",
         **outcomes,
         **_CELL_SUMS,
+        "pictures": f"sum(source.images * {source.weight})",
         "latency": "sum(source.latency_ms)",
         **states,
         **hashed,

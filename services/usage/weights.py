@@ -49,18 +49,19 @@ def weights_of(cells: Iterable[Cell], figure: Figure, tenant_id: str, book: Pric
         for cell, currency in paid
         if currency == main
     ]
-    columns = list(zip(*rows, strict=True)) or [()] * 6
+    columns = list(zip(*rows, strict=True)) or [()] * 7
     return Weights(*columns)
 
 
-def _probes(cell: Cell) -> tuple[Cell, Cell, Cell, Cell, Cell]:
-    """A million of uncached input, cached input, output without reasoning, reasoning, and of events without tokens."""
-    none = replace(cell, events=0, input_tokens=0, cached_input_tokens=0, output_tokens=0, reasoning_tokens=0)
+def _probes(cell: Cell) -> tuple[Cell, Cell, Cell, Cell, Cell, Cell]:
+    """A million of uncached input, cached input, output without reasoning, reasoning, images, and events alone."""
+    none = replace(cell, events=0, input_tokens=0, cached_input_tokens=0, output_tokens=0, reasoning_tokens=0, images=0)
     return (
         replace(none, input_tokens=MILLION),
         replace(none, input_tokens=MILLION, cached_input_tokens=MILLION),
         replace(none, output_tokens=MILLION),
         replace(none, output_tokens=MILLION, reasoning_tokens=MILLION),
+        replace(none, images=MILLION),
         replace(none, events=MILLION),
     )
 

@@ -44,12 +44,14 @@ class Cell:
     size: int
     """The boundary at or below the input tokens of each event."""
     shape: int
-    """Which parts each event has: 1 uncached input, 2 cached input, 4 output without reasoning, 8 reasoning."""
+    """Which parts each event has: 1 uncached input, 2 cached input, 4 output without reasoning, 8 reasoning,
+    32 images."""
     events: int
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    images: int = 0
 
 
 def cell_of(event: UsageRecorded, boundaries: Boundaries) -> Cell:
@@ -68,6 +70,7 @@ def cell_of(event: UsageRecorded, boundaries: Boundaries) -> Cell:
         cached_input_tokens=event.cached_input_tokens,
         output_tokens=event.output_tokens,
         reasoning_tokens=event.reasoning_tokens,
+        images=event.images,
     )
 
 
@@ -79,4 +82,5 @@ def _shape(event: UsageRecorded) -> int:
         + 2 * (event.cached_input_tokens > 0)
         + 4 * (event.output_tokens > event.reasoning_tokens)
         + 8 * (event.reasoning_tokens > 0)
+        + 32 * (event.images > 0)
     )

@@ -12,7 +12,7 @@ from typing import Literal
 from schemas.prices import Rates, Tariff
 from services.runtime.pricing.cells import BAD_COUNTS, Cell
 
-Part = Literal["input", "cached_input", "output", "reasoning", "call"]
+Part = Literal["input", "cached_input", "output", "reasoning", "image", "call"]
 
 MILLION = Decimal(10**6)
 
@@ -44,6 +44,10 @@ def rate(cell: Cell, tariff: Tariff) -> Mapping[Part, Decimal] | None:
         if of_million is None:
             return None
         parts[part] = EXACT.divide(EXACT.multiply(Decimal(tokens), of_million), MILLION)
+    if cell.images:
+        if rates.image is None:
+            return None
+        parts["image"] = EXACT.multiply(Decimal(cell.images), rates.image)
     if rates.call is not None:
         parts["call"] = EXACT.multiply(Decimal(cell.events), rates.call)
     return parts

@@ -80,3 +80,5 @@ def _count(cell: Cell, meter: Meter) -> int:
             return cell.output_tokens
         case "reasoning_tokens":
             return cell.reasoning_tokens
+        case "images":
+            return cell.images

@@ -58,6 +58,7 @@ async def test_sums_are_those_of_the_events(store: ClickHouseUsageStore, seed: i
             user_id=chance.choice([None, "ann", "bob"]),
             model=chance.choice(["small", "large"]),
             kind=chance.choice(["completion", "tool"]),
+            images=chance.randrange(4),
             input_tokens=chance.randrange(1000),
             cached_input_tokens=chance.randrange(10),
             output_tokens=chance.randrange(100),
@@ -85,6 +86,7 @@ async def test_sums_are_those_of_the_events(store: ClickHouseUsageStore, seed: i
             assert row.cached_input_tokens == sum(event.cached_input_tokens for event in group)
             assert row.output_tokens == sum(event.output_tokens for event in group)
             assert row.reasoning_tokens == sum(event.reasoning_tokens for event in group)
+            assert row.images == sum(event.images for event in group)
             assert row.latency_ms_avg == pytest.approx(sum(event.latency_ms for event in group) / len(group))
         tokens = [row.input_tokens + row.output_tokens for row in rows]
         assert tokens == sorted(tokens, reverse=True)
@@ -106,6 +108,7 @@ async def test_cells_are_those_of_the_events(store: ClickHouseUsageStore, seed: 
             cached_input_tokens=chance.randrange(3),
             output_tokens=chance.randrange(3),
             reasoning_tokens=chance.randrange(3),
+            images=chance.randrange(3),
             occurred_at=chance.choice([EARLIEST, *boundaries.times[1:]]) + timedelta(microseconds=chance.randrange(2)),
         )
         for number in range(1000)
@@ -145,10 +148,10 @@ async def test_the_rows_of_a_month_add_up_to_its_sums(store: ClickHouseUsageStor
 
 def sum_of(cells: Iterable[Cell]) -> dict[tuple[Any, ...], tuple[int, ...]]:
     """The counts of each cell, by what tells it apart."""
-    counts: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 5)
+    counts: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 6)
     for cell in cells:
-        *names, events, given, cached, output, reasoning = astuple(cell)
-        for place, count in enumerate((events, given, cached, output, reasoning)):
+        *names, events, given, cached, output, reasoning, images = astuple(cell)
+        for place, count in enumerate((events, given, cached, output, reasoning, images)):
             counts[tuple(names)][place] += count
     return {names: tuple(each) for names, each in counts.items()}
 
@@ -348,6 +351,7 @@ async def test_groups_come_in_the_order_of_their_cost(store: ClickHouseUsageStor
         price("b", model="large", rates={"input": "7", "output": "40", "call": "0.001"}),
         price("c", kind="tool", rates={"call": "0.003"}, currency="EUR"),
         price("d", figure="price", model="large", markup="-0.9"),
+        price("e", kind="image", model="small", rates={"image": "0.04"}),
     )
     boundaries = book.boundaries("default")
     events = [
@@ -356,10 +360,11 @@ async def test_groups_come_in_the_order_of_their_cost(store: ClickHouseUsageStor
             user_id=f"u-{chance.randrange(30)}",
             provider=chance.choice([None, "p", "ü\x00"]),
             model=chance.choice(["small", "large", "unpriced"]),
-            kind=chance.choice(["completion", "completion", "tool"]),
-            input_tokens=(given := chance.randrange(1000)),
-            cached_input_tokens=chance.randrange(given + 10),
-            output_tokens=(made := chance.randrange(100)),
+            kind=(kind := chance.choice(["completion", "completion", "image", "tool"])),
+            images=chance.randrange(4) if kind == "image" else 0,
+            input_tokens=(given := chance.randrange(1000) if kind != "image" else 0),
+            cached_input_tokens=chance.randrange(given + 10) if kind != "image" else 0,
+            output_tokens=(made := chance.randrange(100) if kind != "image" else 0),
             reasoning_tokens=chance.randrange(made + 1),
             billable=chance.random() < 0.7,
         )

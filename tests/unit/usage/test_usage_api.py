@@ -303,13 +303,13 @@ async def test_an_export_is_a_csv_of_every_group_with_its_money_by_currency(
     assert int(response.headers["content-length"]) == len(response.content)
     header, *lines = response.text.split("\r\n")
     counts = "billable_events,error_events,lost_events,input_tokens,cached_input_tokens,output_tokens,reasoning_tokens"
-    money = "latency_ms_avg,cost_USD,price_USD,unpriced_events,users,cost_USD_per_user,price_USD_per_user"
+    money = "images,latency_ms_avg,cost_USD,price_USD,unpriced_events,users,cost_USD_per_user,price_USD_per_user"
     figures = f"events,{counts},{money}"
     assert header == f"user,{figures},previous_" + figures.replace(",", ",previous_")
     assert lines[:-1] == [
         f"u-{number}"
-        + ",1,0,0,0,0,0,0,0,,0.0000042,0.0000042,0,4,0.00000105,0.00000105"
-        + ",1,0,0,0,0,0,0,0,,0.0000042,0.0000042,0,4,0.00000105,0.00000105"
+        + ",1,0,0,0,0,0,0,0,0,,0.0000042,0.0000042,0,4,0.00000105,0.00000105"
+        + ",1,0,0,0,0,0,0,0,0,,0.0000042,0.0000042,0,4,0.00000105,0.00000105"
         for number in range(7)
     ]
     assert lines[-1] == ""

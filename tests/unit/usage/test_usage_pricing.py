@@ -26,7 +26,7 @@ DAY = timedelta(days=1)
 amounts = st.decimals(0, 10**9 - 1, places=12)
 counts = st.integers(0, 10**12)
 names = st.sampled_from([None, "a", "b"])
-few_rates = st.dictionaries(st.sampled_from([*FULL]), amounts.map(str), min_size=1)
+few_rates = st.dictionaries(st.sampled_from([*FULL, "image"]), amounts.map(str), min_size=1)
 
 
 def event(**fields: Any) -> UsageRecorded:
@@ -69,6 +69,7 @@ def events(draw: st.DrawFn) -> UsageRecorded:
         kind=draw(st.sampled_from(["completion", "tool"])),
         provider=draw(names),
         model=draw(names),
+        images=draw(st.integers(0, 3)),
         billable=draw(st.booleans()),
         occurred_at=START + draw(st.integers(-100, 100)) * timedelta(hours=1),
         **fields,
@@ -78,7 +79,7 @@ def events(draw: st.DrawFn) -> UsageRecorded:
 
 def merged(cells: Iterable[Cell]) -> list[Cell]:
     """Cells as the database adds them up."""
-    summed = ("events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
+    summed = ("events", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "images")
     alike: defaultdict[Cell, list[Cell]] = defaultdict(list)
     for each in cells:
         alike[replace(each, **dict.fromkeys(summed, 0))].append(each)
@@ -183,6 +184,16 @@ def test_a_tool_is_paid_by_the_call() -> None:
     used = replace(cell(kind="tool", tool="search", provider=None, model=None), events=3)
     book = book_of(price(kind="tool", tool="search", rates={"call": "0.01"}))
     assert amounts_of([used], "default", book).cost == {"USD": Decimal("0.03")}
+
+
+def test_an_image_is_paid_by_the_piece_and_without_a_rate_is_unpriced() -> None:
+    used = replace(cell(kind="image", images=2), events=3, images=6)
+    made = price(kind="image", rates={"image": "0.04", "call": "0.001"})
+    assert rate(used, made) == {"image": Decimal("0.24"), "call": Decimal("0.003")}
+    assert rate(used, price(rates=FULL)) is None
+    assert amounts_of([used], "default", book_of(price(rates=FULL))).unpriced_events == 3
+    read = cell(input_tokens=10**6, images=1)
+    assert amount(rate(read, price(rates={"input": "2", "image": "0.5"}))) == Decimal("2.5")
 
 
 def test_the_customer_pays_the_cost_until_a_price_says_otherwise() -> None:

@@ -47,6 +47,7 @@ def test_a_row_has_the_event_its_offset_and_its_block() -> None:
         ("output_tokens", 10**400),
         ("cached_input_tokens", 2**64),
         ("reasoning_tokens", 2**63),
+        ("images", 10**6 + 1),
         ("latency_ms", -1),
         ("first_token_ms", -5),
     ],
