@@ -14,6 +14,8 @@ import tempfile
 import threading
 import time
 from base64 import b64decode
+from email.parser import BytesParser
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -94,6 +96,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
         statement = self._body()
+        if self.headers.get_content_type() == "multipart/form-data":
+            fields = self._form(statement)
+            statement = fields.pop("query").encode()
+            asked |= fields
         if "query" in asked:
             statement = asked["query"].encode() + b"\n" + statement
         user, _, password = (
@@ -119,6 +125,15 @@ class Handler(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         return lz4.frame.decompress(body) if self.headers.get("Content-Encoding") == "lz4" else body
+
+    def _form(self, body: bytes) -> dict[str, str]:
+        """How a client sends parameters that are too long for a URL."""
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        parts = BytesParser(policy=HTTP).parsebytes(head + body).iter_parts()
+        return {
+            str(part.get_param("name", header="content-disposition")): bytes(part.get_payload(decode=True)).decode()
+            for part in parts
+        }
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
