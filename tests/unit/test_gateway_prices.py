@@ -75,7 +75,7 @@ async def test_a_price_is_applied_and_listed_as_it_was_written(http: httpx.Async
     assert written.keys == [f"mine@{version}"]
     (listed,) = (await http.get("/v1/prices")).json()["items"]
     assert {name: listed[name] for name in PRICE} == PRICE | {
-        "rates": {"cached_input": None, "reasoning": None, "call": None, **PRICE["rates"]}
+        "rates": {"cached_input": None, "reasoning": None, "call": None, "image": None, **PRICE["rates"]}
     }
 
 
