@@ -61,6 +61,9 @@ class InvoiceDraft(Bill):
     """The bill as of now, and what is missing from it; what has most events comes first."""
 
     unpriced: list[UnpricedUsage] = NO_ITEMS
+    finalized_as: str | None = None
+    """Number of the invoice that the month has already: then this is what the month comes to by now, by itself, without
+    adjustments of others and without credits."""
 
 
 class BillingDocument(Model):

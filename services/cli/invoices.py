@@ -68,6 +68,8 @@ async def draft(period: str, tenant_id: str) -> None:
     text = await _ask("GET", "/invoices/draft", params={"tenant_id": tenant_id, "period": period})
     bill = InvoiceDraft.model_validate_json(text)
     _print(bill)
+    if bill.finalized_as:
+        console.print(f"{bill.finalized_as} is the invoice of {bill.period}; this is what the month comes to by now")
     for each in bill.left_over:
         amount = f"{format_amount(each.amount)} {each.currency}"
         console.print(f"not in it: {amount} of {each.charge or 'the minimum'} of {each.period} ({each.reason})")

@@ -71,15 +71,27 @@ class Billing:
         self._now = now
 
     async def draft(self, tenant_id: str, period: Period, currency: Currency | None = None) -> InvoiceDraft:
-        """The bill of a period as of now, also before it is over; not of one that is invoiced."""
-        ledger = await self._log.ledger()
+        """The bill of a period as of now, before it is over and after it was invoiced too."""
+        ledger, ends = await self._log.ledger(), await self._progress.positions()
         if there := ledger.invoice(tenant_id, period, currency):
+            return await self._drafted_again(there, ends)
+        return (await self._made(ledger, tenant_id, period, currency, ends)).draft
+
+    async def _drafted_again(self, invoice: Document, ends: Sequence[int]) -> InvoiceDraft:
+        """What the period of an invoice comes to by now, by itself: what changes after it is of a later one."""
+        plan = self._plans.catalog().plan_of(invoice.tenant_id, invoice.period)
+        if plan is None or plan.currency != invoice.currency:
             raise BillingRefusedError(
                 "already-finalized",
-                f"{tenant_id} has the invoice {there.number} of {period}, over {there.total} {there.currency}: what "
-                "changes after it is in the draft of a later month",
+                f"{invoice.tenant_id} has the invoice {invoice.number} of {invoice.period}, over {invoice.total} "
+                f"{invoice.currency}: what changes after it is in the draft of a later month",
             )
-        return (await self._made(ledger, tenant_id, period, currency, await self._progress.positions())).draft
+        book = self._prices.book()
+        used = await self._rows(invoice.tenant_id, invoice.period, book)
+        bill = await asyncio.to_thread(
+            build_bill, plan, used, book, earlier=(), account=Account(invoiced={}), usage_ends=ends
+        )
+        return _Made(bill, unpriced_usage(plan, used, book)).draft.model_copy(update={"finalized_as": invoice.number})
 
     async def finalize(self, asked: FinalizeInvoice) -> Document:
         """The invoice of a period. There is one: whoever asks again, or at the same time, gets that.

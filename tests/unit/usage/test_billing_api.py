@@ -325,12 +325,14 @@ async def test_a_subscription_to_a_plan_that_does_not_exist_is_told(http: httpx.
     assert (await drafted(http, JAN)).status_code == 200
 
 
-async def test_a_month_that_is_invoiced_has_no_draft(http: httpx.AsyncClient, around: Around) -> None:
+async def test_the_draft_of_a_month_that_is_invoiced_says_so(http: httpx.AsyncClient, around: Around) -> None:
     around.events = {JAN: 2}
+    assert (await drafted(http, JAN)).json().get("finalized_as") is None
     await finalize(http)
     around.events[JAN] = 9
-    told = problem(await drafted(http, JAN), 409, "already-finalized")
-    assert "INV-000001 of 2026-01, over 2.00 EUR" in told
+    again = await drafted(http, JAN)
+    assert (again.json()["finalized_as"], lines(again)) == ("INV-000001", [(JAN, "events", "9.00")])
+    assert "The invoice of the month is INV-000001." in (await drafted(http, JAN, form="html")).text
     assert lines(await drafted(http, FEB)) == [(FEB, "events", "0.00"), (JAN, "events", "7.00")]
 
 
