@@ -20,7 +20,7 @@ from services.usage.app import UsageService
 from services.usage.settings import UsageSettings
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.installation import free_ports
-from tests.support.usage_service import START, UsageInstallation, spent, usage_installation
+from tests.support.usage_service import START, UsageInstallation, spent, usage_installation, usage_settings
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
@@ -264,15 +264,7 @@ async def test_a_server_that_is_away_is_waited_for_and_nothing_is_lost(
 async def test_a_start_before_the_topics_are_there_answers_nothing_wrong_and_logs_little(
     kafka: str, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = UsageSettings(
-        _env_file=None,  # pyright: ignore
-        kafka_bootstrap=kafka,
-        topic_prefix=prefix,
-        topic_partitions=4,
-        topic_replication=1,
-        data_dir=tmp_path,
-        http_port=0,
-    )
+    settings = usage_settings(kafka, prefix, tmp_path)
     service = UsageService(settings)
     starting = asyncio.create_task(service.start())
     try:

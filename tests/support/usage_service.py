@@ -111,10 +111,8 @@ class UsageInstallation:
             return document
 
 
-@contextlib.asynccontextmanager
-async def usage_installation(kafka: str, prefix: str, folder: Path) -> AsyncIterator[UsageInstallation]:
-    """Topics are there, no service runs."""
-    settings = UsageSettings(
+def usage_settings(kafka: str, prefix: str, folder: Path) -> UsageSettings:
+    return UsageSettings(
         _env_file=None,  # pyright: ignore
         kafka_bootstrap=kafka,
         topic_prefix=prefix,
@@ -123,6 +121,12 @@ async def usage_installation(kafka: str, prefix: str, folder: Path) -> AsyncIter
         data_dir=folder,
         http_port=0,
     )
+
+
+@contextlib.asynccontextmanager
+async def usage_installation(kafka: str, prefix: str, folder: Path) -> AsyncIterator[UsageInstallation]:
+    """Topics are there, no service runs."""
+    settings = usage_settings(kafka, prefix, folder)
     await apply_topics(KafkaClients(settings, client_id="test"), settings)
     async with Log(kafka, prefix=prefix) as log, aiohttp.ClientSession() as http:
         yield UsageInstallation(settings, log, http)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from schemas.billing import CreditNoteTerms, FinalizeInvoice, InvoiceDraft, UnpricedUsage
 from schemas.invoices import Bill, CreditGranted, CreditTerms
-from schemas.plans import Currency, Period
+from schemas.plans import Currency, Period, PlanSpec
 from services.runtime.pricing.book import PriceBook
 from services.runtime.pricing.cells import Cell
 from services.usage.billing.adjusting import adjusting_head
@@ -88,10 +88,8 @@ class Billing:
             )
         book = self._prices.book()
         used = await self._rows(invoice.tenant_id, invoice.period, book)
-        bill = await asyncio.to_thread(
-            build_bill, plan, used, book, earlier=(), account=Account(invoiced={}), usage_ends=ends
-        )
-        return _Made(bill, unpriced_usage(plan, used, book)).draft.model_copy(update={"finalized_as": invoice.number})
+        made = await _by_plan(plan, used, book, (), Account(invoiced={}), ends)
+        return made.draft.model_copy(update={"finalized_as": invoice.number})
 
     async def finalize(self, asked: FinalizeInvoice) -> Document:
         """The invoice of a period. There is one: whoever asks again, or at the same time, gets that.
@@ -194,8 +192,7 @@ class Billing:
         book = self._prices.book()
         used = await self._rows(tenant_id, period, book)
         earlier = await self._earlier(ledger, tenant_id, period, account)
-        bill = await asyncio.to_thread(build_bill, plan, used, book, earlier=earlier, account=account, usage_ends=ends)
-        return _Made(bill, unpriced_usage(plan, used, book))
+        return await _by_plan(plan, used, book, earlier, account, ends)
 
     async def _earlier(self, ledger: Ledger, tenant_id: str, period: Period, account: Account) -> list[RatedPeriod]:
         before = [each for each in ledger.periods(tenant_id) if each < period and self._keeps(each)]
@@ -278,6 +275,19 @@ class _Made:
     @property
     def draft(self) -> InvoiceDraft:
         return InvoiceDraft(**self.bill.model_dump(), unpriced=list(self.unpriced))
+
+
+async def _by_plan(
+    plan: PlanSpec,
+    used: PeriodUsage,
+    book: PriceBook,
+    earlier: Sequence[RatedPeriod],
+    account: Account,
+    ends: Sequence[int],
+) -> _Made:
+    """The book is the one whose boundaries the cells of the usage have: no other one may rate them."""
+    bill = await asyncio.to_thread(build_bill, plan, used, book, earlier=earlier, account=account, usage_ends=ends)
+    return _Made(bill, unpriced_usage(plan, used, book))
 
 
 def _rated(catalog: PlanCatalog, used: PeriodUsage, book: PriceBook) -> RatedPeriod:
