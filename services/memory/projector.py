@@ -267,7 +267,7 @@ def _message_document(point: str, offset: int, event: MessageAdded, call_ids: Se
     }
     if call_ids:
         fields[CALLS] = call_ids
-    if _only_about_tools(event):
+    if _only_about_tools(event, text):
         fields |= ABOUT_TOOLS
     for name in ("turn_id", "user_id", "agent"):
         if (value := getattr(event, name)) is not None:
@@ -277,10 +277,9 @@ def _message_document(point: str, offset: int, event: MessageAdded, call_ids: Se
 
 def _message_body(offset: int, event: MessageAdded, text: str) -> str:
     """A MessageView as JSON, without making one: that took a tenth of what it takes to project a message."""
-    said = dict.fromkeys(MessageView.model_fields) | dict(zip(SAID_OF_A_MESSAGE, _said_of(event), strict=True))
+    said = {name: value for name, value in zip(SAID_OF_A_MESSAGE, _said_of(event), strict=True) if value is not None}
     said |= {"position": offset, "text": text, "created_at": format_time(event.created_at)}
-    known = {name: value for name, value in said.items() if value is not None}
-    return to_json(known, exclude_none=True, inf_nan_mode="null").decode()
+    return to_json(said, exclude_none=True, inf_nan_mode="null").decode()
 
 
 def _call_document(offset: int, event: MessageAdded, part: ToolCallPart) -> Document:
@@ -310,10 +309,8 @@ def _message_deleted(batch: _Batch, point: str, tenant_id: str) -> None:
         batch.remove(call_point(tenant_id, call_id))
 
 
-def _only_about_tools(event: MessageAdded) -> bool:
-    return event.role == "tool" or (
-        not text_of(event.parts) and any(isinstance(part, ToolCallPart) for part in event.parts)
-    )
+def _only_about_tools(event: MessageAdded, text: str) -> bool:
+    return event.role == "tool" or (not text and any(isinstance(part, ToolCallPart) for part in event.parts))
 
 
 def _range_deleted(batch: _Batch, offset: int, event: MessageDeleted) -> None:

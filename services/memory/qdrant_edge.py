@@ -14,11 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+import structlog
+
 from services.memory import qdrant_optimise
 from services.memory.qdrant_shard import MemoryShard
 from services.memory.qdrant_text import TextVectors
 from services.memory.store import Changes, Document, Find, Hit, Listed, MessageVector, Range, VectorCounts, VectorSpace
 from services.runtime.errors import ConfigurationError, UnavailableError
+
+log = structlog.get_logger(__name__)
 
 POINTER = "current"
 
@@ -69,16 +73,24 @@ class EdgeMemoryStore:
         """A new shard is pointed at when it has all its indexes: a start that is killed leaves no half of one."""
         pointer = self._folder / POINTER
         name = pointer.read_text().strip() if pointer.exists() else None
-        for each in self._folder.iterdir():
-            if each.is_dir() and each.name.startswith("shard") and each.name != name:
-                shutil.rmtree(each, ignore_errors=True)
-        if name is None:
-            name = "shard-1"
-            MemoryShard.create(self._folder / name)
-            self._point_at(name)
+        self._remove_all_but(name)
+        if name is not None:
+            shard = MemoryShard(self._folder / name, self._thread)
+            if shard.load():
+                return shard
+            log.warning("memory_begins_anew", folder=str(shard.folder), reason="an earlier release has written it")
+        name = "shard-1" if name is None else _following(name)
+        MemoryShard.create(self._folder / name)
+        self._point_at(name)
+        self._remove_all_but(name)
         shard = MemoryShard(self._folder / name, self._thread)
         shard.load()
         return shard
+
+    def _remove_all_but(self, name: str | None) -> None:
+        for each in self._folder.iterdir():
+            if each.is_dir() and each.name.startswith("shard") and each.name != name:
+                shutil.rmtree(each, ignore_errors=True)
 
     def _point_at(self, name: str) -> None:
         """The name is on the disk before the rename and the rename before this returns."""
@@ -110,7 +122,7 @@ class EdgeMemoryStore:
     async def begin_build(self) -> MemoryShard:
         await self.clean()
         live = self._opened()
-        build = MemoryShard(self._folder / f"shard-{int(live.folder.name.removeprefix('shard-')) + 1}", self._thread)
+        build = MemoryShard(self._folder / _following(live.folder.name), self._thread)
 
         def create() -> None:
             shutil.rmtree(build.folder, ignore_errors=True)
@@ -227,3 +239,8 @@ class EdgeMemoryStore:
         if self._live is None:
             raise UnavailableError("memory's store is not open")
         return self._live
+
+
+def _following(name: str) -> str:
+    """Of the next shard."""
+    return f"shard-{int(name.removeprefix('shard-')) + 1}"

@@ -184,10 +184,10 @@ class MemoryCollection:
                 with_vectors=[TEXT],
                 limit=limit,
             )
-        hits: list[Hit] = []
+        wanted, hits = frozenset(vector.indices), list[Hit]()
         for point in answer.points:
             stored: Any = point.vector
-            hits.append(Hit(str(point.id), point.score, matched(vector, stored[TEXT])))
+            hits.append(Hit(str(point.id), point.score, matched(wanted, stored[TEXT])))
         return hits
 
     def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:

@@ -25,10 +25,9 @@ class Words(Protocol):
     def indices(self) -> Sequence[int]: ...
 
 
-def matched(query: Words, document: Words) -> float:
+def matched(query: frozenset[int], document: Words) -> float:
     """How many of the words of a query a document has, from 0 to 1."""
-    words = set(query.indices)
-    return len(words.intersection(document.indices)) / len(words)
+    return len(query.intersection(document.indices)) / len(query)
 
 
 class TextVectors:

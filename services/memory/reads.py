@@ -342,7 +342,7 @@ class Reads:
         without_vector = None
         query = request.query or next((each.text for each in turn if each.role == "user"), "")
         if options.search is not None and options.search.limit and query:
-            hits, without_vector = await self._hits(request, options.search, query)
+            hits, without_vector = await self._hits(request, options.search, query, [*turn, *recent.items])
             ranges = [_not_in_hand(request, hit.message, options.search.message_range, recent) for hit in hits]
             around = [
                 self._around(request, hit.message, wanted)
@@ -360,7 +360,7 @@ class Reads:
         )
 
     async def _hits(
-        self, request: ContextRequest, search: SearchOptions, query: str
+        self, request: ContextRequest, search: SearchOptions, query: str, in_hand: Sequence[MessageView]
     ) -> tuple[list[MessageHit], str | None]:
         """What matches, but for the turn's own: what asks is no answer. And why meaning was not asked, if so."""
         threads = [request.thread_id]
@@ -377,9 +377,13 @@ class Reads:
             Asker(request.tenant_id, request.user_id, request.thread_id, request.turn_id),
             least=search.score_threshold,
         )
+        messages = {message_point(each.tenant_id, each.thread_id, each.message_id): each for each in in_hand}
+        others = await self._bodies([each for each in result.found if each.point_id not in messages])
+        messages |= {each.point_id: MessageView.model_validate_json(body) for each, body in others}
         hits = [
-            MessageHit(MessageView.model_validate_json(body), each.score, each.found_by)
-            for each, body in await self._bodies(result.found)
+            MessageHit(messages[each.point_id], each.score, each.found_by)
+            for each in result.found
+            if each.point_id in messages
         ]
         return hits, result.without_vector
 

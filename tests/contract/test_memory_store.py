@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import qdrant_edge
 from qdrant_client import AsyncQdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -336,6 +337,31 @@ async def test_a_document_has_one_of_several_words(store: MemoryStore) -> None:
         find = Find("message", "acme", among={"thread_id": words})
         assert await positions_of(store, find) == positions
         assert sorted(await texts_found(store, find, "plum")) == [str(each) for each in positions]
+
+
+async def test_a_document_has_what_is_required_and_one_of_several_words_of_the_same_field(store: MemoryStore) -> None:
+    await store.write(0, Changes([message(number, "plum", thread_id=f"t-{number}") for number in range(3)]), 3)
+    for words, positions in ((["t-1"], [1]), (["t-2"], []), (["t-0", "t-2"], []), (["t-0", "t-1"], [1]), ([], [])):
+        find = Find("message", "acme", {"thread_id": "t-1"}, among={"thread_id": words})
+        assert await positions_of(store, find) == positions
+        assert await store.count(find) == len(positions)
+
+
+ANY_WORDS = ["a b", "a=b", "kind=thread", "A", "a", "%20", "é", "e\u0301", "\u3000", "\x00", "", "[]", "長" * 200]
+
+
+async def test_a_field_may_hold_any_text(store: MemoryStore) -> None:
+    """Each is found by itself alone, and is read as it was written."""
+    written = [message(number, "plum", user_id=text) for number, text in enumerate(ANY_WORDS)]
+    listed = message(99, "plum", user_id=ANY_WORDS)
+    await store.write(0, Changes([*written, listed, message(100, user_id=[])]), 101)
+    for number, text in enumerate(ANY_WORDS):
+        find = messages(user_id=text)
+        assert await positions_of(store, find) == [number, 99], text
+        assert await positions_of(store, Find("message", "acme", among={"user_id": [text, "nobody"]})) == [number, 99]
+        assert number not in await positions_of(store, Find("message", "acme", without={"user_id": text}))
+    read = {each.fields["position"]: each.fields["user_id"] for each in await store.of_partition(0, after=None, limit=99)}
+    assert read == {**dict(enumerate(ANY_WORDS)), 99: ANY_WORDS, 100: []}
 
 
 async def test_what_a_tenant_writes_moves_no_hit_of_another(store: MemoryStore) -> None:
@@ -724,6 +750,29 @@ async def test_a_folder_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> N
     again = EdgeMemoryStore(tmp_path / "memory")
     await again.open()
     await again.close()
+
+
+async def test_what_an_earlier_release_has_stored_otherwise_is_read_from_the_log_again(tmp_path: Path) -> None:
+    """One that is killed over it finds either the old shard or a new one that is empty."""
+    (tmp_path / "shard-7").mkdir()
+    earlier = qdrant_edge.EdgeShard.create(
+        str(tmp_path / "shard-7"),
+        qdrant_edge.EdgeConfig(sparse_vectors={"text": qdrant_edge.EdgeSparseVectorParams()}, wal_enabled=True),
+    )
+    earlier.update(qdrant_edge.UpdateOperation.create_field_index("kind", qdrant_edge.PayloadSchemaType.Keyword))
+    offset = qdrant_edge.Point(id=0, vector={}, payload={"kind": "offset", "partition": 0, "next_offset": 300})
+    earlier.update(qdrant_edge.UpdateOperation.upsert_points([offset]))
+    earlier.flush()
+    earlier.close()
+    (tmp_path / "current").write_text("shard-7")
+    for known in ({}, {0: 2}):
+        store = EdgeMemoryStore(tmp_path)
+        await store.open()
+        assert await store.positions() == known
+        await store.write(0, Changes([message(1, "figs")]), 2)
+        assert await texts_found(store, messages(), "figs") == ["1"]
+        await store.close()
+    assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == ["shard-8"]
 
 
 async def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:

@@ -162,12 +162,13 @@ PARTS = st.one_of(
         created_at=st.datetimes(timezones=st.just(UTC)),
     )
 )
-def test_what_is_stored_of_a_message_is_its_view_to_the_letter(event: MessageAdded) -> None:
+def test_what_is_stored_of_a_message_is_its_view(event: MessageAdded) -> None:
     documents = Documents()
     documents.batch(41, [event])
     said = {name: getattr(event, name) for name in MessageView.model_fields.keys() & MessageAdded.model_fields.keys()}
     view = MessageView(**said, position=41, text=text_of(event.parts))
-    assert documents.all[message_point("default", "t-1", "m")].body == view.model_dump_json(exclude_none=True)
+    stored = json.loads(documents.all[message_point("default", "t-1", "m")].body)
+    assert stored == json.loads(view.model_dump_json(exclude_none=True))
 
 
 def test_an_id_names_a_message_of_its_thread_alone() -> None:
