@@ -8,6 +8,10 @@ from typing import Any
 
 from services.memory.embeddings import Embedded, TextsRefusedError
 
+AT_ONCE = 500
+"""Characters of a single text, such as a query, that is embedded where it is asked: it takes 0.1 ms, and by way of a
+thread four times as long."""
+
 
 class LocalEmbedder:
     """Embeds on a thread of its own. It shares the interpreter with everything else of the process: 32 texts of 40
@@ -25,7 +29,10 @@ class LocalEmbedder:
         self._loaded: Any = None
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, list(texts))
+        if self._loaded is not None and len(texts) == 1 and len(texts[0]) <= AT_ONCE:
+            vectors = self._embed([*texts])
+        else:
+            vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._embed, [*texts])
         return Embedded(vectors, tokens=None)
 
     def _embed(self, texts: list[str]) -> list[list[float]]:

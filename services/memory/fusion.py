@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.http import FoundBy
-from services.memory.store import Hit
+from services.memory.store import Hit, Point, text_of_point
 
 RANK_CONSTANT = 60
 """The paper's. From 5 to 60 it made no difference to what was measured."""
@@ -28,25 +28,29 @@ LEAST_MATCHED = 0.5
 class Found:
     """A hit, and which rankings have it. The score says what is better within one answer."""
 
-    point_id: str
+    point: Point
     score: float
     found_by: tuple[FoundBy, ...]
+
+    @property
+    def point_id(self) -> str:
+        return text_of_point(self.point)
 
 
 def fused(rankings: Mapping[FoundBy, Sequence[Hit]]) -> list[Found]:
     """Every document of the rankings once, best first. One ranking alone keeps its order and its scores."""
     if len(rankings) == 1:
         [(name, hits)] = rankings.items()
-        return [Found(hit.point_id, hit.score, (name,)) for hit in hits]
-    scores: dict[str, float] = {}
-    names: dict[str, tuple[FoundBy, ...]] = {}
+        return [Found(hit.point, hit.score, (name,)) for hit in hits]
+    scores: dict[Point, float] = {}
+    names: dict[Point, tuple[FoundBy, ...]] = {}
     for name, hits in rankings.items():
         for hit in hits:
-            names[hit.point_id] = (*names.get(hit.point_id, ()), name)
+            names[hit.point] = (*names.get(hit.point, ()), name)
         counting = [hit for hit in hits if hit.matched >= LEAST_MATCHED]
         for rank, hit in enumerate(counting, start=1):
-            scores[hit.point_id] = scores.get(hit.point_id, 0.0) + WEIGHTS[name] / (RANK_CONSTANT + rank)
-    rest = [hit.point_id for hits in rankings.values() for hit in hits if hit.point_id not in scores]
+            scores[hit.point] = scores.get(hit.point, 0.0) + WEIGHTS[name] / (RANK_CONSTANT + rank)
+    rest = [hit.point for hits in rankings.values() for hit in hits if hit.point not in scores]
     for place, point in enumerate(rest, start=len(names) + 1):
         scores[point] = min(WEIGHTS.values()) / (RANK_CONSTANT + place)
     ordered = sorted(scores, key=lambda point: (-scores[point], point))

@@ -1,11 +1,20 @@
 """What the journal is written into: the live store, and one that is built beside it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from services.memory.embeddings import Embeddings
 from services.memory.projector import being_deleted, points_read, project
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.store import Changes, MemoryBuild, MemoryStore, ThreadRemoval, VectorSpace, wants_vector
+from services.memory.store import (
+    Changes,
+    MemoryBuild,
+    MemoryStore,
+    ThreadRemoval,
+    VectorSpace,
+    WrittenVectors,
+    wants_vector,
+)
 from services.runtime.records import ProjectedRecord
 
 REMOVED_AT_ONCE = 1000
@@ -27,8 +36,12 @@ class JournalProjection:
         changes = project(events, existing)
         for removal in changes.removals:
             await self._remove(partition, removal, records[0].offset)
-        await self._store.write(partition, changes, next_offset)
+        await self._store.write(partition, await self._completed(changes), next_offset)
         await self._written(changes)
+
+    async def _completed(self, changes: Changes) -> Changes:
+        """With what is known of the documents from elsewhere."""
+        return changes
 
     async def _remove(self, partition: int, removal: ThreadRemoval, offset: int) -> None:
         """Removes the messages of a long thread in steps, which the thread shows. What is left then is not many.
@@ -71,10 +84,14 @@ class BuildProjection(JournalProjection):
         self._live = live
         self._space = space
 
-    async def _written(self, changes: Changes) -> None:
-        if self._space is not None:
-            messages = [each.point_id for each in changes.upserts if wants_vector(each)]
-            await self._store.put_vectors(self._space, await self._live.vectors(self._space, messages))
+    async def _completed(self, changes: Changes) -> Changes:
+        """With the vectors of messages that say the same in the live store."""
+        if self._space is None:
+            return changes
+        bodies = {each.point_id: each.body for each in changes.upserts if wants_vector(each)}
+        stored = await self._live.vectors(self._space, list(bodies))
+        vectors = {point: each.vector for point, each in stored.items() if each.body == bodies[point]}
+        return replace(changes, vectors=WrittenVectors(self._space, vectors))
 
 
 class JournalBuilds:

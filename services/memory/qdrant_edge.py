@@ -19,7 +19,18 @@ import structlog
 from services.memory import qdrant_optimise
 from services.memory.qdrant_shard import MemoryShard
 from services.memory.qdrant_text import TextVectors
-from services.memory.store import Changes, Document, Find, Hit, Listed, MessageVector, Range, VectorCounts, VectorSpace
+from services.memory.store import (
+    Changes,
+    Document,
+    Find,
+    Hit,
+    Listed,
+    MessageVector,
+    Range,
+    StoredVector,
+    VectorCounts,
+    VectorSpace,
+)
 from services.runtime.errors import ConfigurationError, UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -229,7 +240,7 @@ class EdgeMemoryStore:
     async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
         return await self._opened().without_vector(space, limit)
 
-    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         return await self._opened().vectors(space, point_ids)
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:

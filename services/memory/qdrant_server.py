@@ -31,8 +31,10 @@ from services.memory.store import (
     Listed,
     MessageVector,
     Range,
+    StoredVector,
     VectorCounts,
     VectorSpace,
+    WrittenVectors,
     unchanged,
     wants_vector,
 )
@@ -104,9 +106,12 @@ class MemoryCollection:
         """The cluster has acknowledged the data, then the offset, when this returns."""
         payload = {"kind": OFFSET_KIND, "partition": partition, "next_offset": next_offset}
         offset = models.PointStruct(id=partition, vector={}, payload=payload)
-        points = [self._point(partition, document) for document in changes.upserts]
+        points = [self._point(partition, document, changes.vectors) for document in changes.upserts]
         deletes = models.PointIdsList(points=list(changes.deletes))
         async with self._writing:
+            if changes.vectors is not None and changes.vectors.by_point:
+                with self._calling():
+                    await self._prepare(changes.vectors.space)
             await self._write(points, deletes, changes.delete_all, offset)
 
     async def _write(
@@ -251,17 +256,20 @@ class MemoryCollection:
             )
         return [_document(record) for record in records]
 
-    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         if not point_ids:
-            return []
+            return {}
         with self._calling():
             await self._prepare(space)
-            records = await self._client.retrieve(self._collection, list(point_ids), with_vectors=[space.name])
-        found: list[MessageVector] = []
+            records = await self._client.retrieve(
+                self._collection, list(point_ids), with_payload=["body", EMBEDDING], with_vectors=[space.name]
+            )
+        found: dict[str, StoredVector] = {}
         for record in records:
             vector: Any = record.vector[space.name] if isinstance(record.vector, dict) and record.vector else None
-            if vector is not None and (record.payload or {}).get(EMBEDDING) == space.stored:
-                found.append(MessageVector(_document(record), vector))
+            payload = record.payload or {}
+            if vector is not None and payload.get(EMBEDDING) == space.stored:
+                found[str(record.id)] = StoredVector(payload["body"], vector)
         return found
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
@@ -281,7 +289,7 @@ class MemoryCollection:
         except (ApiException, QdrantException) as error:
             raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {error!r}") from error
 
-    def _point(self, partition: int, document: Document) -> models.PointStruct:
+    def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> models.PointStruct:
         vector: dict[str, Any] = {}
         if document.text:
             sparse = self._text.of_document(document.tenant_id, document.text)
@@ -295,6 +303,9 @@ class MemoryCollection:
         }
         if wants_vector(document):
             payload[EMBEDDING] = PENDING
+            if vectors is not None and (known := vectors.by_point.get(document.point_id)) is not None:
+                vector[vectors.space.name] = list(known)
+                payload[EMBEDDING] = vectors.space.stored
         return models.PointStruct(id=document.point_id, vector=vector, payload=payload)
 
 

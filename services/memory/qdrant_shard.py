@@ -32,8 +32,10 @@ from services.memory.store import (
     Listed,
     MessageVector,
     Range,
+    StoredVector,
     VectorCounts,
     VectorSpace,
+    WrittenVectors,
     unchanged,
     wants_vector,
 )
@@ -136,9 +138,13 @@ class MemoryShard:
             await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         if changes.deletes:
             await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
-        points = [self._point(partition, document) for document in changes.upserts]
-        for start in range(0, len(points), BATCH):
-            await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + BATCH]))
+        vectors, size = changes.vectors, BATCH
+        if vectors is not None and vectors.by_point:
+            space, size = vectors.space, VECTOR_BATCH
+            await self._run(lambda shard: self._prepare(shard, space))
+        points = [self._point(partition, document, vectors) for document in changes.upserts]
+        for start in range(0, len(points), size):
+            await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + size]))
         self._unflushed[partition] = next_offset
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
@@ -200,12 +206,11 @@ class MemoryShard:
         request = qdrant.ScrollRequest(
             limit=limit,
             filter=_condition(find, {order_by: within}),
-            with_payload=[BODY, order_by],
+            with_payload=[BODY],
             order_by=qdrant.OrderBy(order_by, direction),
         )
         records, _ = self._read(lambda shard: shard.scroll(request))
-        payloads = [(record.payload, record) for record in records]
-        return [Listed(payload[BODY], payload[order_by], record) for payload, record in payloads]
+        return [Listed(record.payload[BODY], record.order_value, record) for record in records]
 
     async def count(self, find: Find) -> int:
         return self._read(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
@@ -223,7 +228,7 @@ class MemoryShard:
         )
         points = self._read(lambda shard: shard.query(request))
         wanted = frozenset(vector.indices)
-        return [Hit(str(point.id), point.score, matched(wanted, point.vector[TEXT])) for point in points]
+        return [Hit(point.id.int, point.score, matched(wanted, point.vector[TEXT])) for point in points]
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
@@ -240,7 +245,7 @@ class MemoryShard:
             self._prepare(shard, space)
             return shard.query(request)
 
-        return [Hit(str(point.id), point.score) for point in self._read(query)]
+        return [Hit(point.id.int, point.score) for point in self._read(query)]
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         if self._shard is not None:
@@ -279,18 +284,19 @@ class MemoryShard:
         records, _ = self._read(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
 
-    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         if not point_ids:
-            return []
+            return {}
         await self._run(lambda shard: self._prepare(shard, space))
         records = await self._run(
-            lambda shard: shard.retrieve(list(point_ids), with_payload=True, with_vector=[space.name])
+            lambda shard: shard.retrieve(list(point_ids), with_payload=[BODY, EMBEDDING], with_vector=[space.name])
         )
-        return [
-            MessageVector(_document(record), record.vector[space.name])
-            for record in records
-            if record.payload.get(EMBEDDING) == _state(space.stored)
-        ]
+        payloads = [(record, record.payload) for record in records]
+        return {
+            str(record.id): StoredVector(payload[BODY], record.vector[space.name])
+            for record, payload in payloads
+            if payload.get(EMBEDDING) == _state(space.stored)
+        }
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
         states = await self._states()
@@ -342,11 +348,14 @@ class MemoryShard:
         facet = await self._run(lambda shard: shard.facet(qdrant.FacetRequest(EMBEDDING, limit=MOST_STATES)))
         return {hit.value: hit.count for hit in facet.hits}
 
-    def _point(self, partition: int, document: Document) -> Any:
+    def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> Any:
         vector: Any = {TEXT: self._text.of_document(document.tenant_id, document.text)} if document.text else {}
         payload = payload_of(partition, document)
         if wants_vector(document):
             payload[EMBEDDING] = _state(PENDING)
+            if vectors is not None and (known := vectors.by_point.get(document.point_id)) is not None:
+                vector[vectors.space.name] = list(known)
+                payload[EMBEDDING] = _state(vectors.space.stored)
         return qdrant.Point(id=document.point_id, vector=vector, payload=payload)
 
     async def _update(self, operation: Any) -> None:

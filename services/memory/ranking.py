@@ -18,4 +18,4 @@ async def best(ask: Callable[[int], Awaitable[Sequence[Hit]]], limit: int) -> li
     while len(hits) == asked < MOST_ASKED and hits[-1].score == hits[limit - 1].score:
         asked = min(4 * asked, MOST_ASKED)
         hits = await ask(asked)
-    return sorted(hits, key=lambda hit: (-hit.score, hit.point_id))[:limit]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.point))[:limit]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
+from uuid import UUID
 
 Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
@@ -99,6 +100,21 @@ class MessageVector:
     vector: Sequence[float] | None
 
 
+class StoredVector(NamedTuple):
+    """The vector of a message, and what the message says."""
+
+    body: str
+    vector: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenVectors:
+    """Vectors of one space that messages are written with, by point."""
+
+    space: VectorSpace
+    by_point: Mapping[str, Sequence[float]]
+
+
 def unchanged(
     vectors: Sequence[MessageVector], bodies: Mapping[str, str | None]
 ) -> tuple[dict[str, list[float]], list[str]]:
@@ -189,15 +205,29 @@ class Listed(NamedTuple):
         return str(self.record.id)
 
 
+Point = int | str
+"""The id of a document as an engine has it: the number of its UUID, or its text. Of many that are found few are asked
+for their text, which takes as long to make as all else of a hit."""
+
+
+def text_of_point(point: Point) -> str:
+    """As `point_id` makes it."""
+    return point if isinstance(point, str) else str(UUID(int=point))
+
+
 class Hit(NamedTuple):
     """What a search has found; of many hits few are wanted, whose bodies are asked for then.
 
     `matched`: how many of the words that were looked for it has, from 0 to 1; where none were looked for, 1.
     """
 
-    point_id: str
+    point: Point
     score: float
     matched: float = 1.0
+
+    @property
+    def point_id(self) -> str:
+        return text_of_point(self.point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +248,8 @@ class Changes:
     delete_all: Sequence[Find] = ()
     removals: Sequence[ThreadRemoval] = ()
     """Threads of which `delete_all` takes the messages: where these are many, somebody may want to see how it goes."""
+    vectors: WrittenVectors | None = None
+    """Of those among the upserts that have one already. The others wait for theirs."""
 
 
 class MemoryBuild(Protocol):
@@ -321,8 +353,8 @@ class MemoryStore(MemoryBuild, Protocol):
         message itself, so that nothing is forgotten whatever is killed."""
         ...
 
-    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Sequence[MessageVector]:
-        """Those of the messages that have a vector of the space."""
+    async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
+        """By point, those of the messages that have a vector of the space."""
         ...
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:

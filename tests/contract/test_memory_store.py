@@ -360,7 +360,9 @@ async def test_a_field_may_hold_any_text(store: MemoryStore) -> None:
         assert await positions_of(store, find) == [number, 99], text
         assert await positions_of(store, Find("message", "acme", among={"user_id": [text, "nobody"]})) == [number, 99]
         assert number not in await positions_of(store, Find("message", "acme", without={"user_id": text}))
-    read = {each.fields["position"]: each.fields["user_id"] for each in await store.of_partition(0, after=None, limit=99)}
+    read = {
+        each.fields["position"]: each.fields["user_id"] for each in await store.of_partition(0, after=None, limit=99)
+    }
     assert read == {**dict(enumerate(ANY_WORDS)), 99: ANY_WORDS, 100: []}
 
 

@@ -18,6 +18,7 @@ from services.memory.store import (
     MessageVector,
     VectorCounts,
     VectorSpace,
+    WrittenVectors,
     point_id,
 )
 from services.runtime.errors import UnavailableError
@@ -125,7 +126,7 @@ async def test_writing_a_message_again_takes_its_vector(store: MemoryStore) -> N
     await store.write(0, Changes([written]), 2)
     assert await near(store, NORTH) == []
     assert await waiting(store) == [1]
-    assert await store.vectors(SPACE, [written.point_id]) == []
+    assert await store.vectors(SPACE, [written.point_id]) == {}
 
 
 async def test_a_message_without_a_vector_to_be_had_does_not_wait(store: MemoryStore) -> None:
@@ -152,12 +153,24 @@ async def test_vectors_are_read_of_those_that_have_one(store: MemoryStore) -> No
     first, second = message(1, "one"), message(2, "two")
     await store.write(0, Changes([first, second]), 3)
     await put(store, SPACE, (first, NORTH))
-    (found,) = await store.vectors(SPACE, [first.point_id, second.point_id, message(3).point_id])
-    assert found.message.body == first.body
-    assert found.vector is not None
-    assert list(found.vector) == pytest.approx(NORTH)
-    assert await store.vectors(SPACE, []) == []
-    assert await store.vectors(OTHER, [first.point_id]) == []
+    found = await store.vectors(SPACE, [first.point_id, second.point_id, message(3).point_id])
+    assert set(found) == {first.point_id}
+    assert found[first.point_id].body == first.body
+    assert list(found[first.point_id].vector) == pytest.approx(NORTH)
+    assert await store.vectors(SPACE, []) == {}
+    assert await store.vectors(OTHER, [first.point_id]) == {}
+
+
+async def test_a_message_may_be_written_with_its_vector(store: MemoryStore) -> None:
+    documents = [message(each, f"number {each}") for each in range(200)]
+    known = {each.point_id: NORTH for each in documents[:150]} | {message(999).point_id: EAST}
+    await store.write(0, Changes([*documents, message(200)], vectors=WrittenVectors(SPACE, known)), 201)
+    assert await store.vector_counts(SPACE) == VectorCounts(waiting=50, stored=150)
+    assert sorted(await waiting(store)) == list(range(150, 200))
+    assert len(await store.search_vector(messages(), SPACE, NORTH, 500, least=0.9)) == 150
+    assert set(await texts_found(store, messages(), "number", 500)) == {str(each) for each in range(200)}
+    await store.write(0, Changes([documents[0]], vectors=WrittenVectors(OTHER, {})), 202)
+    assert await store.vector_counts(SPACE) == VectorCounts(waiting=51, stored=149)
 
 
 async def test_a_search_by_meaning_keeps_to_its_filter_and_its_tenant(store: MemoryStore) -> None:
@@ -188,8 +201,7 @@ async def test_a_build_has_vectors_of_its_own(store: MemoryStore) -> None:
     await store.write(0, Changes([old]), 2)
     await put(store, SPACE, (old, NORTH))
     build = await store.begin_build()
-    await build.write(0, Changes([old, new]), 3)
-    await build.put_vectors(SPACE, await store.vectors(SPACE, [old.point_id, new.point_id]))
+    await build.write(0, Changes([old, new], vectors=WrittenVectors(SPACE, {old.point_id: NORTH})), 3)
     await store.switch()
     assert await near(store, NORTH) == [1]
     assert await waiting(store) == [2]
@@ -244,9 +256,11 @@ async def test_a_process_that_is_killed_leaves_each_message_with_its_vector_or_w
     await store.open()
     there = await positions_of(store, messages())
     left = await waiting(store, limit=100_000)
-    with_vector = await store.vectors(SPACE, [message(each).point_id for each in there])
+    documents = await store.get([message(each).point_id for each in there])
+    with_vector = await store.vectors(SPACE, [each.point_id for each in documents])
     await store.close()
-    assert sorted([*left, *(each.message.fields["position"] for each in with_vector)]) == there
+    embedded = [each.fields["position"] for each in documents if each.point_id in with_vector]
+    assert sorted([*left, *embedded]) == there
     assert len(with_vector) >= stored, "a vector that was acknowledged outlives the process"
 
 

@@ -266,3 +266,16 @@ async def test_a_rebuild_takes_the_vectors_along_and_embeds_nothing_twice(fillin
     await filling.fill_all()
     assert await filling.near("automobile") == ["m-1"]
     assert len(filling.embedder.asked) == asked
+
+
+async def test_a_rebuild_takes_no_vector_of_a_text_that_the_log_does_not_have(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car", tenant_id="acme"))
+    await filling.fill_all()
+    store = filling.told.store
+    build = BuildProjection(await store.begin_build(), store, SPACE)
+    event = added("m-1", "dog", tenant_id="acme")
+    await build.apply(0, [ProjectedRecord(0, 0, event.thread_id, event)], 1)
+    await store.switch()
+    assert (await store.vector_counts(SPACE)).stored == 0
+    await filling.fill_all()
+    assert await filling.near("automobile") == []
