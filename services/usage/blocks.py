@@ -31,7 +31,7 @@ ARRIVALS = "usage_arrivals"
 """Ids of the block in hand, in memory: comparing with them takes a third of the time of ids in a statement's text. The
 node that has them gives them to the other shards, if there are any."""
 
-TABLES = ("usage_events", "usage_minutes", "usage_days", "usage_conflicts")
+TABLES = ("usage_events", "usage_minutes", "usage_hours", "usage_days", "usage_conflicts")
 
 
 @dataclass(frozen=True, slots=True)

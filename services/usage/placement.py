@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TIMES = {"usage_events": "occurred_at", "usage_minutes": "starts", "usage_days": "starts"}
+TIMES = {"usage_events": "occurred_at", "usage_minutes": "starts", "usage_hours": "starts", "usage_days": "starts"}
 """The tables that grow with time, and what time a row is of."""
 
 _DDL = re.compile(

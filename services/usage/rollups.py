@@ -1,6 +1,7 @@
 """The tables that usage is summed up in as it arrives, and which of them can answer a query to the digit. Pure.
 
-Materialized views fill them: `usage_minutes` by every column but the turn, `usage_days` without the thread too.
+Materialized views fill them: `usage_minutes` by every column but the turn, `usage_hours` and `usage_days` without the
+thread too.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,14 +15,14 @@ from services.runtime.pricing.cells import BAD_COUNTS, Boundaries
 Slot = Literal["a", "b"]
 """There are two sets of tables: one is live, and the other one is filled while usage is rebuilt."""
 
-TableName = Literal["usage_events", "usage_minutes", "usage_days"]
+TableName = Literal["usage_events", "usage_minutes", "usage_hours", "usage_days"]
 
 SUMMED = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "latency_ms")
 
 SIZES = (0, 32001, 100001, 128001, 200000, 200001, 256001, 272001, 512001, 524289)
 """Sizes of the input that a rollup tells apart: where packaged prices have tiers. The views say the same."""
 
-_DAY_COLUMNS = (
+_COLUMNS = (
     "tenant_id",
     "user_id",
     "agent",
@@ -96,14 +97,17 @@ _ROLLUP_CELLS = {
 
 MINUTES = Rollup(
     Source("usage_minutes", "starts", "source.events", _ROLLUP_CELLS),
-    (*_DAY_COLUMNS, "thread_id"),
+    (*_COLUMNS, "thread_id"),
     timedelta(minutes=1),
     "toStartOfMinute",
 )
-DAYS = Rollup(
-    Source("usage_days", "starts", "source.events", _ROLLUP_CELLS), _DAY_COLUMNS, timedelta(days=1), "toStartOfDay"
+HOURS = Rollup(
+    Source("usage_hours", "starts", "source.events", _ROLLUP_CELLS), _COLUMNS, timedelta(hours=1), "toStartOfHour"
 )
-ROLLUPS = (DAYS, MINUTES)
+DAYS = Rollup(
+    Source("usage_days", "starts", "source.events", _ROLLUP_CELLS), _COLUMNS, timedelta(days=1), "toStartOfDay"
+)
+ROLLUPS = (DAYS, HOURS, MINUTES)
 """The coarsest first."""
 
 

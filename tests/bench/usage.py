@@ -100,7 +100,7 @@ def _fill(folder: Path) -> list[Figure]:
         began = time.perf_counter()
         fill(client, FILLED, **FILL)
         figures = [Figure(f"{FILLED:,} rows made, and their sums", time.perf_counter() - began, "s")]
-        for table in ("usage_events_a", "usage_minutes_a", "usage_days_a"):
+        for table in ("usage_events_a", "usage_minutes_a", "usage_hours_a", "usage_days_a"):
             client.command(f"OPTIMIZE TABLE {table} FINAL")
             ((rows, size),) = client.query(
                 f"SELECT sum(rows), sum(bytes_on_disk) FROM system.parts WHERE active AND table = '{table}'"

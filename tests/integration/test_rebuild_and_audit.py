@@ -360,7 +360,7 @@ async def test_a_usage_that_was_tampered_with_is_found_out_and_mended(projected:
         ("unexpected", "usage x"),
         *(
             ("unbalanced", f"{table} 2026-01-{day} 00:00:00")
-            for table in ("usage_minutes", "usage_days")
+            for table in ("usage_minutes", "usage_hours", "usage_days")
             for day in ("09", "10")
         ),
     }

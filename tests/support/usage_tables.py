@@ -24,9 +24,10 @@ START = datetime(2026, 1, 31, 23, 30, tzinfo=UTC)
 EXACT_AND_SUMMED: list[dict[str, Any]] = [
     {"since": datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)},
     {"since": datetime(1970, 1, 1, 0, 1, tzinfo=UTC)},
+    {"since": datetime(1970, 1, 1, 1, 0, tzinfo=UTC)},
     {},
 ]
-"""Questions about everything that the rows answer, the sums of minutes, and those of days."""
+"""Questions about everything that the rows answer, the sums of minutes, those of hours, and those of days."""
 
 CHILD = """
 import asyncio, json, signal, sys

@@ -101,7 +101,7 @@ async def test_a_column_that_is_not_there_would_be_found(filled: Any) -> None:
 async def test_the_views_show_the_live_tables_alone(filled: Any) -> None:
     for view, count in (("usage_events", 4), ("usage_conflicts", 1)):
         assert filled.query(f"SELECT count() FROM {view}").result_rows == [(count,)]
-    for view in ("usage_minutes", "usage_days"):
+    for view in ("usage_minutes", "usage_hours", "usage_days"):
         assert filled.query(f"SELECT sum(events), min(toUnixTimestamp(starts)) > 0 FROM {view}").result_rows == [(4, 1)]
         live = filled.query(f"DESCRIBE TABLE {view}_b").result_rows
         assert [row[0] for row in filled.query(f"DESCRIBE TABLE {view}").result_rows] == [row[0] for row in live]

@@ -33,12 +33,12 @@ async def test_rows_of_the_first_release_are_taken_over_and_read_on_at_their_las
         store = place.store()
         await store.open()
         assert (await store.unsettled(), await store.positions()) == (None, {2: 4})
-        assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [6, 6, 6]
+        assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [6, 6, 6, 6]
         await store.close()
     store = place.store()
     await store.open()
     await store.insert(block(*events[4:], partition=2, first=4))
-    assert [(await total(store, **each)).input_tokens for each in EXACT_AND_SUMMED] == [36, 36, 36]
+    assert [(await total(store, **each)).input_tokens for each in EXACT_AND_SUMMED] == [36, 36, 36, 36]
     assert (await store.positions(), await store.conflicts(limit=1), await store.imbalances(limit=1)) == (
         {2: 9},
         [],
@@ -61,23 +61,23 @@ async def test_a_migration_that_was_killed_in_the_middle_begins_again(place: Pla
         client.insert("schema_version", [[1]], column_names=["version"])
     store = place.store()
     await store.open()
-    assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [1, 1, 1]
+    assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [1, 1, 1, 1]
     assert await store.imbalances(limit=1) == []
     await store.close()
 
 
-@pytest.mark.parametrize("half_there", [False, True])
+@pytest.mark.parametrize("half_there", [None, "usage_days_a", "usage_minutes_a"])
 @pytest.mark.parametrize("version", range(FIRST_WITH_NUMBERS, len(migrations())))
 async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_counts_once(
-    place: Place, version: int, half_there: bool
+    place: Place, version: int, half_there: str | None
 ) -> None:
     """The sums know a block by the view that brings it: one that a migration has changed would count it twice.
 
-    Half there is a block that a kill has left without its sums of days; made by hand, while that view is away.
+    Half there is a block that a kill has left without its sums of days, or of minutes; made by hand, while that view is away.
     """
     events = [spent(number, input_tokens=number, occurred_at=START + timedelta(minutes=number)) for number in range(9)]
     made = [statement for _, text in migrations()[:version] for statement in statements(text)]
-    view = [text for text in made if text.startswith("CREATE MATERIALIZED VIEW IF NOT EXISTS usage_days_a_view ")]
+    view = [text for text in made if text.startswith(f"CREATE MATERIALIZED VIEW IF NOT EXISTS {half_there}_view ")]
     place.folder.mkdir(parents=True)
     with place.client() as client:
         place.run(client, [*made, VERSIONS])
@@ -86,7 +86,7 @@ async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_co
         columns = [name for name in SENT_AS if name in there]
         for number, (first, last) in enumerate(((0, 4), (5, 8)), 1):
             if number == 2 and half_there:
-                place.run(client, ["DROP TABLE usage_days_a_view SYNC"])
+                place.run(client, [f"DROP TABLE {half_there}_view SYNC"])
             values = columns_of(Bounds(0, first, last), number, block(*events).rows[first : last + 1])
             named = dict(zip(SENT_AS, values, strict=True))
             settings = INSERT_SETTINGS | {"insert_deduplication_token": f"1-0-{first}-{last}"}
@@ -107,7 +107,7 @@ async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_co
         first = (await store.positions())[0] if bounds is None else bounds.first
         assert first == 5
         await store.insert(block(*events[5:], first=5))
-        assert [(await total(store, **each)).input_tokens for each in EXACT_AND_SUMMED] == [36, 36, 36]
+        assert [(await total(store, **each)).input_tokens for each in EXACT_AND_SUMMED] == [36, 36, 36, 36]
         assert await store.imbalances(limit=1) == []
         await store.close()
     store = place.store()
@@ -119,6 +119,32 @@ async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_co
             (None, 9, 0),
             ("blue", 1, 1),
         ]
+    assert await store.imbalances(limit=1) == []
+    await store.close()
+
+
+async def test_the_hours_are_made_once_however_often_their_migration_begins(place: Place) -> None:
+    """A kill between its last statement and the record of it: all of it is there, and is made again."""
+    before, (_, hours) = migrations()[:6], migrations()[6]
+    assert "CREATE TABLE IF NOT EXISTS usage_hours_{slot}" in hours
+    times = [START + timedelta(minutes=20 * number) for number in range(9)]
+    events = [spent(number, input_tokens=number, occurred_at=at) for number, at in enumerate(times)]
+    place.folder.mkdir(parents=True)
+    with place.client() as client:
+        place.run(client, [*(each for _, text in before for each in statements(text)), VERSIONS])
+        client.insert("schema_version", [[number] for number, _ in before], column_names=["version"])
+        client.insert(
+            "usage_events_a",
+            columns_of(Bounds(0, 0, len(events) - 1), 1, block(*events).rows),
+            column_names=[*SENT_AS],
+            column_oriented=True,
+            settings=INSERT_SETTINGS | {"insert_deduplication_token": f"1-0-0-{len(events) - 1}"},
+        )
+        for _ in range(2):
+            place.run(client, statements(hours))
+    store = place.store()
+    await store.open()
+    assert [(await total(store, **each)).events for each in EXACT_AND_SUMMED] == [9, 9, 9, 9]
     assert await store.imbalances(limit=1) == []
     await store.close()
 

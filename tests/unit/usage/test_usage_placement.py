@@ -42,7 +42,7 @@ def test_on_a_cluster_every_table_is_made_on_every_node_and_replicated(statement
 @pytest.mark.parametrize("statement", ALL, ids=lambda statement: statement.split("\n")[0][:60])
 def test_on_shards_a_node_has_its_own_part_and_a_table_that_asks_all(statement: str) -> None:
     made, *asking = SHARDED.placed(statement)
-    named = re.match(r".*?\b(usage_(?:events|minutes|days)_[ab])\b(?!_)", statement, re.DOTALL)
+    named = re.match(r".*?\b(usage_(?:events|minutes|hours|days)_[ab])\b(?!_)", statement, re.DOTALL)
     if statement.startswith(("INSERT", "CREATE OR REPLACE VIEW")):
         assert [made, *asking] == CLUSTER.placed(statement), "what is written and asked is of all shards"
     elif named is None:
@@ -50,7 +50,7 @@ def test_on_shards_a_node_has_its_own_part_and_a_table_that_asks_all(statement: 
         assert "_local" not in made
         assert ("{shard}-{replica}" in made) == ("MergeTree" in statement), "every node has all of it"
     else:
-        assert not re.search(r"\busage_(events|minutes|days)_[ab]\b", made)
+        assert not re.search(r"\busage_(events|minutes|hours|days)_[ab]\b", made)
         assert "{replica}" not in made, "by default a path is of one shard"
         key = ", cityHash64(tenant_id, usage_id)" if named[1].startswith("usage_events") else ""
         changes_columns = statement.startswith("CREATE TABLE") or " COLUMN " in statement
