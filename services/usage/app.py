@@ -29,6 +29,7 @@ from services.usage.budgets.loop import BudgetLoop
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.opening import Gate, Opening
 from services.usage.placement import Placement
+from services.usage.rates_loop import RatesLoop
 from services.usage.retention import Retention, RetentionLoop
 from services.usage.rows import row_of
 from services.usage.settings import UsageSettings
@@ -137,6 +138,7 @@ class UsageService:
             retention=retention,
         )
         self._retention = RetentionLoop(self._store, retention)
+        self._rates = RatesLoop(self._store, self._prices.book)
         self._opening = Opening(
             clients,
             settings,
@@ -163,6 +165,7 @@ class UsageService:
                 self._projection.start,
                 self._broker.start,
                 self._retention.start,
+                self._rates.start,
             ],
         )
 
@@ -184,6 +187,7 @@ class UsageService:
         await self._connections.stop()
         await self._server.stop()
         await self._retention.stop()
+        await self._rates.stop()
         await self._rebuild.stop()
         await self._broker.stop()
         await self._projection.stop()
@@ -200,6 +204,7 @@ class UsageService:
             "connections": self._connections.health(),
             "projection": self._projection.health(),
             "budgets": self._budgets.health(),
+            "rates": self._rates.health(),
         }
 
     def _awaited(self, path: str) -> str | None:

@@ -5,7 +5,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from services.usage.migrate import migrate, place
 from services.usage.placement import Placement
 from services.usage.quality_sql import quality_from, quality_parameters, quality_sql
 from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
+from services.usage.rates_table import Line, RatedCell, cells_in, write_rates
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.retention import purge
 from services.usage.rollups import RAW, Slot
@@ -70,6 +71,7 @@ class ClickHouseUsageStore:
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
         self._exporting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-export")
+        self._rating = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-rates")
         self._live = BlockWriter("a", 1)
         self._built: BlockWriter | None = None
         self._writer: Any = None
@@ -92,6 +94,7 @@ class ClickHouseUsageStore:
                 await self._run(pool, client.close)
             pool.shutdown()
         self._exporting.shutdown()
+        self._rating.shutdown()
         self._reader = self._writer = None
         if self._lock is not None:
             self._lock.close()
@@ -140,6 +143,29 @@ class ClickHouseUsageStore:
             return await self._run(self._writing, drop)
         except ClickHouseError as error:
             raise UnavailableError(f"ClickHouse at {self._name} does not drop a month: {_first_line(error)}") from error
+
+    async def rated_cells(self, own: Collection[str]) -> Sequence[RatedCell]:
+        live = self._live
+        cells = await self._on_rates(lambda client: cells_in(client, live.slot, own))
+        if self._live is not live:
+            raise UnavailableError("usage was rebuilt while its cells were looked at")
+        return cells
+
+    async def write_rates(self, lines: Sequence[Line]) -> bool:
+        return await self._on_rates(lambda client: write_rates(client, lines, self._placement))
+
+    async def _on_rates(self, call: Callable[[Any], R]) -> R:
+        """On a client and a thread of its own: it may take long, and nothing waits for it."""
+        _opened(self._reader)
+
+        def called() -> R:
+            with self._connect() as client:
+                return call(client)
+
+        try:
+            return await self._run(self._rating, called)
+        except ClickHouseError as error:
+            raise UnavailableError(f"ClickHouse at {self._name} takes no rates: {_first_line(error)}") from error
 
     async def digests(self, ends: Sequence[int], kept_from: datetime = EARLIEST) -> Sequence[UsageDigest]:
         result = await self._read(digests_sql, {"ends": list(ends), "kept_from": kept_from})

@@ -1,6 +1,6 @@
 """The port to ClickHouse."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from services.runtime.errors import TurnlogError
 from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
+from services.usage.rates_table import Line, RatedCell
 
 
 class TooMuchAskedError(TurnlogError):
@@ -117,6 +118,18 @@ class UsageStore(UsageBuild, Protocol):
 
         One that `positions` rests on stays until a partition has usage of another month. Nothing is inserted meanwhile.
         """
+        ...
+
+    async def rated_cells(self, own: Collection[str]) -> Sequence[RatedCell]:
+        """What prices can't tell apart, of all usage; beside questions, which it holds up no more than others do.
+
+        Args:
+            own: the tenants that have prices of their own.
+        """
+        ...
+
+    async def write_rates(self, lines: Sequence[Line]) -> bool:
+        """Makes these the rates that dashboards find, all at once, and returns whether they are others than before."""
         ...
 
     async def digests(self, ends: Sequence[int], kept_from: datetime = EARLIEST) -> Sequence[UsageDigest]:

@@ -51,6 +51,10 @@ class PriceBook:
             self._boundaries[tenant_id] = found
         return found
 
+    def tenants(self) -> frozenset[str]:
+        """Who has prices of its own; the prices of all the others are the same."""
+        return frozenset(tenant for _, tenant, *_ in self._scopes if tenant is not None)
+
     def currencies(self, tenant_id: str) -> frozenset[str]:
         """What a tenant's amounts may be in, that of the defaults among them."""
         return frozenset({DEFAULT_CURRENCY, *(spec.currency for spec in self._specs_of(tenant_id))})

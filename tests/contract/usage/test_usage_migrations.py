@@ -73,7 +73,8 @@ async def test_what_an_earlier_version_has_stored_is_there_and_its_last_block_co
 ) -> None:
     """The sums know a block by the view that brings it: one that a migration has changed would count it twice.
 
-    Half there is a block that a kill has left without its sums of days, or of minutes; made by hand, while that view is away.
+    Half there is a block that a kill has left without its sums of days, or of minutes; made by hand, while that view
+    is away.
     """
     events = [spent(number, input_tokens=number, occurred_at=START + timedelta(minutes=number)) for number in range(9)]
     made = [statement for _, text in migrations()[:version] for statement in statements(text)]

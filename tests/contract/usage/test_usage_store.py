@@ -415,7 +415,11 @@ async def test_sums_of_a_month_that_is_not_looked_at_are_no_imbalance(place: Pla
     store = place.store()
     await store.open()
     try:
-        assert {each.table for each in await store.imbalances(limit=10)} == {"usage_days", "usage_hours", "usage_minutes"}
+        assert {each.table for each in await store.imbalances(limit=10)} == {
+            "usage_days",
+            "usage_hours",
+            "usage_minutes",
+        }
         assert await store.imbalances(limit=10, kept_from=datetime(2025, 4, 1, tzinfo=UTC)) == []
     finally:
         await store.close()
