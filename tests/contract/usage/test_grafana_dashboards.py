@@ -10,6 +10,8 @@ import pytest
 import yaml
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from services.usage.rates_loop import RatesLoop
+from tests.support.prices import book_of, price
 from tests.support.usage_tables import START, Place, block, spent
 
 GRAFANA = Path(__file__).parents[3] / "infra" / "grafana"
@@ -64,6 +66,11 @@ async def filled(place: Place) -> AsyncIterator[Any]:
     build = await store.begin_build()
     await build.insert(block(*events, spent(3, kind="tool", tool="another")))
     await store.switch()
+    book = book_of(
+        price("cost", kind="completion", provider="p", rates={"input": "1000000", "output": "2000000"}),
+        price("ours", figure="price", markup="0.5"),
+    )
+    await RatesLoop(store, lambda: book).refresh()
     await store.close()
     with place.client() as client:
         yield client
@@ -91,6 +98,38 @@ async def test_every_query_runs_and_finds_what_its_panel_shows(filled: Any) -> N
     for name, dashboard in DASHBOARDS.items():
         for variable in dashboard["templating"]["list"]:
             assert filled.query(expanded(variable["query"])).result_rows == [("default",)], name
+
+
+async def test_panels_of_money_show_what_is_spent_and_paid_and_what_is_unpriced(filled: Any) -> None:
+    """Three attempts of a token in, of which one has two out and is billable; a tool has no price."""
+    shown = {
+        (name, panel["title"]): filled.query(expanded(panel["targets"][0]["rawSql"])).result_rows
+        for name, panel in PANELS
+        if "usage_money" in panel["targets"][0]["rawSql"]
+    }
+    assert [row[1:] for row in shown["cost", "Cost by day"]] == [("USD", 7)]
+    assert [row[1:] for row in shown["cost", "Cost by model"]] == [("m USD", 7)]
+    assert shown["cost", "Unpriced events"] == [(1,)]
+    assert shown["cost", "Cost by model and tool"] == [("m", "", "USD", 7, 3, 0), ("", "calculate", None, None, 1, 1)]
+    assert shown["cost", "Cost by provider"] == [("p", "completion", "USD", 7, 3, 0), ("", "tool", None, None, 1, 1)]
+    assert shown["cost", "Cost by agent"] == [("assistant", "", "USD", 7, 3, 0), ("", "", None, None, 1, 1)]
+    assert shown["cost", "Cost by tenant"] == [("default", "USD", 7, 3, 0), ("default", None, None, 1, 1)]
+    assert shown["cost", "Cost against price by tenant"] == [
+        ("default", "USD", 7, "USD", 7.5, 0.5, pytest.approx(0.5 / 7.5), 0),
+        ("default", None, None, None, None, None, None, 1),
+    ]
+    assert shown["cost", "What is unpriced"] == [("tool", "", "", "calculate", 1)]
+    assert [row[1:] for row in shown["tenant", "Cost"]] == [("USD", 7)]
+    assert [row[1:] for row in shown["tenant", "Price"]] == [("USD", 7.5)]
+    assert shown["tenant", "Users of most cost"] == [
+        ("ann", "USD", 7, "USD", 7.5, 3, 0),
+        ("ann", None, None, None, None, 1, 1),
+    ]
+    assert shown["tenant", "Agents of most cost"] == [
+        ("assistant", "USD", 7, "USD", 7.5, 3, 0),
+        ("", None, None, None, None, 1, 1),
+    ]
+    assert len(shown) == 13
 
 
 async def test_a_column_that_is_not_there_would_be_found(filled: Any) -> None:
