@@ -52,8 +52,8 @@ def _rates(known: Mapping[str, Decimal], probed: Sequence[Mapping[str, Decimal]]
     if not known:
         return None
     (currency,) = known
-    *tokens, images, events = (float(each.get(currency, Decimal(0))) for each in probed)
-    return PartRates(currency, *tokens, images / MILLION, events / MILLION)
+    uncached, cached, output, reasoning, images, events = (float(each.get(currency, Decimal(0))) for each in probed)
+    return PartRates(currency, uncached, cached, output, reasoning, images / MILLION, events / MILLION)
 
 
 def _one_of_each(cell: Cell) -> Cell:

@@ -15,7 +15,7 @@ from services.runtime.errors import TurnlogError
 from services.runtime.pricing.book import PriceBook
 from services.runtime.tasks import end_task
 from services.usage.rates_table import MOST_CELLS, Line, RatedCell, lines_of, own_line
-from services.usage.store import UsageStore
+from services.usage.store import UsageRates
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class RatesLoop:
 
     def __init__(
         self,
-        store: UsageStore,
+        store: UsageRates,
         prices: Callable[[], PriceBook],
         *,
         look_seconds: float = LOOK_SECONDS,

@@ -80,7 +80,23 @@ class UsageBuild(Protocol):
         ...
 
 
-class UsageStore(UsageBuild, Protocol):
+class UsageRates(Protocol):
+    """What dashboards multiply sums with. Every method raises UnavailableError while ClickHouse is down."""
+
+    async def rated_cells(self, own: Collection[str]) -> Sequence[RatedCell]:
+        """What prices can't tell apart, of all usage; beside questions, which it does not hold up.
+
+        Args:
+            own: the tenants that have prices of their own.
+        """
+        ...
+
+    async def write_rates(self, lines: Sequence[Line]) -> bool:
+        """Makes these the rates that dashboards find, all at once, and returns whether they are others than before."""
+        ...
+
+
+class UsageStore(UsageBuild, UsageRates, Protocol):
     """One contract, embedded and server. Every method raises UnavailableError while ClickHouse is down."""
 
     async def open(self) -> None:
@@ -118,18 +134,6 @@ class UsageStore(UsageBuild, Protocol):
 
         One that `positions` rests on stays until a partition has usage of another month. Nothing is inserted meanwhile.
         """
-        ...
-
-    async def rated_cells(self, own: Collection[str]) -> Sequence[RatedCell]:
-        """What prices can't tell apart, of all usage; beside questions, which it holds up no more than others do.
-
-        Args:
-            own: the tenants that have prices of their own.
-        """
-        ...
-
-    async def write_rates(self, lines: Sequence[Line]) -> bool:
-        """Makes these the rates that dashboards find, all at once, and returns whether they are others than before."""
         ...
 
     async def digests(self, ends: Sequence[int], kept_from: datetime = EARLIEST) -> Sequence[UsageDigest]:
