@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import clickhouse_connect
 import httpx
 import pytest
 
@@ -259,6 +260,47 @@ async def test_a_server_that_is_away_is_waited_for_and_nothing_is_lost(
             await eventually(ready, "the service to be ready again")
         finally:
             server.kill()
+
+
+async def test_dashboards_find_the_prices_on_the_log_also_after_clickhouse_was_away(
+    installation: UsageInstallation, tmp_path: Path
+) -> None:
+    server = ClickHouseServer(tmp_path / "clickhouse", port=free_ports(1))
+    url = UsageSettings(_env_file=None, clickhouse_url=f"{server.url}/default").clickhouse_url  # pyright: ignore
+    server.start()
+
+    async def until(cost: float) -> None:
+        def shown() -> Any:
+            with clickhouse_connect.get_client(dsn=f"{server.url}/default") as client:
+                return client.query("SELECT sum(cost), sum(unpriced_events) FROM usage_money").result_rows
+
+        async def found() -> bool:
+            return await asyncio.to_thread(shown) == [(pytest.approx(cost), 1)]
+
+        await eventually(found, f"a cost of {cost} on dashboards")
+
+    await installation.publish(spent(1), spent(2), spent(3))
+    try:
+        async with installation.service(clickhouse_url=url) as service:
+            await installation.until_counted(service.port, 3)
+            small = {"model": "small", "rates": {"input": "2", "output": "2"}}
+            value, key = applied("small", "1", **small)
+            await installation.log.publish("prices", value, key=key)
+            await until(0.000024)
+            server.kill()
+            value, key = applied("small", "2", **small | {"rates": {"input": "1", "output": "1"}})
+            await installation.log.publish("prices", value, key=key)
+
+            async def says_so() -> bool:
+                rates = (await installation.readiness(service.port))["components"]["rates"]
+                return rates["ready"] and "does not answer" in rates["detail"]
+
+            await eventually(says_so, "readiness to say what rates wait for")
+            server.start()
+            await until(0.000012)
+            assert (await installation.readiness(service.port))["components"]["rates"] == {"ready": True, "detail": ""}
+    finally:
+        server.kill()
 
 
 async def test_a_start_before_the_topics_are_there_answers_nothing_wrong_and_logs_little(
