@@ -31,7 +31,6 @@ PARTITION BY version
 ORDER BY (tenant_id, kind, begins);
 
 CREATE OR REPLACE VIEW usage_money AS
-WITH (SELECT max(version) FROM usage_rates) AS newest
 SELECT
     hours.tenant_id AS tenant_id,
     hours.starts AS starts,
@@ -47,15 +46,15 @@ SELECT
     hours.billable AS billable,
     hours.completes_turn AS completes_turn,
     hours.events AS events,
-    if(rates.cost_currency = '' OR (hours.billable AND rates.price_currency = ''), hours.events, 0) AS unpriced_events,
+    if(ifNull(rates.cost_currency, '') = '' OR (hours.billable AND ifNull(rates.price_currency, '') = ''), hours.events, 0) AS unpriced_events,
     nullIf(toString(rates.cost_currency), '') AS cost_currency,
-    if(rates.cost_currency = '', NULL, (
+    if(ifNull(rates.cost_currency, '') = '', NULL, (
         hours.uncached * rates.cost_input + hours.cached * rates.cost_cached_input
         + hours.spoken * rates.cost_output + hours.reasoning * rates.cost_reasoning) / 1e6
         + hours.events * (hours.images * rates.cost_image + rates.cost_call)
     ) AS cost,
     nullIf(toString(rates.price_currency), '') AS price_currency,
-    if(rates.price_currency = '', NULL, (
+    if(ifNull(rates.price_currency, '') = '', NULL, (
         hours.uncached * rates.price_input + hours.cached * rates.price_cached_input
         + hours.spoken * rates.price_output + hours.reasoning * rates.price_reasoning) / 1e6
         + hours.events * (hours.images * rates.price_image + rates.price_call)
@@ -69,7 +68,7 @@ FROM
         toFloat64(cached_input_tokens) AS cached,
         toFloat64(output_tokens) - toFloat64(reasoning_tokens) AS spoken,
         toFloat64(reasoning_tokens) AS reasoning,
-        if(tenant_id IN (SELECT tenant_id FROM usage_rates WHERE version = newest AND kind = ''), toString(tenant_id), '') AS whose,
+        if(tenant_id IN (SELECT tenant_id FROM usage_rates WHERE version = (SELECT max(version) FROM usage_rates) AND kind = ''), toString(tenant_id), '') AS whose,
         toString(kind) AS of_kind,
         ifNull(concat('=', provider), '') AS of_provider,
         ifNull(concat('=', model), '') AS of_model,
@@ -87,7 +86,7 @@ ASOF LEFT JOIN
         ifNull(concat('=', model), '') AS of_model,
         ifNull(concat('=', tool), '') AS of_tool
     FROM usage_rates
-    WHERE version = newest AND kind != ''
+    WHERE version = (SELECT max(version) FROM usage_rates) AND kind != ''
 ) AS rates
 ON hours.whose = rates.whose AND hours.of_kind = rates.of_kind AND hours.of_provider = rates.of_provider
     AND hours.of_model = rates.of_model AND hours.of_tool = rates.of_tool AND hours.billable = rates.billable

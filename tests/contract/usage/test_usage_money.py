@@ -157,6 +157,9 @@ async def test_what_no_rate_is_known_of_is_unpriced_and_not_nothing(store: Click
     teller = Teller(store, small)
     await store.insert(block(spent(0, model="small", input_tokens=10**6), spent(1, model="unknown")))
     assert await money(place, "model") == [("small", None, None, 1), ("unknown", None, None, 1)]
+    nulls = "SELECT sum(cost), sum(unpriced_events) FROM usage_money SETTINGS join_use_nulls = 1"
+    with place.client() as client:
+        assert client.query(nulls).result_rows == [(None, 2)], "a reader's own settings change nothing"
     await teller.tell()
     assert await money(place, "model") == [("small", "USD", 2, 0), ("unknown", None, None, 1)]
     await store.insert(
