@@ -75,7 +75,8 @@ class RatesLoop:
                 self._trouble = f"rates for dashboards wait: {error}"
                 if self._repeated.is_news(self._trouble):
                     log.warning("rates_wait", reason=str(error))
-                await asyncio.sleep(self._notice_seconds)
+                rest = min(REST * (time.monotonic() - began), self._look_seconds)
+                await asyncio.sleep(max(self._notice_seconds, rest))
                 continue
             self._trouble = ""
             await asyncio.sleep(REST * (time.monotonic() - began))
@@ -92,10 +93,8 @@ class RatesLoop:
         book = self._prices()
         own = book.tenants()
         cells = await self._store.rated_cells(own)
-        if len(cells) >= MOST_CELLS:
-            log.warning(
-                "rates_left_out", cells=len(cells), reason="usage has more kinds than dashboards have rates for"
-            )
+        if len(cells) >= MOST_CELLS and self._repeated.is_news("too many cells"):
+            log.warning("rates_left_out", reason=f"usage has more than {MOST_CELLS:,} sorts of events")
         lines = await asyncio.to_thread(self._lines, cells, book)
         if await self._store.write_rates([*map(own_line, own), *lines]):
             log.info("rates_written", cells=len(cells), rates=len(lines))
