@@ -1,8 +1,8 @@
 """Memory's engine in process, with nothing beside it: how fast it takes the journal in, and answers from how much.
 
 Records go from JSON through the projection into the store in batches as a rebuild has them, but there is no Kafka: a
-generator writes the journal. Every tenth thread gets vectors, by `wordllama`. Contexts are read one after the other, of
-threads that a fixed seed chooses, without HTTP.
+generator writes the journal. Each message gets a vector, by `wordllama`. Contexts are read one after the other, of threads
+that a fixed seed chooses, without HTTP.
 """
 
 import os
@@ -42,9 +42,6 @@ SIZES = (100_000, 1_000_000)
 QUICK = (20_000,)
 
 MESSAGES_OF_A_THREAD, WORDS_OF_A_MESSAGE = 50, 30
-WITH_VECTORS = 10
-"""Every so manieth thread has them."""
-
 READS, WARM = 500, 20
 OPTIONS = {
     "recent messages": ContextOptions(),
@@ -120,22 +117,21 @@ async def _project(store: EdgeMemoryStore, begin: int, end: int) -> tuple[float,
 async def _embed(store: EdgeMemoryStore, embeddings: Embeddings, begin: int, end: int) -> float:
     """Vectors a second."""
     space, batch = await embeddings.space(), embeddings.embedder.batch
-    numbers = [each for each in range(begin, end) if each // MESSAGES_OF_A_THREAD % WITH_VECTORS == 0]
     began = time.monotonic()
-    for first in range(0, len(numbers), batch):
-        asked = map(_message, numbers[first : first + batch])
+    for first in range(begin, end, batch):
+        asked = map(_message, range(first, min(first + batch, end)))
         points = [message_point(DEFAULT_TENANT, each.thread_id, each.message_id) for each in asked]
         documents = await store.get(points)
         texts = [_text(int(each.fields["position"])) for each in documents]
         made = await embeddings.embedder.embed(texts)
         await store.put_vectors(space, [MessageVector(*each) for each in zip(documents, made.vectors, strict=True)])
-    return len(numbers) / (time.monotonic() - began)
+    return (end - begin) / (time.monotonic() - began)
 
 
 async def _contexts(reads: Reads, size: int) -> list[Figure]:
     chance = random.Random(size)
     figures: list[Figure] = []
-    threads = range(0, size // MESSAGES_OF_A_THREAD, WITH_VECTORS)
+    threads = range(size // MESSAGES_OF_A_THREAD)
     for name, options in OPTIONS.items():
         took: list[float] = []
         for _ in range(WARM + READS):
