@@ -29,6 +29,8 @@ from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.retention import purge
 from services.usage.rollups import RAW, Slot
+from services.usage.spending import FactIds, Spending, SpendingQuery
+from services.usage.spending_sql import read_fact_ids, read_spending
 from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
 from services.usage.sums_sql import group_from, parameters_of, sums_sql
 
@@ -40,6 +42,8 @@ EXPORT_BLOCK, EXPORT_GROUPS = 8192, 1000
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
 """Most that a server may take; a server that hangs would hold up every query behind it."""
+
+REBUILT = "usage was rebuilt while it was counted: ask again"
 
 TOO_MUCH = {158, 159, 160, 241, 307}
 """ClickHouse's numbers of too many rows, too long, too slow, too much memory, too many bytes."""
@@ -70,6 +74,7 @@ class ClickHouseUsageStore:
         self._writing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
         self._exporting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-export")
+        self._counting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-count")
         self._live = BlockWriter("a", 1)
         self._built: BlockWriter | None = None
         self._writer: Any = None
@@ -92,6 +97,7 @@ class ClickHouseUsageStore:
                 await self._run(pool, client.close)
             pool.shutdown()
         self._exporting.shutdown()
+        self._counting.shutdown()
         self._reader = self._writer = None
         if self._lock is not None:
             self._lock.close()
@@ -179,6 +185,32 @@ class ClickHouseUsageStore:
     async def quality(self, query: UsageQuery) -> Sequence[UsageQuality]:
         result = await self._ask(lambda slot: quality_sql(query, slot), quality_parameters(query))
         return [quality_from(query, row) for row in result.named_results()]
+
+    async def spending(self, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+        live = self._live
+        return await self._count(live, lambda client: read_spending(client, live.slot, live.generation, query, ends))
+
+    async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:
+        live = self._live
+        if live.generation != generation:
+            raise UnavailableError(REBUILT)
+        return await self._count(live, lambda client: read_fact_ids(client, live.slot, query, ends))
+
+    async def _count(self, live: BlockWriter, ask: Callable[[Any], R]) -> R:
+        """Asks on a client of its own, beside other questions. Raises UnavailableError when usage was rebuilt."""
+        _opened(self._reader)
+
+        def asked() -> R:
+            client = self._connect()
+            try:
+                return ask(client)
+            finally:
+                client.close()
+
+        answer = await self._run(self._counting, asked)
+        if self._live is not live:
+            raise UnavailableError(REBUILT)
+        return answer
 
     async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
         live = self._live

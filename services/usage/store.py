@@ -9,6 +9,7 @@ from schemas.analytics import UsageQuality
 from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from services.runtime.errors import TurnlogError
 from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
+from services.usage.spending import FactIds, Spending, SpendingQuery
 
 
 class TooMuchAskedError(TurnlogError):
@@ -143,6 +144,21 @@ class UsageStore(UsageBuild, Protocol):
 
         Args:
             kept_from: the first moment of the first month that is looked at.
+        """
+        ...
+
+    async def spending(self, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+        """What the accounts of budgets have spent before `ends`, the next offset of each partition.
+
+        Nothing is inserted meanwhile, and everything before `ends` was acknowledged.
+        """
+        ...
+
+    async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:
+        """The facts that such sums were made of, and others of the same time and tenants; inserts may go on.
+
+        Args:
+            generation: of the sums. Raises UnavailableError when usage was rebuilt since then: ask for them again.
         """
         ...
 
