@@ -179,8 +179,7 @@ class BudgetLoop:
         if not specs:
             return
         if self._seeds is not None and self._not_seeded is not budgets and can_seed(specs[0]):
-            ledger = standing.beside(now, specs, book)
-            self._seeding = Seeding(self._seeds, ledger, specs, book, len(self._partitions))
+            self._seeding = Seeding(self._seeds, standing.beside(now, specs, book), specs, book, len(self._partitions))
         elif not self._coming:
             self._coming.append(await self._begin(standing.beside(now, specs, book), specs))
 
@@ -193,17 +192,32 @@ class BudgetLoop:
         return [spec for spec in missing if spec.per == shortest]
 
     async def _take_seeding(self, seeding: Seeding, standing: Ledger, budgets: Budgets, book: PriceBook) -> None:
-        """Tells what ClickHouse has as soon as it is known, and goes on from there as soon as that can be."""
+        """Tells what ClickHouse has as soon as it is known, and goes on from there as soon as that can be.
+
+        The log is counted beside it when it takes long to begin: whichever is there first counts.
+        """
         await self._write(self._more_than_told(seeding.take_sums(budgets), standing))
-        if not seeding.done:
-            return
-        await self._end_seeding()
+        missing = [spec for spec in standing.missing(book) if seeding.ledger.counts(spec)]
+        if not missing:
+            await self._end_seeding()
+        elif seeding.done:
+            await self._end_seeding()
+            await self._go_on_from(seeding, budgets, book)
+        elif seeding.is_late and not self._coming:
+            self._coming.append(await self._begin(standing.beside(datetime.now(UTC), missing, book), missing))
+
+    async def _go_on_from(self, seeding: Seeding, budgets: Budgets, book: PriceBook) -> None:
+        """Counts on from what ClickHouse has, instead of the log where that was begun, unless it came to nothing."""
         if seeding.ends is None:
             self._not_seeded = budgets
             return
         seeding.ledger.follow(budgets)
-        if not seeding.ledger.is_empty() and not seeding.ledger.outdated(book):
-            self._coming.append(await self._begin(seeding.ledger, seeding.specs, seeding.ends))
+        if seeding.ledger.is_empty() or seeding.ledger.outdated(book):
+            return
+        for coming in [*self._coming]:
+            if any(coming.ledger.counts(spec) for spec in seeding.specs):
+                await self._close_coming(coming)
+        self._coming.append(await self._begin(seeding.ledger, seeding.specs, seeding.ends))
 
     def _more_than_told(self, states: Sequence[BudgetState], standing: Ledger) -> Sequence[BudgetState]:
         """Of accounts of budgets that do not stand, where more is spent than anybody has been told of yet."""

@@ -6,6 +6,7 @@ once, and nobody asks ClickHouse again. Nothing is stored: a process that dies i
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -25,8 +26,9 @@ from services.usage.store import UsageStore
 
 log = structlog.get_logger(__name__)
 
-STARTED_SECONDS = 10.0
-"""Longest wait for the projection, which starts beside the budgets: longer, and ClickHouse is away."""
+HEAD_START_SECONDS = 3.0
+"""When there are no sums after this, the log is counted beside: the projection starts later than the budgets, and never
+where ClickHouse is away."""
 
 SUMS_SECONDS, IDS_SECONDS = 10.0, 60.0
 """Longest wait for an answer. The projection is held for that of the sums."""
@@ -56,8 +58,7 @@ class Seeds:
             partitions: how many there are.
             summed: called once the ledger has the sums, a while before it may go on.
         """
-        async with asyncio.timeout(STARTED_SECONDS):
-            await self._projection.until_started()
+        await self._projection.until_started()
         async with asyncio.timeout(SUMS_SECONDS), self._projection.held():
             ends = [self._projection.position(number) for number in range(partitions)]
             spending = await self._store.spending(query, ends)
@@ -88,7 +89,9 @@ class Seeding:
         self.book = book
         self.ends: Sequence[int] | None = None
         """From where on the ledger goes on, once it may; None when the log has to be counted."""
-        self._summed = False
+        self._summed = asyncio.Event()
+        self._told = False
+        self._late_at = time.monotonic() + HEAD_START_SECONDS
         self._task = asyncio.create_task(self._run(seeds, partitions), name="budgets:seed")
 
     @property
@@ -97,11 +100,16 @@ class Seeding:
 
     def take_sums(self, budgets: Budgets) -> Sequence[BudgetState]:
         """Where accounts stood at the place that ClickHouse was at, by the caps that hold: once, when that is known."""
-        if not self._summed:
+        if self._told or not self._summed.is_set():
             return ()
-        self._summed = False
+        self._told = True
         self.ledger.follow(budgets)
         return self.ledger.take_changed()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it has no sums yet, after a while."""
+        return not self._summed.is_set() and time.monotonic() > self._late_at
 
     async def stop(self) -> None:
         await end_task(self._task)
@@ -110,12 +118,9 @@ class Seeding:
         names = sorted({spec.name for spec in self.specs})
         try:
             query = question_of(self.specs, self.ledger, self.book)
-            self.ends = await seeds.begin(self.ledger, query, partitions, self._have_sums)
+            self.ends = await seeds.begin(self.ledger, query, partitions, self._summed.set)
         except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
             log.info("budgets_not_seeded", budgets=names, reason=f"{type(error).__name__}: {error}"[:500])
-
-    def _have_sums(self) -> None:
-        self._summed = True
 
 
 def can_seed(spec: BudgetSpec) -> bool:

@@ -11,10 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.budgets import BudgetSpec, BudgetState
-from schemas.prices import PriceSpec
 from schemas.usage import UsageRecorded
 from services.runtime.budgets import Budgets, state_key
-from services.runtime.errors import UnavailableError
 from services.runtime.pricing.book import PriceBook
 from services.usage.budgets.known import Known
 from services.usage.budgets.ledger import Ledger
@@ -24,7 +22,6 @@ from services.usage.rows import row_of
 from services.usage.spending import Spending
 from services.usage.store import Block
 from tests.support.prices import book_of, price
-from tests.support.usage_tables import block, spent
 
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 """Of days the last one still counts, and of months the last one too."""
