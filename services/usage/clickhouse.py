@@ -186,9 +186,11 @@ class ClickHouseUsageStore:
         result = await self._ask(lambda slot: quality_sql(query, slot), quality_parameters(query))
         return [quality_from(query, row) for row in result.named_results()]
 
-    async def spending(self, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+    async def spending(self, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool = False) -> Spending | None:
         live = self._live
-        return await self._count(live, lambda client: read_spending(client, live.slot, live.generation, query, ends))
+        return await self._count(
+            live, lambda client: read_spending(client, live.slot, live.generation, query, ends, from_rows=from_rows)
+        )
 
     async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:
         live = self._live

@@ -30,48 +30,61 @@ _NO_CELL = (
 )
 
 
-def read_spending(client: Any, slot: Slot, generation: int, query: SpendingQuery, ends: Sequence[int]) -> Spending:
-    """What was spent before `ends`, the next offset of each partition. Runs where no block is inserted.
+def read_spending(
+    client: Any, slot: Slot, generation: int, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool
+) -> Spending | None:
+    """What was spent before `ends`, the next offset of each partition; None where the sums don't say it.
 
-    A block whose insert has failed may be in the tables all the same, or be on its way, in the rows first and then in
-    the sums. Where the rows have come further than `ends` after the sums were read, the rows are read instead.
+    Sums are of no place: no block is inserted while they are read. One whose insert has failed may be in the tables all
+    the same, or be on its way, in the rows first and then in the sums. So they are of no use where the rows have come
+    further than `ends` afterwards. From the rows the same is read at any time.
     """
+    sources: dict[By, Source] = {by: RAW if from_rows else _smallest(query, by) for by in query.by}
+    if not from_rows and RAW in sources.values():
+        return None
     moved: int = client.query(_moved_sql(slot), parameters={"since": microseconds(query.since)}).first_row[0]
-    spent = list(_spent(client, slot, query, ends, from_rows=False))
-    positions: Sequence[tuple[int, int]] = client.query(positions_sql(slot)).result_rows
-    if any(place > (ends[partition] if partition < len(ends) else 0) for partition, place in positions):
-        spent = list(_spent(client, slot, query, ends, from_rows=True))
+    spent = [each for by, source in sources.items() for each in _spent(client, slot, query, by, source, ends)]
+    if not from_rows:
+        positions: Sequence[tuple[int, int]] = client.query(positions_sql(slot)).result_rows
+        if any(place > (ends[partition] if partition < len(ends) else 0) for partition, place in positions):
+            return None
     return Spending(spent, generation, moved)
 
 
 def read_fact_ids(client: Any, slot: Slot, query: SpendingQuery, ends: Sequence[int]) -> FactIds:
-    """The facts of the question's time and tenants that are stored from before `ends`."""
+    """The facts of the question's time and tenants that are stored from before `ends`, some of them twice maybe."""
     where, parameters = _where(query, RAW, ends)
+    source = f"{RAW.table}_{slot} WHERE {where}"
     ((last,),) = client.query(
-        f"SELECT max(toUnixTimestamp64Micro(occurred_at)) FROM {RAW.table}_{slot} WHERE {where}",  # noqa: S608 - our own
+        f"SELECT max(toUnixTimestamp64Micro(occurred_at)) FROM {source}",  # noqa: S608 - our own
         parameters=parameters,
     ).result_rows
     table = client.query_arrow(
         "SELECT reinterpretAsUInt64(substring(hash, 1, 8)) AS high, reinterpretAsUInt64(substring(hash, 9, 8)) AS low "  # noqa: S608 - our own
-        f"FROM (SELECT MD5(concat(tenant_id, '/', usage_id)) AS hash FROM {RAW.table}_{slot} WHERE {where})",
+        f"FROM (SELECT MD5(concat(tenant_id, '/', usage_id)) AS hash FROM {source})",
         parameters=parameters,
     )
-    table = table.sort_by("high")
-    return FactIds(_numbers(table["high"]), _numbers(table["low"]), _time(last) if table.num_rows else None)
+    high, low = table["high"].to_numpy(), table["low"].to_numpy()
+    order = high.argsort()  # in a quarter of the time that arrow takes for it
+    return FactIds(memoryview(high[order]), memoryview(low[order]), _time(last) if table.num_rows else None)
 
 
-def _spent(client: Any, slot: Slot, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool) -> Iterator[Spent]:
-    for by, money in query.by.items():
-        who = [WHO[by]] if by in WHO else []
-        columns = ["tenant_id", *who, *(CELL_COLUMNS if money else ())]
-        source = RAW if from_rows else source_of(columns, [query.since], DAYS.step, query.boundaries)
-        where, parameters = _where(query, source, ends)
-        if money:
-            parameters["times"] = [microseconds(time) for time in query.boundaries.times]
-            parameters["sizes"] = list(query.boundaries.sizes)
-        statement = _sums_sql(by, query, source, slot, where, money=money)
-        for tenant_id, account, period, *cell in client.query(statement, parameters=parameters).result_rows:
-            yield Spent(by, Account(tenant_id, account, period), cell_from(cell))
+def _smallest(query: SpendingQuery, by: By) -> Source:
+    """The smallest table that answers to the digit."""
+    columns = ["tenant_id", *([WHO[by]] if by in WHO else []), *(CELL_COLUMNS if query.by[by] else ())]
+    return source_of(columns, [query.since], DAYS.step, query.boundaries)
+
+
+def _spent(
+    client: Any, slot: Slot, query: SpendingQuery, by: By, source: Source, ends: Sequence[int]
+) -> Iterator[Spent]:
+    where, parameters = _where(query, source, ends)
+    if money := query.by[by]:
+        parameters["times"] = [microseconds(time) for time in query.boundaries.times]
+        parameters["sizes"] = list(query.boundaries.sizes)
+    statement = _sums_sql(by, query, source, slot, where, money=money)
+    for tenant_id, account, period, *cell in client.query(statement, parameters=parameters).result_rows:
+        yield Spent(by, Account(tenant_id, account, period), cell_from(cell))
 
 
 def _sums_sql(by: By, query: SpendingQuery, source: Source, slot: Slot, where: str, *, money: bool) -> str:
@@ -97,7 +110,7 @@ def _sums_sql(by: By, query: SpendingQuery, source: Source, slot: Slot, where: s
 
 
 def _where(query: SpendingQuery, source: Source, ends: Sequence[int]) -> tuple[str, dict[str, Any]]:
-    """Which rows. Those of the tables of sums are of no place: they are read while no block is inserted."""
+    """Which rows; of the rows themselves those before `ends`."""
     where = [f"{source.time} >= {{since:DateTime64(6, 'UTC')}}"]
     parameters: dict[str, Any] = {"since": query.since}
     if source is RAW:
@@ -116,14 +129,6 @@ def _moved_sql(slot: Slot) -> str:
         f"SELECT count() FROM usage_conflicts_{slot} WHERE has(fields, 'occurred_at') "  # noqa: S608 - our own
         f"AND {kept} < {{since:Int64}} AND {refused} >= {{since:Int64}}"
     )
-
-
-def _numbers(column: Any) -> Sequence[int]:
-    """The values of a column of 64 bits, where they are."""
-    array = column.combine_chunks()
-    if not len(array):
-        return ()
-    return memoryview(array.buffers()[1]).cast("Q")[array.offset : array.offset + len(array)]
 
 
 def _time(since_epoch: int) -> datetime:

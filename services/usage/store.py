@@ -147,10 +147,14 @@ class UsageStore(UsageBuild, Protocol):
         """
         ...
 
-    async def spending(self, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+    async def spending(self, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool = False) -> Spending | None:
         """What the accounts of budgets have spent before `ends`, the next offset of each partition.
 
-        Nothing is inserted meanwhile, and everything before `ends` was acknowledged.
+        Nothing is inserted meanwhile; None where that can't be told from the sums then.
+
+        Args:
+            ends: where the projection is at the moment of the call.
+            from_rows: takes longer, and inserts may go on.
         """
         ...
 

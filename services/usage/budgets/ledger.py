@@ -69,13 +69,18 @@ class Ledger:
             self._add(usage)
 
     def begin_with(self, spent: Iterable[Spent]) -> None:
-        """Adds what accounts have spent before anything that is added here. What it was made of has to be known too."""
+        """Adds what accounts have spent before anything that is added here. What it was made of has to be known too.
+
+        Amounts are worked out here, which takes long for many accounts, and not when they are taken.
+        """
         for by, account, cell in spent:
             for spec in self._budgets.of(account.tenant_id):
                 counted = self._counted.get(_id_of(spec))
                 mine = counted is not None and spec.by == by and (by == "tenant" or spec.who in (None, account.who))
                 if mine and account.period >= self._earliest[spec.per]:
                     self._put(spec, account, cell)
+        for budget, account in self._sums:
+            self._work_out(budget, account)
 
     def know(self, known: Known) -> None:
         """Counts nothing any more of facts that are known."""
@@ -220,7 +225,8 @@ class Ledger:
             total = self._sums[key] = _Sum()
         return total
 
-    def _state(self, budget: BudgetId, account: Account) -> BudgetState:
+    def _work_out(self, budget: BudgetId, account: Account) -> _Sum:
+        """The sum of an account, with the amounts of all that was added."""
         (spec, book), total = self._counted[budget], self._sums[budget, account]
         for kind, counts in total.unrated.items():
             cell = Cell(*kind, *counts)
@@ -231,6 +237,10 @@ class Ledger:
                 total.spent = EXACT.normalize(EXACT.add(total.spent, amount))
                 total.events += cell.events
         total.unrated = {}
+        return total
+
+    def _state(self, budget: BudgetId, account: Account) -> BudgetState:
+        spec, total = self._counted[budget].spec, self._work_out(budget, account)
         return BudgetState(
             budget=spec.name,
             budget_tenant_id=spec.tenant_id,

@@ -21,7 +21,7 @@ from services.runtime.tasks import end_task
 from services.usage.budgets.known import Known
 from services.usage.budgets.ledger import Ledger
 from services.usage.budgets.periods import first_moment
-from services.usage.spending import SpendingQuery
+from services.usage.spending import Spending, SpendingQuery
 from services.usage.store import UsageStore
 
 log = structlog.get_logger(__name__)
@@ -30,8 +30,8 @@ HEAD_START_SECONDS = 3.0
 """When there are no sums after this, the log is counted beside: the projection starts later than the budgets, and never
 where ClickHouse is away."""
 
-SUMS_SECONDS, IDS_SECONDS = 10.0, 60.0
-"""Longest wait for an answer. The projection is held for that of the sums."""
+SUMS_SECONDS, ROWS_SECONDS = 5.0, 60.0
+"""Longest wait for sums, for which the projection is held, and for what is read from the rows, for which it is not."""
 
 
 class CannotSeedError(TurnlogError):
@@ -59,19 +59,33 @@ class Seeds:
             summed: called once the ledger has the sums, a while before it may go on.
         """
         await self._projection.until_started()
-        async with asyncio.timeout(SUMS_SECONDS), self._projection.held():
-            ends = [self._projection.position(number) for number in range(partitions)]
-            spending = await self._store.spending(query, ends)
+        ends, spending = await self._spending(query, partitions)
         if spending.moved:
             raise CannotSeedError(
                 f"{spending.moved} facts came again with a time of this period, first of an earlier one"
             )
         await asyncio.to_thread(ledger.begin_with, spending.spent)
         summed()
-        async with asyncio.timeout(IDS_SECONDS):
+        async with asyncio.timeout(ROWS_SECONDS):
             ids = await self._store.fact_ids(query, ends, spending.generation)
         ledger.know(Known(ids, query.since, query.tenants, ends))
         return ends
+
+    async def _spending(self, query: SpendingQuery, partitions: int) -> tuple[Sequence[int], Spending]:
+        """From the sums while the projection is held, else from the rows while it goes on."""
+        async with asyncio.timeout(SUMS_SECONDS), self._projection.held():
+            ends = self._ends(partitions)
+            spending = await self._store.spending(query, ends)
+        if spending is None:
+            ends = self._ends(partitions)
+            async with asyncio.timeout(ROWS_SECONDS):
+                spending = await self._store.spending(query, ends, from_rows=True)
+        if spending is None:
+            raise CannotSeedError("the rows don't say what was spent")
+        return ends, spending
+
+    def _ends(self, partitions: int) -> Sequence[int]:
+        return [self._projection.position(number) for number in range(partitions)]
 
 
 class Seeding:

@@ -34,6 +34,7 @@ BOOKS = [
         price(model="small", tiers=[{"above_input_tokens": 32_000, "rates": {"input": "7", "output": "1"}}]),
         price(name="of-acme", tenant_id="acme", effective_from=NOW - timedelta(days=1), markup="0.3"),
         price(name="calls", kind="tool", rates={"call": "0.01"}),
+        price(name="images", kind="image", rates={"image": "0.02", "input": "1", "output": "1"}),
     ),
     book_of(
         price(model="small"),
@@ -74,7 +75,7 @@ class Written:
 
 
 def _usage(draw: st.DrawFn) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["completion", "completion", "tool"]))
+    kind = draw(st.sampled_from(["completion", "completion", "tool", "image"]))
     outcome = draw(st.sampled_from(["ok", "ok", "error", "lost"]))
     return {
         "usage_id": f"u{draw(st.integers(0, 12))}",
@@ -90,6 +91,7 @@ def _usage(draw: st.DrawFn) -> dict[str, Any]:
         "input_tokens": draw(st.integers(0, 40_000)),
         "cached_input_tokens": draw(st.sampled_from([0, 0, 500])),
         "output_tokens": draw(st.integers(0, 900)),
+        "images": draw(st.integers(0, 3)) if kind == "image" else 0,
         "outcome": outcome,
         "billable": outcome != "lost",
         "occurred_at": NOW - draw(st.sampled_from([-1, 0, 11, 12, 13, 35, 37, 24 * 32])) * timedelta(hours=1),
@@ -136,7 +138,8 @@ async def _begun(
     """A ledger that has what ClickHouse has."""
     ledger = _empty(specs, book)
     query = question_of(specs, ledger, book)
-    spending = await store.spending(query, ends)
+    spending = await store.spending(query, ends) or await store.spending(query, ends, from_rows=True)
+    assert spending is not None
     ledger.begin_with(spending.spent)
     ledger.know(Known(await store.fact_ids(query, ends, spending.generation), query.since, query.tenants, ends))
     return ledger, spending
