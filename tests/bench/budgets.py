@@ -54,7 +54,6 @@ async def measure() -> Sequence[Figure]:
         await store.close()
         with clickhouse_connect.get_client(interface="chdb", path=str(folder / "chdb")) as client:
             fill(client, ROWS, **FILL)
-            client.command("OPTIMIZE TABLE usage_days_a FINAL")
         store = ClickHouseUsageStore(url=None, folder=folder)
         await store.open()
         figures: list[Figure] = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.budgets import BudgetSpec, BudgetState
 from schemas.usage import UsageRecorded
 from services.runtime.budgets import Budgets, state_key
+from services.runtime.errors import UnavailableError
 from services.runtime.pricing.book import PriceBook
 from services.usage.budgets.known import Known
 from services.usage.budgets.ledger import Ledger
@@ -22,6 +23,7 @@ from services.usage.rows import row_of
 from services.usage.spending import Spending
 from services.usage.store import Block
 from tests.support.prices import book_of, price
+from tests.support.usage_tables import block, spent
 
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 """Of days the last one still counts, and of months the last one too."""
@@ -213,3 +215,75 @@ async def test_what_is_begun_with_the_sums_comes_to_what_is_counted_from_the_beg
     stored = data.draw(st.integers(0, len(written)), "stored")
     beyond = data.draw(st.sampled_from([0, 0, 1, 3]), "beyond")
     await _same_as_counted(store, written, stored, specs, book, beyond)
+
+
+async def test_every_store_begins_with_what_was_spent(store: ClickHouseUsageStore) -> None:
+    """From sums of days, from rows, and from rows of which some are behind the place; twice in another partition."""
+    specs = [
+        BudgetSpec.model_validate({"name": f"{by}-{unit}", "by": by, "unit": unit, "per": "day"})
+        for by in ("tenant", "team", "user", "agent")
+        for unit in ("tokens", "cost")
+    ]
+    usages = [
+        spent(
+            number % 30,
+            tenant_id=f"tenant-{number % 2}",
+            user_id=f"user-{number % 3}",
+            agent=f"agent-{number % 5}" if number % 5 else None,
+            provider="house",
+            model="small" if number % 3 else "unknown",
+            input_tokens=10 * number,
+            occurred_at=NOW - timedelta(hours=number),
+        )
+        for number in range(40)
+    ]
+    written = [Written(number % 2, number // 2, usage) for number, usage in enumerate(usages)]
+    for book in BOOKS:
+        await _same_as_counted(store, written, 30, specs, book)
+        await _same_as_counted(store, written, 20, specs, book, beyond=7)
+
+
+async def test_sums_say_nothing_while_tables_are_further_than_the_place(store: ClickHouseUsageStore) -> None:
+    """So it is while an insert has failed, of which there may be a part: rows know their place, and sums don't."""
+    specs = [BudgetSpec.model_validate({"name": "b", "unit": "tokens"})]
+    query = question_of(specs, _empty(specs, BOOKS[0]), BOOKS[0])
+    await store.insert(block(spent(0, input_tokens=3, occurred_at=NOW), spent(1, occurred_at=NOW)))
+    whole = await store.spending(query, [2])
+    assert whole is not None
+    assert [(each.account.period, each.cell.input_tokens, each.cell.events) for each in whole.spent] == [
+        ("2026-02", 4, 2)
+    ]
+    assert await store.spending(query, [1]) is None
+    some = await store.spending(query, [1], from_rows=True)
+    assert some is not None
+    assert [(each.cell.input_tokens, each.cell.events) for each in some.spent] == [(3, 1)]
+    ids = await store.fact_ids(query, [1], some.generation)
+    assert [ids.has(f"default/u{number}") for number in range(2)] == [True, False]
+    assert ids.last == NOW
+
+
+async def test_ids_of_other_tables_than_the_sums_are_refused(store: ClickHouseUsageStore) -> None:
+    """A rebuild may have read facts in another order: of two places of one another is known then."""
+    specs = [BudgetSpec.model_validate({"name": "b", "unit": "tokens"})]
+    query = question_of(specs, _empty(specs, BOOKS[0]), BOOKS[0])
+    before = await store.spending(query, [0])
+    assert before is not None
+    assert before.spent == []
+    assert len(await store.fact_ids(query, [0], before.generation)) == 0
+    await _emptied(store)
+    with pytest.raises(UnavailableError):
+        await store.fact_ids(query, [0], before.generation)
+
+
+async def test_a_fact_of_an_earlier_period_that_comes_again_as_one_of_this_is_told(
+    store: ClickHouseUsageStore,
+) -> None:
+    """The log of this period alone would count it, and the tables don't."""
+    specs = [BudgetSpec.model_validate({"name": "b", "unit": "tokens", "per": "day"})]
+    query = question_of(specs, _empty(specs, BOOKS[0]), BOOKS[0])
+    await store.insert(block(spent(0, occurred_at=NOW - timedelta(days=5)), spent(0, occurred_at=NOW)))
+    await store.insert(block(spent(1, occurred_at=NOW), spent(1, occurred_at=NOW - timedelta(days=5)), first=2))
+    await store.insert(block(spent(2, occurred_at=NOW), spent(2, occurred_at=NOW, user_id="ann"), first=4))
+    spending = await store.spending(query, [6])
+    assert spending is not None
+    assert spending.moved == 1
