@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from schemas.budgets import BudgetSpec
 from schemas.topics import BUDGETS
+from services.runtime.errors import UnavailableError
 from services.runtime.kafka import TopicPartition
 from services.runtime.registry import spec_key
 from services.usage.budgets.reading import Reading
@@ -256,6 +257,36 @@ async def test_late_usage_counts_in_the_period_that_it_is_of(
         await until_spent(installation, 2, period=yesterday[:10])
         await until_spent(installation, 1, period=NOW.isoformat()[:10])
     assert [each.from_the_log for each in readings] == [False]
+
+
+async def test_what_the_tables_leave_out_and_the_log_of_the_period_does_not_is_counted_from_the_log(
+    installation: UsageInstallation, readings: list[WatchedReading]
+) -> None:
+    await installation.log.publish("usage", used(0, occurred_at="2020-01-01T00:00:00Z"), key="k")
+    await installation.log.publish("usage", used(0), key="k")
+    async with installation.service() as service:
+        await installation.until_counted(service.port, 1)
+        await apply(installation)
+        await until_in_force(installation, service.port)
+        await until_spent(installation, 1)
+    assert [(each.from_the_log, each.counted()) for each in readings] == [(True, 2)]
+
+
+async def test_a_budget_that_clickhouse_cannot_tell_of_is_counted_from_the_log(
+    installation: UsageInstallation, readings: list[WatchedReading], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> FactIds:
+        raise UnavailableError("ClickHouse does not answer")
+
+    monkeypatch.setattr(ClickHouseUsageStore, "fact_ids", away)
+    await installation.publish(*(used(number) for number in range(20)))
+    async with installation.service() as service:
+        await installation.until_counted(service.port, 20)
+        await apply(installation, hard=20)
+        await until_in_force(installation, service.port)
+        await installation.publish(used(3), used(20))
+        await until_spent(installation, 21, level="exceeded", events=21)
+    assert [(each.from_the_log, each.counted()) for each in readings] == [(True, 20)]
 
 
 async def _begun(readings: Sequence[WatchedReading], number: int) -> bool:

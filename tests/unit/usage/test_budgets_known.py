@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.budgets import Account, BudgetSpec
+from schemas.budgets import Account, BudgetSpec, Spender
 from schemas.usage import UsageRecorded
 from services.runtime.budgets import Budgets
 from services.runtime.pricing.cells import cell_of
@@ -163,3 +164,77 @@ def test_an_amount_in_the_cells_of_everybody_is_that_in_the_tenants_own(tokens: 
     event = usage(tokens=tokens, tenant_id=tenant, occurred_at=JANUARY + days * DAY)
     fine, own = (cell_of(event, each) for each in (book.all_boundaries(), book.boundaries(tenant)))
     assert amounts_of([fine], tenant, book) == amounts_of([own], tenant, book)
+
+
+SPECS = [
+    budget(name="all", unit="cost"),
+    budget(name="of-acme", tenant_id="acme"),
+    budget(name="users", by="user", per="day", unit="cost"),
+    budget(name="acmes-users", by="user", tenant_id="acme"),
+]
+USAGES = st.lists(
+    st.builds(
+        lambda number, tokens, tenant, user, days: usage(
+            number, tokens, tenant_id=tenant, user_id=user, occurred_at=NOON + days * DAY
+        ),
+        st.integers(0, 9),
+        st.integers(0, 5),
+        st.sampled_from(["acme", "zoo"]),
+        st.sampled_from(["ann", "bob", None]),
+        st.sampled_from([0, 0, -1, -2]),
+    ),
+    max_size=25,
+)
+
+
+def stored(usages: Iterable[UsageRecorded]) -> dict[str, UsageRecorded]:
+    """What tables have: each fact as it was first read."""
+    first: dict[str, UsageRecorded] = {}
+    for each in usages:
+        first.setdefault(f"{each.tenant_id}/{each.usage_id}", each)
+    return first
+
+
+def begin(ledger: Ledger, spec: BudgetSpec, facts: dict[str, UsageRecorded], place: int) -> None:
+    query = question_of([spec], ledger, BOOK)
+    asked = {
+        fact: each
+        for fact, each in facts.items()
+        if each.occurred_at >= query.since and (query.tenants is None or each.tenant_id in query.tenants)
+    }
+    for each in asked.values():
+        spender = Spender(each.tenant_id, each.user_id, each.agent, each.thread_id, each.team_id)
+        account = spec.account(spender, each.occurred_at)
+        if account is not None:
+            ledger.begin_with([Spent(spec.by, account, cell_of(each, BOOK.all_boundaries()))])
+    last = max((each.occurred_at for each in asked.values()), default=None)
+    ledger.know(Known(ids_of(asked, last), query.since, query.tenants, [place]))
+
+
+@given(USAGES, st.permutations(SPECS), st.data())
+def test_budgets_that_begin_one_after_the_other_wherever_the_tables_are_come_to_the_sums_of_the_log(
+    usages: list[UsageRecorded], specs: list[BudgetSpec], data: st.DataObject
+) -> None:
+    """Facts come again with other values too, but for the time: of which period one is decides what is asked for."""
+    first = stored(usages)
+    usages = [
+        each.model_copy(update={"occurred_at": first[f"{each.tenant_id}/{each.usage_id}"].occurred_at})
+        for each in usages
+    ]
+    standing, place = Ledger(Budgets(SPECS), NOON), 0
+    for spec in specs:
+        further = data.draw(st.integers(place, len(usages)), "standing")
+        standing.add(usages[place:further])
+        place = further
+        tables = data.draw(st.integers(0, place), "tables")
+        coming = standing.beside(NOON, [spec], BOOK)
+        begin(coming, spec, stored(usages[:tables]), tables)
+        coming.add(usages[tables:place])
+        standing.merge(coming)
+    standing.add(usages[place:])
+    counted = Ledger(Budgets(SPECS), NOON, [(spec, BOOK) for spec in SPECS])
+    counted.add(usages)
+    key = attrgetter("budget", "tenant_id", "period", "who")
+    assert sorted(standing.take_changed(), key=lambda each: str(key(each))) == sorted(
+        counted.take_changed(), key=lambda each: str(key(each))
+    )
