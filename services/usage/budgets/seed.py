@@ -30,7 +30,7 @@ HEAD_START_SECONDS = 3.0
 """When there are no sums after this, the log is counted beside: the projection starts later than the budgets, and never
 where ClickHouse is away."""
 
-SUMS_SECONDS, ROWS_SECONDS = 5.0, 60.0
+SUMS_SECONDS, ROWS_SECONDS = 10.0, 60.0
 """Longest wait for sums, for which the projection is held, and for what is read from the rows, for which it is not."""
 
 
@@ -73,7 +73,7 @@ class Seeds:
 
     async def _spending(self, query: SpendingQuery, partitions: int) -> tuple[Sequence[int], Spending]:
         """From the sums while the projection is held, else from the rows while it goes on."""
-        async with asyncio.timeout(SUMS_SECONDS), self._projection.held():
+        async with self._projection.held(), asyncio.timeout(SUMS_SECONDS):
             ends = self._ends(partitions)
             spending = await self._store.spending(query, ends)
         if spending is None:
@@ -100,13 +100,12 @@ class Seeding:
     ) -> None:
         self.ledger = ledger
         self.specs = specs
-        self.book = book
         self.ends: Sequence[int] | None = None
         """From where on the ledger goes on, once it may; None when the log has to be counted."""
         self._summed = asyncio.Event()
         self._told = False
         self._late_at = time.monotonic() + HEAD_START_SECONDS
-        self._task = asyncio.create_task(self._run(seeds, partitions), name="budgets:seed")
+        self._task = asyncio.create_task(self._run(seeds, book, partitions), name="budgets:seed")
 
     @property
     def done(self) -> bool:
@@ -128,10 +127,10 @@ class Seeding:
     async def stop(self) -> None:
         await end_task(self._task)
 
-    async def _run(self, seeds: Seeds, partitions: int) -> None:
+    async def _run(self, seeds: Seeds, book: PriceBook, partitions: int) -> None:
         names = sorted({spec.name for spec in self.specs})
         try:
-            query = question_of(self.specs, self.ledger, self.book)
+            query = question_of(self.specs, self.ledger, book)
             self.ends = await seeds.begin(self.ledger, query, partitions, self._summed.set)
         except Exception as error:  # noqa: BLE001 - whatever it is, the log has everything
             log.info("budgets_not_seeded", budgets=names, reason=f"{type(error).__name__}: {error}"[:500])

@@ -23,7 +23,7 @@ from services.usage.rows import row_of
 from services.usage.spending import Spending
 from services.usage.store import Block
 from tests.support.prices import book_of, price
-from tests.support.usage_tables import block, spent
+from tests.support.usage_tables import Place, block, spent
 
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 """Of days the last one still counts, and of months the last one too."""
@@ -260,6 +260,23 @@ async def test_sums_say_nothing_while_tables_are_further_than_the_place(store: C
     ids = await store.fact_ids(query, [1], some.generation)
     assert [ids.has(f"default/u{number}") for number in range(2)] == [True, False]
     assert ids.last == NOW
+
+
+async def test_sums_say_nothing_where_the_last_blocks_are_read_again(place: Place, store: ClickHouseUsageStore) -> None:
+    """As after a migration, which takes their numbers off the blocks: the place is before the last one then."""
+    specs = [BudgetSpec.model_validate({"name": "b", "unit": "tokens"})]
+    query = question_of(specs, _empty(specs, BOOKS[0]), BOOKS[0])
+    await store.insert(block(spent(0, occurred_at=NOW)))
+    await store.insert(block(spent(1, occurred_at=NOW), spent(2, occurred_at=NOW), first=1))
+    client = place.client()
+    place.run(client, ["ALTER TABLE usage_events_a UPDATE block_number = 0 WHERE 1 SETTINGS mutations_sync = 1"])
+    client.close()
+    positions = await store.positions()
+    assert positions == {0: 1}
+    assert await store.spending(query, [1]) is None
+    some = await store.spending(query, [1], from_rows=True)
+    assert some is not None
+    assert [each.cell.events for each in some.spent] == [1]
 
 
 async def test_ids_of_other_tables_than_the_sums_are_refused(store: ClickHouseUsageStore) -> None:
