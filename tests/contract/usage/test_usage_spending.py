@@ -191,7 +191,7 @@ async def _same_as_counted(
 
 
 CHECKED = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
