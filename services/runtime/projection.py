@@ -123,7 +123,7 @@ class Projection(ConsumerRebalanceListener):
         self._measuring: asyncio.Task[None] | None = None
         self._moved = asyncio.Condition()
         self._applying = asyncio.Lock()
-        self._started = False
+        self._started = asyncio.Event()
         self._trouble: str | None = "not started"
         self._subscriber = broker.subscriber(
             self._name,
@@ -155,7 +155,7 @@ class Projection(ConsumerRebalanceListener):
         if self._positions:
             await self._check_log()
         await self._producer.start()
-        self._started = True
+        self._started.set()
         self._trouble = None
         self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
 
@@ -190,7 +190,11 @@ class Projection(ConsumerRebalanceListener):
     @property
     def started(self) -> bool:
         """Whether its positions are known; before that they are all 0."""
-        return self._started
+        return self._started.is_set()
+
+    async def until_started(self) -> None:
+        """Returns when its positions are known. Bound it from outside."""
+        await self._started.wait()
 
     def position(self, partition: int) -> int:
         """The next offset of a partition that the store does not reflect yet."""
@@ -230,7 +234,7 @@ class Projection(ConsumerRebalanceListener):
     async def _pass_markers(self, partition: int, min_offset: int) -> None:
         """Moves on when nothing but transaction markers is before `min_offset`: no record will tell of those."""
         begin = self.position(partition)
-        if not self._started or await self._markers.next_record(partition, begin, min_offset) < min_offset:
+        if not self.started or await self._markers.next_record(partition, begin, min_offset) < min_offset:
             return
         async with self._applying:
             await self._move(partition, max(self.position(partition), min_offset))

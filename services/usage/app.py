@@ -26,6 +26,7 @@ from services.usage.billing.plans import Plans
 from services.usage.billing.progress import UsageProgress
 from services.usage.budgets.api import install_budgets
 from services.usage.budgets.loop import BudgetLoop
+from services.usage.budgets.seed import Seeds
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.opening import Gate, Opening
 from services.usage.placement import Placement
@@ -124,7 +125,8 @@ class UsageService:
             prepare=row_of,
         )
         self._prices = Prices(clients, settings)
-        self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints)
+        seeds = Seeds(self._store, self._projection)
+        self._budgets = BudgetLoop(clients, settings, self._prices.book, failpoints, seeds)
         self._plans = Plans(clients, settings)
         self._invoices = InvoiceLog(clients, settings, failpoints)
         progress = UsageProgress(self._projection, clients, settings)

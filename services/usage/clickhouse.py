@@ -30,6 +30,8 @@ from services.usage.rates_table import Line, RatedCell, cells_in, write_rates
 from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, imbalances
 from services.usage.retention import purge
 from services.usage.rollups import RAW, Slot
+from services.usage.spending import FactIds, Spending, SpendingQuery
+from services.usage.spending_sql import read_fact_ids, read_spending
 from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
 from services.usage.sums_sql import group_from, parameters_of, sums_sql
 
@@ -41,6 +43,8 @@ EXPORT_BLOCK, EXPORT_GROUPS = 8192, 1000
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
 """Most that a server may take; a server that hangs would hold up every query behind it."""
+
+REBUILT = "usage was rebuilt meanwhile: ask again"
 
 TOO_MUCH = {158, 159, 160, 241, 307}
 """ClickHouse's numbers of too many rows, too long, too slow, too much memory, too many bytes."""
@@ -72,6 +76,7 @@ class ClickHouseUsageStore:
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-read")
         self._exporting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-export")
         self._rating = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-rates")
+        self._counting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clickhouse-count")
         self._live = BlockWriter("a", 1)
         self._built: BlockWriter | None = None
         self._writer: Any = None
@@ -95,6 +100,7 @@ class ClickHouseUsageStore:
             pool.shutdown()
         self._exporting.shutdown()
         self._rating.shutdown()
+        self._counting.shutdown()
         self._reader = self._writer = None
         if self._lock is not None:
             self._lock.close()
@@ -146,26 +152,10 @@ class ClickHouseUsageStore:
 
     async def rated_cells(self, own: Collection[str]) -> Sequence[RatedCell]:
         live = self._live
-        cells = await self._on_rates(lambda client: cells_in(client, live.slot, own))
-        if self._live is not live:
-            raise UnavailableError("usage was rebuilt while its cells were looked at")
-        return cells
+        return await self._beside(self._rating, live, lambda client: cells_in(client, live.slot, own))
 
     async def write_rates(self, lines: Sequence[Line]) -> bool:
-        return await self._on_rates(lambda client: write_rates(client, lines, self._placement))
-
-    async def _on_rates(self, call: Callable[[Any], R]) -> R:
-        """On a client and a thread of its own: it may take long, and nothing waits for it."""
-        _opened(self._reader)
-
-        def called() -> R:
-            with self._connect() as client:
-                return call(client)
-
-        try:
-            return await self._run(self._rating, called)
-        except ClickHouseError as error:
-            raise UnavailableError(f"ClickHouse at {self._name} takes no rates: {_first_line(error)}") from error
+        return await self._beside(self._rating, self._live, lambda client: write_rates(client, lines, self._placement))
 
     async def digests(self, ends: Sequence[int], kept_from: datetime = EARLIEST) -> Sequence[UsageDigest]:
         result = await self._read(digests_sql, {"ends": list(ends), "kept_from": kept_from})
@@ -206,13 +196,46 @@ class ClickHouseUsageStore:
         result = await self._ask(lambda slot: quality_sql(query, slot), quality_parameters(query))
         return [quality_from(query, row) for row in result.named_results()]
 
+    async def spending(self, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool = False) -> Spending | None:
+        live = self._live
+        return await self._beside(
+            self._counting,
+            live,
+            lambda client: read_spending(client, live.slot, live.generation, query, ends, from_rows=from_rows),
+        )
+
+    async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:
+        live = self._live
+        if live.generation != generation:
+            raise UnavailableError(REBUILT)
+        return await self._beside(self._counting, live, lambda client: read_fact_ids(client, live.slot, query, ends))
+
+    async def _beside(self, pool: ThreadPoolExecutor, live: BlockWriter, call: Callable[[Any], R]) -> R:
+        """On a client and a thread of its own: it may take long, and no question or insert waits for it.
+
+        Raises UnavailableError, also when usage was rebuilt meanwhile.
+        """
+        _opened(self._reader)
+
+        def called() -> R:
+            with self._connect() as client:
+                return call(client)
+
+        try:
+            answer = await self._run(pool, called)
+        except ClickHouseError as error:
+            raise UnavailableError(f"ClickHouse at {self._name} does not do as asked: {_first_line(error)}") from error
+        if self._live is not live:
+            raise UnavailableError(REBUILT)
+        return answer
+
     async def export(self, query: UsageQuery, take: Callable[[Sequence[UsageGroup]], None]) -> None:
         live = self._live
         _opened(self._reader)
         with self._bounded(self._bounds.export_seconds) as bounds:
             await self._run(self._exporting, lambda: self._stream(query, live.slot, bounds, take))
         if self._live is not live:
-            raise UnavailableError("usage was rebuilt while it was exported: ask again")
+            raise UnavailableError(REBUILT)
 
     def _stream(
         self, query: UsageQuery, slot: Slot, bounds: dict[str, Any], take: Callable[[Sequence[UsageGroup]], None]

@@ -10,6 +10,7 @@ from schemas.http import UsageConflict, UsageDigest, UsageImbalance
 from services.runtime.errors import TurnlogError
 from services.usage.queries import EARLIEST, UsageGroup, UsageQuery
 from services.usage.rates_table import Line, RatedCell
+from services.usage.spending import FactIds, Spending, SpendingQuery
 
 
 class TooMuchAskedError(TurnlogError):
@@ -160,6 +161,25 @@ class UsageStore(UsageBuild, UsageRates, Protocol):
 
         Args:
             kept_from: the first moment of the first month that is looked at.
+        """
+        ...
+
+    async def spending(self, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool = False) -> Spending | None:
+        """What the accounts of budgets have spent before `ends`, the next offset of each partition.
+
+        Nothing is inserted meanwhile; None where that can't be told from the sums then.
+
+        Args:
+            ends: where the projection is at the moment of the call.
+            from_rows: takes longer, and inserts may go on.
+        """
+        ...
+
+    async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:
+        """The facts that such sums were made of, and others of the same time and tenants; inserts may go on.
+
+        Args:
+            generation: of the sums. Raises UnavailableError when usage was rebuilt since then: ask for them again.
         """
         ...
 

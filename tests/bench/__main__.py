@@ -13,6 +13,7 @@ from typing import Any
 import uvloop
 
 from tests.bench import (
+    budgets,
     comparison,
     gateway,
     invoice,
@@ -50,6 +51,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
     "memory": ("Memory's engine in process, without Kafka and HTTP", memory.measure),
     "usage": ("Usage's engine in process, without Kafka and HTTP", usage.measure),
+    "budgets": ("Budgets over ten million units of usage, without Kafka", budgets.measure),
     "invoice": ("An invoice over a million rows, without HTTP", invoice.measure),
     "overload": ("One worker with too much to do", overload.measure),
     "recovery": ("Partitions without an owner: a long past, a death, a rolling restart", recovery.measure),

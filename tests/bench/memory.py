@@ -1,8 +1,8 @@
 """Memory's engine in process, with nothing beside it: how fast it takes the journal in, and answers from how much.
 
 Records go from JSON through the projection into the store in batches as a rebuild has them, but there is no Kafka: a
-generator writes the journal. Each message gets a vector, by `wordllama`. Contexts are read one after the other, of threads
-that a fixed seed chooses, without HTTP.
+generator writes the journal. Each message gets a vector, by `wordllama`. Contexts are read one after the other, of
+threads that a fixed seed chooses, without HTTP.
 """
 
 import os

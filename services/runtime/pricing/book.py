@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import product
 from operator import attrgetter
@@ -43,17 +43,16 @@ class PriceBook:
         """Where a price of a tenant may change."""
         found = self._boundaries.get(tenant_id)
         if found is None:
-            specs, of_defaults = self._specs_of(tenant_id), self._defaults.boundaries
-            sizes = (tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)
-            found = Boundaries.at(
-                [*of_defaults.times, *(spec.effective_from for spec in specs)], [*of_defaults.sizes, *sizes]
-            )
-            self._boundaries[tenant_id] = found
+            found = self._boundaries[tenant_id] = self._boundaries_of(self._specs_of(tenant_id))
         return found
 
     def tenants(self) -> frozenset[str]:
         """Who has prices of its own; the prices of all the others are the same."""
         return frozenset(tenant for _, tenant, *_ in self._scopes if tenant is not None)
+
+    def all_boundaries(self) -> Boundaries:
+        """Where a price of anybody may change. In such cells an amount of any tenant is exact too: they are finer."""
+        return self._boundaries_of([spec for versions in self._scopes.values() for spec in versions])
 
     def currencies(self, tenant_id: str) -> frozenset[str]:
         """What a tenant's amounts may be in, that of the defaults among them."""
@@ -78,6 +77,13 @@ class PriceBook:
             begun = bisect_right(versions, cell.begins, key=_effective_from)
             if begun:
                 yield versions[begun - 1]
+
+    def _boundaries_of(self, specs: Sequence[PriceSpec]) -> Boundaries:
+        of_defaults = self._defaults.boundaries
+        sizes = (tier.above_input_tokens + 1 for spec in specs for tier in spec.tiers)
+        return Boundaries.at(
+            [*of_defaults.times, *(spec.effective_from for spec in specs)], [*of_defaults.sizes, *sizes]
+        )
 
     def _specs_of(self, tenant_id: str) -> list[PriceSpec]:
         return [

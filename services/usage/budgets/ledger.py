@@ -17,7 +17,9 @@ from services.runtime.pricing.book import PriceBook
 from services.runtime.pricing.cells import Cell, cell_of
 from services.runtime.pricing.rate import EXACT
 from services.runtime.pricing.sums import Amounts, amounts_of
+from services.usage.budgets.known import Known
 from services.usage.budgets.periods import PERS, earliest_period, first_moment
+from services.usage.spending import Spent
 
 _CELL = [each.name for each in fields(Cell)]
 _kind_of = attrgetter(*_CELL[: _CELL.index("events")])
@@ -43,7 +45,8 @@ class _Counted(NamedTuple):
 class Ledger:
     """The sums are a function of the usage that was added, whatever order it came in and however often.
 
-    A `usage_id` counts once a tenant, as it was first seen. What is of a period that is over does not count.
+    A `usage_id` counts once a tenant, as it was first seen. What is of a period that is over does not count. A ledger
+    may begin with what was spent before, and then knows the ids of that too.
 
     Args:
         budgets: all that hold, of which a tenant's own goes before everybody's of the same name.
@@ -56,12 +59,32 @@ class Ledger:
         self._sums: dict[tuple[BudgetId, Account], _Sum] = {}
         self._changed: set[tuple[BudgetId, Account]] = set()
         self._seen: dict[str, datetime] = {}
+        self._known: list[Known] = []
+        self._firsts: dict[Per, datetime] = {}
         self._earliest: dict[Per, str] = {}
         self.roll(now)
 
     def add(self, usages: Iterable[UsageRecorded]) -> None:
         for usage in usages:
             self._add(usage)
+
+    def begin_with(self, spent: Iterable[Spent]) -> None:
+        """Adds what accounts have spent before anything that is added here. What it was made of has to be known too.
+
+        Amounts are worked out here, which takes long for many accounts, and not when they are taken.
+        """
+        for by, account, cell in spent:
+            for spec in self._budgets.of(account.tenant_id):
+                counted = self._counted.get(_id_of(spec))
+                mine = counted is not None and spec.by == by and (by == "tenant" or spec.who in (None, account.who))
+                if mine and account.period >= self._earliest[spec.per]:
+                    self._put(spec, account, cell)
+        for budget, account in self._sums:
+            self._work_out(budget, account)
+
+    def know(self, known: Known) -> None:
+        """Counts nothing any more of facts that are known."""
+        self._known = [each for each in self._known if not known.covers(each)] + [known]
 
     def take_changed(self) -> Sequence[BudgetState]:
         """Where the accounts stand that have changed since the last time; at the first time all that were spent on."""
@@ -124,12 +147,18 @@ class Ledger:
         return forgotten
 
     def merge(self, other: "Ledger") -> None:
-        """Takes over the budgets of another ledger, to which the same usage was added, and follows the same budgets."""
+        """Takes over the budgets of another ledger, to which the same usage was added, and follows the same budgets.
+
+        The other one may have begun with what was spent before, and this one has come as far by then: so what that one
+        knows, this one has counted too.
+        """
         self._sums = {key: total for key, total in self._sums.items() if key[0] not in other._counted} | other._sums
         self._changed |= other._sums.keys()
         self._changed &= self._sums.keys()
         self._counted |= other._counted
         self._seen |= other._seen
+        for each in other._known:
+            self.know(each)
         self.roll(self.now)
 
     def roll(self, now: datetime) -> None:
@@ -142,43 +171,62 @@ class Ledger:
             if account.period >= self._earliest[self._counted[budget].spec.per]
         }
         self._changed &= self._sums.keys()
-        firsts = [first_moment(each.spec.per, now) for each in self._counted.values()]
-        known = [first for first in firsts if first is not None]
-        if known and len(known) == len(firsts):
-            self._seen = {fact: at for fact, at in self._seen.items() if at >= min(known)}
+        self._firsts = {per: first_moment(per, now) or EPOCH for per in PERS}
+        pers: set[Per] = {each.spec.per for each in self._counted.values()}
+        if pers and "thread" not in pers:
+            first = min(self._firsts[per] for per in pers)
+            self._seen = {fact: at for fact, at in self._seen.items() if at >= first}
+        timed = [self._firsts[per] for per in pers if per != "thread"]
+        self._known = [each for each in self._known if timed and each.last >= min(timed)]
 
     def _add(self, usage: UsageRecorded) -> None:
-        spender = Spender(usage.tenant_id, usage.user_id, usage.agent, usage.thread_id, usage.team_id)
-        accounts = [
-            (counted, account)
+        counted = [
+            each
             for spec in self._budgets.of(usage.tenant_id)
-            if (counted := self._counted.get(_id_of(spec))) is not None
-            and (account := spec.account(spender, usage.occurred_at)) is not None
-            and account.period >= self._earliest[spec.per]
+            if (each := self._counted.get(_id_of(spec))) is not None and usage.occurred_at >= self._firsts[spec.per]
         ]
         fact = f"{usage.tenant_id}/{usage.usage_id}"
-        if not accounts or fact in self._seen:
+        if not counted or fact in self._seen or any(each.has(fact) for each in self._known):
             return
         self._seen[fact] = usage.occurred_at
+        spender = Spender(usage.tenant_id, usage.user_id, usage.agent, usage.thread_id, usage.team_id)
         cells: dict[int, Cell] = {}
-        for (spec, book), account in accounts:
-            key = _id_of(spec), account
-            total = self._sums.get(key)
-            if total is None:
-                total = self._sums[key] = _Sum()
-            self._changed.add(key)
+        for spec, book in counted:
+            account = spec.account(spender, usage.occurred_at)
+            if account is None:
+                continue
             if spec.unit == "tokens":
+                total = self._sum(_id_of(spec), account)
                 total.spent = EXACT.add(total.spent, usage.input_tokens + usage.output_tokens)
                 total.events += 1
                 continue
             cell = cells.get(id(book))
             if cell is None:
                 cell = cells[id(book)] = cell_of(usage, book.boundaries(usage.tenant_id))
-            kind, counts = _kind_of(cell), _counts_of(cell)
-            known = total.unrated.get(kind)
-            total.unrated[kind] = [*counts] if known is None else [a + b for a, b in zip(known, counts, strict=True)]
+            self._put(spec, account, cell)
 
-    def _state(self, budget: BudgetId, account: Account) -> BudgetState:
+    def _put(self, spec: BudgetSpec, account: Account, cell: Cell) -> None:
+        """Adds events of one cell."""
+        total = self._sum(_id_of(spec), account)
+        if spec.unit == "tokens":
+            total.spent = EXACT.add(total.spent, cell.input_tokens + cell.output_tokens)
+            total.events += cell.events
+            return
+        kind, counts = _kind_of(cell), _counts_of(cell)
+        known = total.unrated.get(kind)
+        total.unrated[kind] = [*counts] if known is None else [a + b for a, b in zip(known, counts, strict=True)]
+
+    def _sum(self, budget: BudgetId, account: Account) -> _Sum:
+        """The sum of an account, which is going to change."""
+        key = budget, account
+        self._changed.add(key)
+        total = self._sums.get(key)
+        if total is None:
+            total = self._sums[key] = _Sum()
+        return total
+
+    def _work_out(self, budget: BudgetId, account: Account) -> _Sum:
+        """The sum of an account, with the amounts of all that was added."""
         (spec, book), total = self._counted[budget], self._sums[budget, account]
         for kind, counts in total.unrated.items():
             cell = Cell(*kind, *counts)
@@ -189,6 +237,10 @@ class Ledger:
                 total.spent = EXACT.normalize(EXACT.add(total.spent, amount))
                 total.events += cell.events
         total.unrated = {}
+        return total
+
+    def _state(self, budget: BudgetId, account: Account) -> BudgetState:
+        spec, total = self._counted[budget].spec, self._work_out(budget, account)
         return BudgetState(
             budget=spec.name,
             budget_tenant_id=spec.tenant_id,

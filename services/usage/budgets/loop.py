@@ -23,6 +23,7 @@ from services.usage.budgets.ledger import Ledger, warning_id, warning_of
 from services.usage.budgets.periods import PERS, earliest_period, reads_from
 from services.usage.budgets.progress import BudgetProgress
 from services.usage.budgets.reading import Reading
+from services.usage.budgets.seed import Seeding, Seeds, can_seed
 
 log = structlog.get_logger(__name__)
 
@@ -42,20 +43,29 @@ RETRY_SECONDS = 1.0
 
 
 class BudgetLoop:
-    """Keeps the sums in memory: a start counts the log again, from the beginning of the running periods.
+    """Keeps the sums in memory: a start counts again, what ClickHouse has and what is on the log behind it.
 
     So what is written depends on the log alone, whatever was killed when. A state is a sum, and a warning has an id of
     its own: either may be written again without harm. Until a start has counted to the end of the log the states of
     the last run stand. Records that are no usage are left out; the projection rejects them.
+
+    Args:
+        seeds: what ClickHouse has; without it everything is counted from the log.
     """
 
     def __init__(
-        self, clients: KafkaClients, settings: RuntimeSettings, prices: Callable[[], PriceBook], failpoints: Failpoints
+        self,
+        clients: KafkaClients,
+        settings: RuntimeSettings,
+        prices: Callable[[], PriceBook],
+        failpoints: Failpoints,
+        seeds: Seeds | None = None,
     ) -> None:
         self._clients = clients
         self._settings = settings
         self._prices = prices
         self._failpoints = failpoints
+        self._seeds = seeds
         self._board = BudgetBoard(clients, settings)
         self._producer: AIOKafkaProducer = clients.producer()
         self._partitions: Sequence[TopicPartition] = ()
@@ -63,7 +73,11 @@ class BudgetLoop:
         self._warned: set[str] = set()
         self._trouble: str | None = None
         self._standing: Reading | None = None
-        self._coming: Reading | None = None
+        self._coming: list[Reading] = []
+        """Those that come behind, of which the last one goes first: one from the log waits for one from ClickHouse."""
+        self._seeding: Seeding | None = None
+        self._not_seeded: Budgets | None = None
+        """The budgets of the last try that came to nothing."""
 
     async def start(self) -> None:
         """Returns when the budgets and what is known of them have been read; counting goes on behind."""
@@ -94,13 +108,14 @@ class BudgetLoop:
         return [self._progress_of(spec) for spec in self._board.budgets.all()]
 
     def _progress_of(self, spec: BudgetSpec) -> BudgetProgress:
-        standing, coming = self._standing, self._coming
+        standing = self._standing
+        coming = next((each for each in self._coming if each.ledger.counts(spec)), None)
         progress = BudgetProgress(
             budget=spec.name, budget_tenant_id=spec.tenant_id, budget_version=spec.version, standing="counting"
         )
         if standing is not None and standing.ledger.counts(spec):
             return progress.model_copy(update={"standing": "in_force"})
-        if standing is not None and coming is not None and coming.ledger.counts(spec):
+        if standing is not None and coming is not None:
             counted = coming.counted()
             return progress.model_copy(update={"counted": counted, "records": counted + coming.left(standing.places)})
         return progress
@@ -120,9 +135,9 @@ class BudgetLoop:
         """Counts for as long as there are budgets.
 
         What stands goes on from the end of the log, with no budget in it at first. Budgets that it lacks, and those of
-        money when prices have changed, are counted by a reading that comes behind it, from where their own periods
-        begin, and are merged into it at the record that it has come to. So no sum goes back, and no budget waits for
-        another one whose period is longer.
+        money when prices have changed, are counted by a reading that comes behind it, from where ClickHouse is or from
+        where their own periods begin, and are merged into it at the record that it has come to. So no sum goes back,
+        and no budget waits for another one whose period is longer.
         """
         standing = await self._begin(Ledger(self._board.budgets, datetime.now(UTC)))
         self._standing = standing
@@ -131,68 +146,130 @@ class BudgetLoop:
                 book = self._prices()
                 if standing.ledger.follow(budgets):
                     await self._clear(standing.ledger.now)
-                if self._coming is None:
-                    self._coming = await self._begin_coming(standing.ledger, book)
+                await self._keep_coming(budgets, book)
+                await self._begin_coming(standing.ledger, budgets, book)
+                if self._coming:
+                    await self._catch_up(standing, self._coming[-1])
                 else:
-                    await self._keep_coming(self._coming, budgets, book)
-                if self._coming is None:
                     await standing.step(POLL_MS, BATCH_RECORDS)
-                else:
-                    await self._catch_up(standing, self._coming)
                 if datetime.now(UTC).date() != standing.ledger.now.date():
                     standing.ledger.roll(datetime.now(UTC))
                     await self._clear(standing.ledger.now)
                 await self._write(standing.ledger.take_changed())
         finally:
-            await self._close_coming()
+            await self._end_seeding()
+            for coming in [*self._coming]:
+                await self._close_coming(coming)
             self._standing = None
             await standing.close()
 
-    async def _begin_coming(self, standing: Ledger, book: PriceBook) -> Reading | None:
-        """Of what is missing the budgets of the shortest period: they need the least of the log, and stand the soonest.
+    async def _keep_coming(self, budgets: Budgets, book: PriceBook) -> None:
+        """Gives a reading up when its budgets, or their prices, do not hold any more."""
+        for coming in [*self._coming]:
+            coming.ledger.follow(budgets)
+            if coming.ledger.is_empty() or coming.ledger.outdated(book):
+                await self._close_coming(coming)
 
-        None when nothing is missing.
+    async def _begin_coming(self, standing: Ledger, budgets: Budgets, book: PriceBook) -> None:
+        """Begins with what is missing: with what ClickHouse has of it, else from the log."""
+        if self._seeding is not None:
+            await self._take_seeding(self._seeding, standing, budgets, book)
+            return
+        now, specs = datetime.now(UTC), self._missing(standing, book)
+        if not specs:
+            return
+        if self._seeds is not None and self._not_seeded is not budgets and can_seed(specs[0]):
+            self._seeding = Seeding(self._seeds, standing.beside(now, specs, book), specs, book, len(self._partitions))
+        elif not self._coming:
+            self._coming.append(await self._begin(standing.beside(now, specs, book), specs))
+
+    def _missing(self, standing: Ledger, book: PriceBook) -> Sequence[BudgetSpec]:
+        """Of what is missing the budgets of the shortest period: they need the least, and stand the soonest."""
+        missing = [
+            spec for spec in standing.missing(book) if not any(each.ledger.counts(spec) for each in self._coming)
+        ]
+        shortest = min((spec.per for spec in missing), key=PERS.index, default=None)
+        return [spec for spec in missing if spec.per == shortest]
+
+    async def _take_seeding(self, seeding: Seeding, standing: Ledger, budgets: Budgets, book: PriceBook) -> None:
+        """Tells what ClickHouse has as soon as it is known, and goes on from there as soon as that can be.
+
+        The log is counted beside it when it takes long to begin: whichever is there first counts.
         """
-        missing, now = standing.missing(book), datetime.now(UTC)
+        await self._write(self._more_than_told(seeding.take_sums(budgets), standing))
+        missing = [spec for spec in standing.missing(book) if seeding.ledger.counts(spec)]
         if not missing:
-            return None
-        shortest = min((spec.per for spec in missing), key=PERS.index)
-        specs = [spec for spec in missing if spec.per == shortest]
-        return await self._begin(standing.beside(now, specs, book), specs)
+            await self._end_seeding()
+        elif seeding.done:
+            await self._end_seeding()
+            await self._go_on_from(seeding, budgets, book)
+        elif seeding.is_late and not self._coming:
+            self._coming.append(await self._begin(standing.beside(datetime.now(UTC), missing, book), missing))
 
-    async def _keep_coming(self, coming: Reading, budgets: Budgets, book: PriceBook) -> None:
-        """Gives the reading up when its budgets, or their prices, do not hold any more."""
-        coming.ledger.follow(budgets)
-        if coming.ledger.is_empty() or coming.ledger.outdated(book):
-            await self._close_coming()
+    async def _go_on_from(self, seeding: Seeding, budgets: Budgets, book: PriceBook) -> None:
+        """Counts on from what ClickHouse has, instead of the log where that was begun, unless it came to nothing."""
+        if seeding.ends is None:
+            self._not_seeded = budgets
+            return
+        seeding.ledger.follow(budgets)
+        if seeding.ledger.is_empty() or seeding.ledger.outdated(book):
+            return
+        for coming in [*self._coming]:
+            if any(coming.ledger.counts(spec) for spec in seeding.specs):
+                await self._close_coming(coming)
+        self._coming.append(await self._begin(seeding.ledger, seeding.specs, seeding.ends))
+
+    def _more_than_told(self, states: Sequence[BudgetState], standing: Ledger) -> Sequence[BudgetState]:
+        """Of accounts of budgets that do not stand, where more is spent than anybody has been told of yet."""
+        standing_ids = {(spec.tenant_id, spec.name) for spec in self._board.budgets.all() if standing.counts(spec)}
+        told = self._board.states
+        return [
+            state
+            for state in states
+            if (state.budget_tenant_id, state.budget) not in standing_ids
+            and ((known := told.get(_key(state))) is None or known.spent < state.spent)
+        ]
 
     async def _catch_up(self, standing: Reading, coming: Reading) -> None:
-        """Counts on with both, and merges them once they are at the same record."""
-        if coming.left(standing.places) > NEAR_RECORDS:
-            await standing.step(0, BATCH_RECORDS)
+        """Counts on with both, and merges them once they are at the same record.
+
+        What comes may be further: ClickHouse is now and then ahead of what stands.
+        """
+        ahead = standing.left(coming.places)
+        if ahead or coming.left(standing.places) > NEAR_RECORDS:
+            await standing.step(POLL_MS if ahead else 0, BATCH_RECORDS)
         await coming.step(POLL_MS, CATCH_UP_RECORDS, until=standing.places)
-        if not coming.left(standing.places):
+        if not coming.left(standing.places) and not standing.left(coming.places):
             await asyncio.to_thread(standing.ledger.merge, coming.ledger)
-            await self._close_coming()
+            await self._close_coming(coming)
+            self._not_seeded = None
             await self._tell(standing.ledger)
 
-    async def _begin(self, ledger: Ledger, specs: Sequence[BudgetSpec] = ()) -> Reading:
-        """At the beginning of the periods of budgets; without any at the end of the log."""
+    async def _begin(
+        self, ledger: Ledger, specs: Sequence[BudgetSpec] = (), ends: Sequence[int] | None = None
+    ) -> Reading:
+        """At the beginning of the periods of budgets or behind what the ledger has; without any at the end."""
         reading = Reading(ledger, self._clients.consumer())
         try:
-            if specs:
+            if not specs:
+                await reading.begin_at_end(self._partitions)
+            elif ends is None:
                 await reading.begin_at(self._partitions, reads_from(specs, ledger.now))
             else:
-                await reading.begin_at_end(self._partitions)
+                await reading.begin_behind(self._partitions, reads_from(specs, ledger.now), ends)
         except BaseException:
             await reading.close()
             raise
         return reading
 
-    async def _close_coming(self) -> None:
-        coming, self._coming = self._coming, None
-        if coming is not None:
-            await coming.close()
+    async def _close_coming(self, coming: Reading) -> None:
+        self._coming.remove(coming)
+        await coming.close()
+
+    async def _end_seeding(self) -> None:
+        seeding, self._seeding = self._seeding, None
+        if seeding is not None:
+            await seeding.stop()
 
     async def _tell(self, ledger: Ledger) -> None:
         """Makes the topic say what a ledger says that has counted all there was."""

@@ -53,6 +53,13 @@ class Reading:
             {partition: ends[partition] if place is None else place.offset for partition, place in found.items()}
         )
 
+    async def begin_behind(
+        self, partitions: Sequence[TopicPartition], since: datetime | None, ends: Sequence[int]
+    ) -> None:
+        """Counts from the first record of a time on, and from the next offset of each partition where that is later."""
+        await self.begin_at(partitions, since)
+        self._go_to({each: max(place, ends[each.partition]) for each, place in self.places.items()})
+
     async def step(
         self, timeout_ms: int, max_records: int, *, until: Mapping[TopicPartition, int] | None = None
     ) -> None:
