@@ -156,23 +156,17 @@ def _what(price: PriceSpec) -> str:
 
 
 async def list_budgets() -> None:
-    figures = ("warns at", "stops at", "accounts", "used up", "state")
-    table = Table("budget", "version", "tenant", "by", "per", "of", *figures)
+    table = Table("budget", "tenant", "by", "caps", "used up", "state")
     board = await _board()
     progress = await _progress()
     for budget in board.budgets.all():
         accounts = [state for state in board.accounts(budget.name) if state.is_of(budget)]
         table.add_row(
             budget.name,
-            budget.version,
             budget.tenant_id or "(each)",
-            f"{budget.by} {budget.who}" if budget.who else budget.by,
-            budget.per,
-            _unit(budget),
-            _amount(budget.soft),
-            _amount(budget.hard),
-            str(len(accounts)),
-            str(sum(state.level == "exceeded" for state in accounts)),
+            f"{budget.by} {budget.who or ''}".strip() + f", {budget.per}",
+            _caps(budget),
+            f"{sum(state.level == 'exceeded' for state in accounts)} of {len(accounts)}",
             _standing(budget, progress),
         )
     console.print(table)
@@ -222,6 +216,12 @@ def _standing(budget: BudgetSpec, progress: Sequence[BudgetProgress]) -> str:
 
 def _unit(budget: BudgetSpec) -> str:
     return budget.unit if budget.unit == "tokens" else f"{budget.currency} of {budget.unit}"
+
+
+def _caps(budget: BudgetSpec) -> str:
+    caps = {"soft": budget.soft, "hard": budget.hard}
+    said = ", ".join(f"{name} {format_amount(cap)}" for name, cap in caps.items() if cap is not None)
+    return f"{said} {_unit(budget)}"
 
 
 def _amount(limit: Decimal | None) -> str:
