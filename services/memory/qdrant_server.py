@@ -274,7 +274,7 @@ class MemoryCollection:
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
         with self._calling():
-            return VectorCounts.of(space, await self._states())
+            return VectorCounts.of(await self._states(), space.stored, space.refused)
 
     async def _states(self) -> dict[str, int]:
         """How many messages are in which state of their vector."""

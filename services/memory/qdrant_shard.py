@@ -299,9 +299,7 @@ class MemoryShard:
         }
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
-        states = await self._states()
-        stored, refused = states.get(_state(space.stored), 0), states.get(_state(space.refused), 0)
-        return VectorCounts(sum(states.values()) - stored - refused, stored, refused)
+        return VectorCounts.of(await self._states(), _state(space.stored), _state(space.refused))
 
     async def unindexed(self, space: VectorSpace) -> int:
         """Vectors of a space that are in no index: a search compares each of them that its filter leaves."""

@@ -377,13 +377,12 @@ class Reads:
             Asker(request.tenant_id, request.user_id, request.thread_id, request.turn_id),
             least=search.score_threshold,
         )
+        found = {each.point_id: each for each in result.found}
         messages = {message_point(each.tenant_id, each.thread_id, each.message_id): each for each in in_hand}
-        others = await self._bodies([each for each in result.found if each.point_id not in messages])
-        messages |= {each.point_id: MessageView.model_validate_json(body) for each, body in others}
+        bodies = await self._store.bodies([point for point in found if point not in messages])
+        messages |= {point: MessageView.model_validate_json(body) for point, body in bodies.items()}
         hits = [
-            MessageHit(messages[each.point_id], each.score, each.found_by)
-            for each in result.found
-            if each.point_id in messages
+            MessageHit(messages[point], each.score, each.found_by) for point, each in found.items() if point in messages
         ]
         return hits, result.without_vector
 

@@ -5,11 +5,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 Kind = Literal["thread", "message", "turn", "call"]
 Fields = Mapping[str, str | int]
+S = TypeVar("S", int, str)
+"""A state of a vector as an engine has it."""
 
 KEYWORD_FIELDS = ("kind", "tenant_id", "thread_id", "user_id", "turn_id", "role", "status", "agent", "about")
 INTEGER_FIELDS = ("position", "updated", "created")
@@ -133,10 +135,10 @@ class VectorCounts:
     refused: int = 0
 
     @staticmethod
-    def of(space: VectorSpace, counts: Mapping[str, int]) -> "VectorCounts":
-        """From how many messages are in which state; those of another space wait for this one."""
-        stored, refused = counts.get(space.stored, 0), counts.get(space.refused, 0)
-        return VectorCounts(sum(counts.values()) - stored - refused, stored, refused)
+    def of(counts: Mapping[S, int], stored: S, refused: S) -> "VectorCounts":
+        """From how many messages are in which state, of which these two are of the space; the others wait for it."""
+        ended = counts.get(stored, 0), counts.get(refused, 0)
+        return VectorCounts(sum(counts.values()) - sum(ended), *ended)
 
 
 @dataclass(frozen=True, slots=True)

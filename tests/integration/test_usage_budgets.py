@@ -6,23 +6,23 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from schemas.budgets import BudgetSpec
 from schemas.topics import BUDGETS
 from services.runtime.failpoints import Failpoints
-from services.runtime.kafka import KafkaClients, TopicPartition
+from services.runtime.kafka import KafkaClients
 from services.runtime.pricing.book import PriceBook
 from services.runtime.registry import spec_key
 from services.runtime.settings import RuntimeSettings
 from services.runtime.topics import apply_topics
 from services.usage.budgets.loop import BudgetLoop
-from services.usage.budgets.reading import Reading
+from tests.support.budget_readings import WatchedReading, watched_readings
 from tests.support.installation import free_ports
 from tests.support.log import Log
 from tests.support.prices import book_of, price
@@ -242,32 +242,9 @@ async def in_force(loop: BudgetLoop, budget: str) -> bool:
     return any(each.budget == budget and each.standing == "in_force" for each in loop.progress())
 
 
-class WatchedReading(Reading):
-    """A reading that is remembered when it is over. While it is `held` it counts nothing behind what is in force."""
-
-    made: ClassVar[list["WatchedReading"]] = []
-    held: ClassVar[bool] = False
-
-    async def begin_at(self, partitions: Sequence[TopicPartition], since: datetime | None) -> None:
-        await super().begin_at(partitions, since)
-        self.made.append(self)
-
-    async def step(
-        self, timeout_ms: int, max_records: int, *, until: Mapping[TopicPartition, int] | None = None
-    ) -> None:
-        if until is not None and WatchedReading.held:
-            await asyncio.sleep(0.01)
-            return
-        await super().step(timeout_ms, max_records, until=until)
-
-
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[WatchedReading]:
-    """Those that have begun behind what is in force, which is never held for them."""
-    monkeypatch.setattr("services.usage.budgets.loop.Reading", WatchedReading)
-    monkeypatch.setattr("services.usage.budgets.loop.NEAR_RECORDS", 0)
-    WatchedReading.made, WatchedReading.held = [], False
-    return WatchedReading.made
+    return watched_readings(monkeypatch)
 
 
 async def test_a_budget_of_the_day_does_not_wait_for_one_of_threads_to_be_read_from_the_beginning(

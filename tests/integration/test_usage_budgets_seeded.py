@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -14,11 +14,10 @@ from pydantic import SecretStr
 from schemas.budgets import BudgetSpec
 from schemas.topics import BUDGETS
 from services.runtime.errors import UnavailableError
-from services.runtime.kafka import TopicPartition
 from services.runtime.registry import spec_key
-from services.usage.budgets.reading import Reading
 from services.usage.clickhouse import ClickHouseUsageStore
 from services.usage.spending import FactIds, SpendingQuery
+from tests.support.budget_readings import WatchedReading, watched_readings
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.installation import free_ports
 from tests.support.usage_service import UsageInstallation, spent, usage_installation
@@ -34,39 +33,9 @@ def used(number: int, **fields: Any) -> dict[str, Any]:
     return spent(number, input_tokens=1, output_tokens=0, occurred_at=NOW.isoformat()) | fields
 
 
-class WatchedReading(Reading):
-    """A reading behind what is in force, which is remembered. While `held`, one from the log counts nothing."""
-
-    made: ClassVar[list["WatchedReading"]] = []
-    held: ClassVar[bool] = False
-    from_the_log = True
-
-    async def begin_at(self, partitions: Sequence[TopicPartition], since: datetime | None) -> None:
-        await super().begin_at(partitions, since)
-        self.made.append(self)
-
-    async def begin_behind(
-        self, partitions: Sequence[TopicPartition], since: datetime | None, ends: Sequence[int]
-    ) -> None:
-        await super().begin_behind(partitions, since, ends)
-        self.from_the_log = False
-
-    async def step(
-        self, timeout_ms: int, max_records: int, *, until: Mapping[TopicPartition, int] | None = None
-    ) -> None:
-        if until is not None and self.from_the_log and WatchedReading.held:
-            await asyncio.sleep(0.01)
-            return
-        await super().step(timeout_ms, max_records, until=until)
-
-
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[WatchedReading]:
-    """Those behind what is in force, in the order of their beginning; it is never held for them."""
-    monkeypatch.setattr("services.usage.budgets.loop.Reading", WatchedReading)
-    monkeypatch.setattr("services.usage.budgets.loop.NEAR_RECORDS", 0)
-    WatchedReading.made, WatchedReading.held = [], False
-    return WatchedReading.made
+    return watched_readings(monkeypatch)
 
 
 @pytest.fixture
