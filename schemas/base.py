@@ -46,7 +46,8 @@ def _utc(value: datetime) -> datetime:
 
 def format_time(value: datetime) -> str:
     """RFC 3339 in UTC with microseconds, as every time on the log is written."""
-    return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    of_utc = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return of_utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 Timestamp = Annotated[

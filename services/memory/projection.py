@@ -106,7 +106,8 @@ class JournalBuilds:
         return BuildProjection(await self._store.begin_build(), self._store, space)
 
     async def optimise(self) -> None:
-        await self._store.optimise_build()
+        """Nothing: an index of vectors takes longer than all else, and what the journal says is wanted soon. A cluster
+        makes one by itself, upkeep that of the engine in process."""
 
     async def switch(self) -> None:
         await self._store.switch()
@@ -126,3 +127,6 @@ class CopyBuilds(JournalBuilds):
     async def begin(self) -> BuildProjection:
         space = await self._meaning.space()
         return BuildProjection(await self._edge.begin_copy(space), self._edge, space)
+
+    async def optimise(self) -> None:
+        await self._edge.optimise_build()

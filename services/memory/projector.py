@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -17,9 +17,7 @@ from schemas.journal import (
     MessageAdded,
     MessageDeleted,
     PromptDropped,
-    ThreadCreated,
     ThreadDeleted,
-    ThreadUpdated,
     TurnClosed,
     TurnOpened,
     TurnWaiting,
@@ -88,20 +86,19 @@ def points_read(events: Sequence[JournalEvent]) -> list[str]:
     """The documents that `project` needs to see: the threads, the turns that change, and messages that may be there."""
     points = {thread_point(event.tenant_id, event.thread_id) for event in events}
     for event in events:
-        match event:
-            case TurnWaiting() | TurnClosed():
+        match event.type:
+            case "turn.waiting" | "turn.closed":
                 points.add(turn_point(event.tenant_id, event.turn_id))
-            case MessageAdded():
+            case "message.added":
                 points.add(message_point(event.tenant_id, event.thread_id, event.message_id))
-            case MessageDeleted():
+            case "message.deleted":
                 points.update(message_point(event.tenant_id, event.thread_id, each) for each in event.message_ids)
             case _:
                 pass
     return sorted(points)
 
 
-@dataclass(frozen=True, slots=True)
-class _Thread:
+class _Thread(NamedTuple):
     """`view` but for when it was changed last, which every event of a thread moves."""
 
     view: ThreadView
@@ -132,11 +129,9 @@ class _Batch:
     def has_passed(self, offset: int, event: JournalEvent) -> bool:
         """Whether the thread shows this event already, and whatever came of it: a restart reads it again."""
         point = thread_point(event.tenant_id, event.thread_id)
-        document = self.document(point)
-        known = self.threads.get(point)
-        return (known is not None and known.position >= offset) or (
-            document is not None and position_of(document) >= offset
-        )
+        if (known := self.threads.get(point)) is not None and known.position >= offset:
+            return True
+        return (document := self.document(point)) is not None and position_of(document) >= offset
 
     def put_thread(self, point: str, thread: _Thread) -> None:
         self.deletes.discard(point)
@@ -182,8 +177,8 @@ def project(events: Sequence[tuple[int, JournalEvent]], existing: Mapping[str, D
     """
     batch = _Batch(existing)
     for offset, event in events:
-        match event:
-            case TurnOpened() | TurnWaiting() | TurnClosed() | PromptDropped():
+        match event.type:
+            case "turn.opened" | "turn.waiting" | "turn.closed" | "prompt.dropped":
                 _turn_changed(batch, event)
             case _:
                 pass
@@ -194,28 +189,28 @@ def project(events: Sequence[tuple[int, JournalEvent]], existing: Mapping[str, D
 
 
 def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
-    match event:
-        case MessageAdded():
+    match event.type:
+        case "message.added":
             _message_added(batch, offset, event)
-        case MessageDeleted():
+        case "message.deleted":
             for message_id in event.message_ids:
                 _message_deleted(batch, message_point(event.tenant_id, event.thread_id, message_id), event.tenant_id)
             if event.from_position is not None or event.to_position is not None:
                 _range_deleted(batch, offset, event)
             _thread_passes(batch, offset, event)
-        case ThreadCreated():
+        case "thread.created":
             said = _given(event, "forked_from", "user_id", "title", "summary")
             said |= {"metadata": event.metadata} if event.metadata else {}
             _put_thread(batch, offset, event, event.created_at, said)
-        case ThreadUpdated():
+        case "thread.updated":
             if batch.thread(thread_point(event.tenant_id, event.thread_id)) is not None:
                 said = _given(event, "title", "summary", "status", "metadata")
                 _put_thread(batch, offset, event, event.updated_at, said)
-        case ThreadDeleted():
+        case "thread.deleted":
             _thread_deleted(batch, offset, event)
-        case TurnOpened():
+        case "turn.opened":
             _put_thread(batch, offset, event, event.opened_at, {}, first_user=event.user_id, agent=event.agent)
-        case PromptDropped() | TurnWaiting() | TurnClosed():
+        case "prompt.dropped" | "turn.waiting" | "turn.closed":
             pass
 
 
@@ -246,7 +241,7 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
     if known is not None and position_of(known) < offset:
         _thread_passes(batch, offset, event)
         return
-    calls = [part for part in event.parts if isinstance(part, ToolCallPart)] if event.turn_id is not None else []
+    calls = [part for part in event.parts if part.type == "tool_call"] if event.turn_id is not None else []
     batch.put(_message_document(point, offset, event, [each.call_id for each in calls]))
     for call in calls:
         batch.put(_call_document(offset, event, call))
@@ -364,27 +359,19 @@ def _put_thread(
     """Creates or changes the thread; `first_*` fill what nobody has said yet, user and agent take part from now on."""
     point = thread_point(event.tenant_id, event.thread_id)
     known = batch.thread(point)
-    view = (
-        known.view
-        if known
-        else ThreadView(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
-    )
-    said = {
-        "user_id": view.user_id if view.user_id is not None else first_user or None,
-        "title": view.title if view.title is not None else first_title or None,
-        "users": _with(view.users, changes.get("user_id"), first_user),
-        "agents": _with(view.agents, agent),
-        **changes,
-    }
-    changed = {name: value for name, value in said.items() if value is not getattr(view, name)}
-    batch.put_thread(
-        point,
-        _Thread(
-            view.model_copy(update=changed) if changed else view,
-            offset,
-            max(at, known.updated_at) if known else at,
-        ),
-    )
+    if known is None:
+        new = ThreadView(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
+        known = _Thread(new, offset, at)
+    view, said = known.view, dict(changes)
+    if first_user and view.user_id is None:
+        said.setdefault("user_id", first_user)
+    if first_title and view.title is None:
+        said.setdefault("title", first_title)
+    if new_users := _new(view.users, changes.get("user_id"), first_user):
+        said["users"] = [*view.users, *new_users]
+    if new_agents := _new(view.agents, agent):
+        said["agents"] = [*view.agents, *new_agents]
+    batch.put_thread(point, _Thread(view.model_copy(update=said) if said else view, offset, max(at, known.updated_at)))
 
 
 def _thread_document(point: str, known: _Thread) -> Document:
@@ -419,10 +406,9 @@ def _put_turn(batch: _Batch, turn: TurnView) -> None:
     )
 
 
-def _with(names: list[str], *others: str | None) -> list[str]:
-    """The names themselves where nothing is new."""
-    new = [each for each in others if each and each not in names]
-    return [*names, *dict.fromkeys(new)] if new else names
+def _new(names: Sequence[str], *others: str | None) -> Sequence[str]:
+    """Those of the others that are not among the names, each once."""
+    return [*dict.fromkeys(each for each in others if each and each not in names)]
 
 
 def _given(event: Model, *names: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +42,6 @@ class EdgeMemoryStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qdrant-edge")
         self._live: MemoryShard | None = None
         self._build: MemoryShard | None = None
         self._old: MemoryShard | None = None
@@ -52,7 +50,7 @@ class EdgeMemoryStore:
 
     async def open(self) -> None:
         """Raises ConfigurationError when another process has the folder open, or the engine cannot read it."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
         try:
@@ -86,7 +84,7 @@ class EdgeMemoryStore:
         name = pointer.read_text().strip() if pointer.exists() else None
         self._remove_all_but(name)
         if name is not None:
-            shard = MemoryShard(self._folder / name, self._thread)
+            shard = MemoryShard(self._folder / name)
             if shard.load():
                 return shard
             log.warning("memory_begins_anew", folder=str(shard.folder), reason="an earlier release has written it")
@@ -94,7 +92,7 @@ class EdgeMemoryStore:
         MemoryShard.create(self._folder / name)
         self._point_at(name)
         self._remove_all_but(name)
-        shard = MemoryShard(self._folder / name, self._thread)
+        shard = MemoryShard(self._folder / name)
         shard.load()
         return shard
 
@@ -125,7 +123,6 @@ class EdgeMemoryStore:
                 await self._live.close()
         finally:
             self._live = None
-            self._thread.shutdown()
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
@@ -133,7 +130,7 @@ class EdgeMemoryStore:
     async def begin_build(self) -> MemoryShard:
         await self.clean()
         live = self._opened()
-        build = MemoryShard(self._folder / _following(live.folder.name), self._thread)
+        build = MemoryShard(self._folder / _following(live.folder.name))
 
         def create() -> None:
             shutil.rmtree(build.folder, ignore_errors=True)
@@ -141,7 +138,7 @@ class EdgeMemoryStore:
             build.load()
 
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, create)
+            await asyncio.to_thread(create)
         except Exception as error:
             raise UnavailableError(f"no shard can be made at {build.folder}: {error}") from error
         self._build = build
@@ -161,7 +158,11 @@ class EdgeMemoryStore:
         return await self._opened().unindexed(space)
 
     async def optimise_build(self) -> None:
-        """In a process of its own, at the lowest priority: the engine holds the GIL for as long as it takes."""
+        """Makes what was built as fast to search as the engine can; nobody may use the build during the call.
+
+        In a process of its own, at the lowest priority: the engine holds the GIL for as long as it takes. Raises
+        UnavailableError when it fails: the build is of no use then.
+        """
         build = self._build
         if build is None:
             raise UnavailableError("nothing was built that could be optimised")
@@ -179,7 +180,7 @@ class EdgeMemoryStore:
         if child.returncode != 0:
             reason = said.decode(errors="replace").strip()[-500:]
             raise UnavailableError(f"{build.folder} cannot be optimised ({child.returncode}): {reason}")
-        await asyncio.get_running_loop().run_in_executor(self._thread, build.load)
+        await asyncio.to_thread(build.load)
 
     async def switch(self) -> None:
         old, new = self._opened(), self._build
@@ -188,7 +189,7 @@ class EdgeMemoryStore:
         await new.flush()
         await new.flush()  # once for the data, once more for the offsets that the first has written behind it
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._point_at, new.folder.name)
+            await asyncio.to_thread(self._point_at, new.folder.name)
         except OSError as error:
             raise UnavailableError(f"cannot write to {self._folder}: {error.strerror}") from error
         self._live, self._build, self._old = new, None, old

@@ -369,9 +369,6 @@ class ServerMemoryStore(MemoryCollection):
             await build.create()
         return build
 
-    async def optimise_build(self) -> None:
-        """Nothing: a cluster optimises by itself."""
-
     async def switch(self) -> None:
         if self._build is None:
             raise UnavailableError("nothing was built that could be switched to")

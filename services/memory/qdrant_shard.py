@@ -1,4 +1,8 @@
-"""One shard of Qdrant's engine in process. Every call holds the GIL, so batches are small and all run on one thread.
+"""One shard of Qdrant's engine in process.
+
+Every call holds the GIL, so batches are small, with a pause for others behind each. Calls are made where they are
+wanted: a thread of their own would hold up the process as long, and moves each message from one core's caches to
+another's.
 
 A flush holds it too, for 5 to 15 ms, on a busy disk for half a second: so there is none a batch but one now and then.
 The stored offsets are those of the last flush: a process that is killed reads what came after it again, which changes
@@ -11,7 +15,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,18 @@ BATCH = 256
 VECTOR_BATCH = 64
 """Vectors of one call: 256 of 256 dimensions hold the GIL for 30 ms."""
 
+COMPARED_KILOBYTES = 30_000
+"""Of the vectors that a filter leaves, 30,000 of 256 dimensions: so many are compared one by one, in 4 ms, and all of
+the nearest are found."""
+
+MOST_SELECTIVE = 0.4
+"""Share of the vectors that a filter leaves: up to it the index is walked across what the filter excludes (ACORN). Else
+two thirds of the nearest ten are found where a fifth is left."""
+
+LINKS, EF_CONSTRUCT = 16, 200
+"""Of the index (HNSW). With 100 candidates, Qdrant's default, it takes half the time, and nine of the nearest ten are
+found instead of nearly all: `python -m tests.bench vector-index`."""
+
 FLUSH_SECONDS, FLUSH_PAUSES = 1.0, 20
 """Between two flushes at least; and so many times what the last one took, so that at most a twentieth of the time, in
 which nothing else of the process runs, goes into them."""
@@ -58,15 +73,10 @@ OFFSET_KIND = "offset"
 
 
 class MemoryShard:
-    """A shard in a folder that exists.
+    """A shard in a folder that exists."""
 
-    Args:
-        thread: on which the engine is called; shards of one process share it.
-    """
-
-    def __init__(self, folder: Path, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._thread = thread
         self._text = TextVectors()
         self._shard: Any = None
         self._unflushed: dict[int, int] = {}
@@ -79,7 +89,9 @@ class MemoryShard:
         """Makes an empty shard with all its indexes. Blocks. A process that dies meanwhile leaves half of one."""
         folder.mkdir()
         config = qdrant.EdgeConfig(
-            sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)}, wal_enabled=True
+            sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
+            hnsw_config=qdrant.HnswIndexConfig(LINKS, EF_CONSTRUCT, COMPARED_KILOBYTES),
+            wal_enabled=True,
         )
         created = qdrant.EdgeShard.create(str(folder), config)
         _create_indexes(created)
@@ -108,11 +120,12 @@ class MemoryShard:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """Closes without a flush, behind every call that was made before; one that is closed stays so."""
+        """Closes without a flush; one that is closed stays so."""
         await self._stop_flushing()
         shard, self._shard = self._shard, None
         if shard is not None:
-            await self._call(shard, lambda shard: shard.close())
+            with self._calling():
+                shard.close()
 
     async def _stop_flushing(self) -> None:
         await end_task(self._flushing)
@@ -122,7 +135,7 @@ class MemoryShard:
         request = qdrant.ScrollRequest(
             limit=10_000, filter=qdrant.Filter(must=[_has(("kind", OFFSET_KIND))]), with_payload=True
         )
-        records, _ = self._read(lambda shard: shard.scroll(request))
+        records, _ = self._call(lambda shard: shard.scroll(request))
         return {record.payload[PARTITION]: record.payload["next_offset"] for record in records}
 
     async def write(self, partition: int, changes: Changes, next_offset: int) -> None:
@@ -135,16 +148,18 @@ class MemoryShard:
         if self._shard is not None:
             require_room(self.folder)
         for find in changes.delete_all:
-            await self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
+            self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         if changes.deletes:
-            await self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
+            self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
         vectors, size = changes.vectors, BATCH
         if vectors is not None and vectors.by_point:
             space, size = vectors.space, VECTOR_BATCH
-            await self._run(lambda shard: self._prepare(shard, space))
-        points = [self._point(partition, document, vectors) for document in changes.upserts]
-        for start in range(0, len(points), size):
-            await self._update(qdrant.UpdateOperation.upsert_points(points[start : start + size]))
+            self._call(lambda shard: self._prepare(shard, space))
+        for start in range(0, len(changes.upserts), size):
+            some = changes.upserts[start : start + size]
+            points = [self._point(partition, document, vectors) for document in some]
+            self._update(qdrant.UpdateOperation.upsert_points(points))
+            await asyncio.sleep(0)
         self._unflushed[partition] = next_offset
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
@@ -164,7 +179,7 @@ class MemoryShard:
     async def flush(self) -> None:
         """Data, flush, then the offsets: an offset that is lost with the process only makes records be read again."""
         offsets = dict(self._unflushed)
-        await self._run(lambda shard: shard.flush())
+        self._call(lambda shard: shard.flush())
         points = [
             qdrant.Point(
                 id=partition,
@@ -174,7 +189,7 @@ class MemoryShard:
             for partition, next_offset in offsets.items()
         ]
         if points:
-            await self._update(qdrant.UpdateOperation.upsert_points(points))
+            self._update(qdrant.UpdateOperation.upsert_points(points))
         for partition, next_offset in offsets.items():
             if self._unflushed.get(partition) == next_offset:
                 del self._unflushed[partition]
@@ -189,14 +204,14 @@ class MemoryShard:
     def _retrieve(self, point_ids: Sequence[str], *, with_payload: Any) -> Sequence[Any]:
         if not point_ids:
             return []
-        return self._read(lambda shard: shard.retrieve(list(point_ids), with_payload, False))
+        return self._call(lambda shard: shard.retrieve(list(point_ids), with_payload, False))
 
     async def of_partition(self, partition: int | None, *, after: str | None, limit: int) -> Sequence[Document]:
         if partition is None:
             return []  # the words of every document name its partition
         condition = qdrant.Filter(must=[_has((PARTITION, partition))])
         request = qdrant.ScrollRequest(offset=after, limit=limit + 1, filter=condition, with_payload=True)
-        records, _ = self._read(lambda shard: shard.scroll(request))
+        records, _ = self._call(lambda shard: shard.scroll(request))
         return [_document(record) for record in records if str(record.id) != after][:limit]
 
     async def scroll(
@@ -209,11 +224,11 @@ class MemoryShard:
             with_payload=[BODY],
             order_by=qdrant.OrderBy(order_by, direction),
         )
-        records, _ = self._read(lambda shard: shard.scroll(request))
+        records, _ = self._call(lambda shard: shard.scroll(request))
         return [Listed(record.payload[BODY], record.order_value, record) for record in records]
 
     async def count(self, find: Find) -> int:
-        return self._read(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
+        return self._call(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         vector = self._text.of_query(find.tenant_id, text)
@@ -226,7 +241,7 @@ class MemoryShard:
             with_payload=False,
             with_vector=[TEXT],
         )
-        points = self._read(lambda shard: shard.query(request))
+        points = self._call(lambda shard: shard.query(request))
         wanted = frozenset(vector.indices)
         return [Hit(point.id.int, point.score, matched(wanted, point.vector[TEXT])) for point in points]
 
@@ -239,23 +254,25 @@ class MemoryShard:
             filter=_condition(find),
             score_threshold=least,
             with_payload=False,
+            params=qdrant.SearchParams(acorn=qdrant.AcornSearchParams(enable=True, max_selectivity=MOST_SELECTIVE)),
         )
 
         def query(shard: Any) -> Sequence[Any]:
             self._prepare(shard, space)
             return shard.query(request)
 
-        return [Hit(point.id.int, point.score) for point in self._read(query)]
+        return [Hit(point.id.int, point.score) for point in self._call(query)]
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         if self._shard is not None:
             require_room(self.folder)
         for start in range(0, len(vectors), VECTOR_BATCH):
             some = vectors[start : start + VECTOR_BATCH]
-            await self._run(lambda shard, some=some: self._put_vectors(shard, space, some))
+            self._call(lambda shard, some=some: self._put_vectors(shard, space, some))
+            await asyncio.sleep(0)
 
     def _put_vectors(self, shard: Any, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
-        """As one call on the engine's thread, so that no message changes in between. The state follows the vector."""
+        """Nothing is awaited, so that no message changes in between. The state follows the vector."""
         self._prepare(shard, space)
         read = shard.retrieve([each.message.point_id for each in vectors], with_payload=[BODY], with_vector=False)
         bodies = {str(record.id): record.payload[BODY] for record in read}
@@ -274,21 +291,21 @@ class MemoryShard:
             self._spaces.add(space.name)
 
     async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
-        waiting = [each for each in await self._states() if each not in (_state(space.stored), _state(space.refused))]
+        waiting = [each for each in self._states() if each not in (_state(space.stored), _state(space.refused))]
         request = qdrant.ScrollRequest(
             limit=limit,
             filter=qdrant.Filter(must=[qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting))]),
             with_payload=True,
             order_by=qdrant.OrderBy("position", qdrant.Direction.Desc),
         )
-        records, _ = self._read(lambda shard: shard.scroll(request))
+        records, _ = self._call(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
 
     async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         if not point_ids:
             return {}
-        await self._run(lambda shard: self._prepare(shard, space))
-        records = await self._run(
+        self._call(lambda shard: self._prepare(shard, space))
+        records = self._call(
             lambda shard: shard.retrieve(list(point_ids), with_payload=[BODY, EMBEDDING], with_vector=[space.name])
         )
         payloads = [(record, record.payload) for record in records]
@@ -299,11 +316,11 @@ class MemoryShard:
         }
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
-        return VectorCounts.of(await self._states(), _state(space.stored), _state(space.refused))
+        return VectorCounts.of(self._states(), _state(space.stored), _state(space.refused))
 
     async def unindexed(self, space: VectorSpace) -> int:
         """Vectors of a space that are in no index: a search compares each of them that its filter leaves."""
-        return await self._run(lambda shard: self._unindexed(shard, space))
+        return self._call(lambda shard: self._unindexed(shard, space))
 
     def _unindexed(self, shard: Any, space: VectorSpace) -> int:
         """The engine tells of all vectors together, and has those of words in an index at once."""
@@ -321,7 +338,7 @@ class MemoryShard:
         from there writes it once more. Threads come first: one tells how far it is, and that all up to there is stored.
         """
         positions = await other.positions()
-        await self._run(lambda shard: self._prepare(shard, space))
+        self._call(lambda shard: self._prepare(shard, space))
         threads, offsets = _has(("kind", "thread")), _has(("kind", OFFSET_KIND))
         await self._copy(other, qdrant.Filter(must=[threads]), [TEXT])
         await self._copy(other, qdrant.Filter(must_not=[threads, offsets]), [TEXT, space.name])
@@ -335,15 +352,16 @@ class MemoryShard:
             request = qdrant.ScrollRequest(
                 offset=after, limit=VECTOR_BATCH, filter=which, with_payload=True, with_vector=vectors
             )
-            records, after = other._read(lambda shard, request=request: shard.scroll(request))
+            records, after = other._call(lambda shard, request=request: shard.scroll(request))
             points = [qdrant.Point(id=each.id, vector=each.vector, payload=each.payload) for each in records]
-            await self._update(qdrant.UpdateOperation.upsert_points(points))
+            self._update(qdrant.UpdateOperation.upsert_points(points))
+            await asyncio.sleep(0)
             if after is None:
                 return
 
-    async def _states(self) -> dict[int, int]:
+    def _states(self) -> dict[int, int]:
         """How many messages are in which state of their vector, by its number."""
-        facet = await self._run(lambda shard: shard.facet(qdrant.FacetRequest(EMBEDDING, limit=MOST_STATES)))
+        facet = self._call(lambda shard: shard.facet(qdrant.FacetRequest(EMBEDDING, limit=MOST_STATES)))
         return {hit.value: hit.count for hit in facet.hits}
 
     def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> Any:
@@ -356,23 +374,13 @@ class MemoryShard:
                 payload[EMBEDDING] = _state(vectors.space.stored)
         return qdrant.Point(id=document.point_id, vector=vector, payload=payload)
 
-    async def _update(self, operation: Any) -> None:
-        await self._run(lambda shard: shard.update(operation))
+    def _update(self, operation: Any) -> None:
+        self._call(lambda shard: shard.update(operation))
 
-    def _read(self, call: Callable[[Any], Any]) -> Any:
-        """Calls the engine at once: a read holds the GIL, so that another thread would gain nothing but a tenth of a
-        millisecond more, and a place behind the writes that wait."""
+    def _call(self, call: Callable[[Any], Any]) -> Any:
         shard = self._opened()
         with self._calling():
             return call(shard)
-
-    async def _run(self, call: Callable[[Any], Any]) -> Any:
-        """Calls the engine on its thread."""
-        return await self._call(self._opened(), call)
-
-    async def _call(self, shard: Any, call: Callable[[Any], Any]) -> Any:
-        with self._calling():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call, shard)
 
     def _opened(self) -> Any:
         if self._shard is None:
@@ -389,14 +397,15 @@ class MemoryShard:
 
 
 def _create_indexes(shard: Any) -> None:
+    """Numbers get no links in an index of vectors, which takes twice as long to make with them."""
     there = shard.info().payload_schema
     words = qdrant.TextIndexParams(
         tokenizer=qdrant.TokenizerType.Whitespace, lowercase=False, ascii_folding=False, phrase_matching=False
     )
     for names, kind in (
         ((WORDS,), words),
-        (INTEGER_FIELDS, qdrant.IntegerIndexParams(lookup=False, range=True)),
-        ((EMBEDDING,), qdrant.IntegerIndexParams(lookup=True, range=False)),
+        (INTEGER_FIELDS, qdrant.IntegerIndexParams(lookup=False, range=True, enable_hnsw=False)),
+        ((EMBEDDING,), qdrant.IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)),
     ):
         for name in names:
             if name not in there:

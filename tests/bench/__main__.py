@@ -28,6 +28,7 @@ from tests.bench import (
     startup,
     turns,
     usage,
+    vector_index,
 )
 from tests.bench.report import Figure, machine, show
 from tests.conftest import ROOT
@@ -50,6 +51,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[], Awaitable[Sequence[Figure]]]]] = {
     "audit": ("turnlog audit, turnlog up --no-agents beside it", projections.measure_audit),
     "rebuild": ("turnlog rebuild, in turnlog up --no-agents", projections.measure_rebuild),
     "memory": ("Memory's engine in process, without Kafka and HTTP", memory.measure),
+    "vector-index": ("Memory's index of vectors, without Kafka and HTTP", vector_index.measure),
     "usage": ("Usage's engine in process, without Kafka and HTTP", usage.measure),
     "budgets": ("Budgets over ten million units of usage, without Kafka", budgets.measure),
     "invoice": ("An invoice over a million rows, without HTTP", invoice.measure),

@@ -18,11 +18,7 @@ from schemas.agents import ContextOptions, SearchOptions
 from schemas.base import DEFAULT_TENANT
 from schemas.envelope import decode_event, encode_event
 from schemas.http import ContextRequest
-from schemas.ids import EPOCH
-from schemas.journal import MessageAdded
-from schemas.parts import TextPart
 from schemas.topics import MESSAGES
-from schemas.usage import UsageRecorded
 from services.memory.app import REBUILD_BATCH
 from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import Embeddings
@@ -35,21 +31,19 @@ from services.memory.store import MessageVector
 from services.runtime.garbage import collect_rarely
 from services.runtime.records import ProjectedRecord
 from tests.bench.bench_installation import resident_megabytes
+from tests.bench.memory_messages import MESSAGES_OF_A_THREAD, WORDS_OF_A_QUERY, free, message, text, words
 from tests.bench.report import Figure
 from tests.bench.turns import percentile
 
 SIZES = (100_000, 1_000_000)
 QUICK = (20_000,)
 
-MESSAGES_OF_A_THREAD, WORDS_OF_A_MESSAGE = 50, 30
 READS, WARM = 500, 20
 OPTIONS = {
     "recent messages": ContextOptions(),
     "recent messages and words": ContextOptions(search=SearchOptions()),
     "recent messages, words and meaning": ContextOptions(search=SearchOptions(vector=True)),
 }
-SYLLABLES = ("bak", "cel", "dor", "fim", "gul", "ano", "eri", "ist", "upo", "wan")
-VOCABULARY = [first + second + third for first in SYLLABLES for second in SYLLABLES for third in SYLLABLES]
 
 
 async def measure(sizes: Sequence[int] = SIZES) -> list[Figure]:
@@ -58,7 +52,7 @@ async def measure(sizes: Sequence[int] = SIZES) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as name:
         store, embedder = EdgeMemoryStore(Path(name)), LocalEmbedder()
-        embeddings = Embeddings(embedder, _free)
+        embeddings = Embeddings(embedder, free)
         await store.open()
         try:
             begin = 0
@@ -90,10 +84,6 @@ def _of_files() -> float:
     return int(status["RssFile"].split()[0]) / 1024
 
 
-async def _free(usage: Sequence[UsageRecorded]) -> None:
-    """`wordllama` costs nothing."""
-
-
 async def _project(store: EdgeMemoryStore, begin: int, end: int) -> tuple[float, float]:
     """Seconds, and seconds of CPU, that it took from JSON to where it can be read; making the JSON does not count."""
     projection, seconds, cpu = JournalProjection(store), 0.0, 0.0
@@ -102,7 +92,7 @@ async def _project(store: EdgeMemoryStore, begin: int, end: int) -> tuple[float,
         task = progress.add_task("", total=end, completed=begin)
         for first in range(begin, end, REBUILD_BATCH):
             numbers = range(first, min(first + REBUILD_BATCH, end))
-            values = [encode_event(_message(number)) for number in numbers]
+            values = [encode_event(message(number)) for number in numbers]
             began, began_cpu = time.monotonic(), time.process_time()
             records = [
                 ProjectedRecord(number, 0, None, decode_event(MESSAGES, value, {}))
@@ -119,10 +109,10 @@ async def _embed(store: EdgeMemoryStore, embeddings: Embeddings, begin: int, end
     space, batch = await embeddings.space(), embeddings.embedder.batch
     began = time.monotonic()
     for first in range(begin, end, batch):
-        asked = map(_message, range(first, min(first + batch, end)))
+        asked = map(message, range(first, min(first + batch, end)))
         points = [message_point(DEFAULT_TENANT, each.thread_id, each.message_id) for each in asked]
         documents = await store.get(points)
-        texts = [_text(int(each.fields["position"])) for each in documents]
+        texts = [text(int(each.fields["position"])) for each in documents]
         made = await embeddings.embedder.embed(texts)
         await store.put_vectors(space, [MessageVector(*each) for each in zip(documents, made.vectors, strict=True)])
     return (end - begin) / (time.monotonic() - began)
@@ -135,7 +125,7 @@ async def _contexts(reads: Reads, size: int) -> list[Figure]:
     for name, options in OPTIONS.items():
         took: list[float] = []
         for _ in range(WARM + READS):
-            thread, query = chance.choice(threads), _words(chance, 6)
+            thread, query = chance.choice(threads), words(chance, WORDS_OF_A_QUERY)
             request = ContextRequest(thread_id=f"t-{thread}", query=query, options=options)
             began = time.monotonic()
             context = await reads.context(request)
@@ -148,23 +138,3 @@ async def _contexts(reads: Reads, size: int) -> list[Figure]:
             Figure(f"{size:,}: p99 of a context of {name}", percentile(took, 99) * 1000, "ms"),
         ]
     return figures
-
-
-def _message(number: int) -> MessageAdded:
-    return MessageAdded(
-        message_id=f"m-{number}",
-        thread_id=f"t-{number // MESSAGES_OF_A_THREAD}",
-        turn_id=f"turn-{number // 2}",
-        user_id=f"user-{number // MESSAGES_OF_A_THREAD % 1000}",
-        role="assistant" if number % 2 else "user",
-        parts=[TextPart(text=_text(number))],
-        created_at=EPOCH,
-    )
-
-
-def _text(number: int) -> str:
-    return _words(random.Random(number), WORDS_OF_A_MESSAGE)
-
-
-def _words(chance: random.Random, count: int) -> str:
-    return " ".join(chance.choices(VOCABULARY, k=count))

@@ -449,8 +449,8 @@ async def test_a_build_is_beside_the_live_store_until_the_switch(store: MemorySt
     assert await positions_of(store, messages()) == [7, 8, 9]
 
 
-async def test_a_build_is_optimised_and_goes_on(store: MemoryStore) -> None:
-    build = await store.begin_build()
+async def test_a_build_is_optimised_and_goes_on(edge: EdgeMemoryStore) -> None:
+    store, build = edge, await edge.begin_build()
     await build.write(0, Changes([message(position, f"number {position}") for position in range(300)]), 300)
     await store.optimise_build()
     await build.write(0, Changes([message(300, "one more")]), 301)
