@@ -14,9 +14,9 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import qdrant_edge as qdrant
 
@@ -46,11 +46,13 @@ from services.runtime.disk import require_room
 from services.runtime.errors import UnavailableError
 from services.runtime.tasks import end_task
 
-BATCH = 256
-"""Points of one call: 5,000 hold the GIL for 110 ms."""
+T = TypeVar("T")
 
-VECTOR_BATCH = 64
-"""Vectors of one call: 256 of 256 dimensions hold the GIL for 30 ms."""
+BATCH = 64
+"""Points of one call: with vectors of 256 dimensions they hold the GIL for 6 ms, and more of them cost no less each."""
+
+PAUSE = 4
+"""Turns of the event loop that others have behind each call: a request needs some."""
 
 COMPARED_KILOBYTES = 30_000
 """Of the vectors that a filter leaves, 30,000 of 256 dimensions: so many are compared one by one, in 4 ms, and all of
@@ -151,15 +153,13 @@ class MemoryShard:
             self._update(qdrant.UpdateOperation.delete_points_by_filter(_condition(find)))
         if changes.deletes:
             self._update(qdrant.UpdateOperation.delete_points(list(changes.deletes)))
-        vectors, size = changes.vectors, BATCH
+        vectors = changes.vectors
         if vectors is not None and vectors.by_point:
-            space, size = vectors.space, VECTOR_BATCH
-            self._call(lambda shard: self._prepare(shard, space))
-        for start in range(0, len(changes.upserts), size):
-            some = changes.upserts[start : start + size]
+            self._call(lambda shard: self._prepare(shard, vectors.space))
+        for some in _batches(changes.upserts):
             points = [self._point(partition, document, vectors) for document in some]
             self._update(qdrant.UpdateOperation.upsert_points(points))
-            await asyncio.sleep(0)
+            await _pause()
         self._unflushed[partition] = next_offset
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._keep_flushing(), name="memory:flush")
@@ -266,10 +266,9 @@ class MemoryShard:
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         if self._shard is not None:
             require_room(self.folder)
-        for start in range(0, len(vectors), VECTOR_BATCH):
-            some = vectors[start : start + VECTOR_BATCH]
+        for some in _batches(vectors):
             self._call(lambda shard, some=some: self._put_vectors(shard, space, some))
-            await asyncio.sleep(0)
+            await _pause()
 
     def _put_vectors(self, shard: Any, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         """Nothing is awaited, so that no message changes in between. The state follows the vector."""
@@ -305,15 +304,19 @@ class MemoryShard:
         if not point_ids:
             return {}
         self._call(lambda shard: self._prepare(shard, space))
-        records = self._call(
-            lambda shard: shard.retrieve(list(point_ids), with_payload=[BODY, EMBEDDING], with_vector=[space.name])
-        )
-        payloads = [(record, record.payload) for record in records]
-        return {
-            str(record.id): StoredVector(payload[BODY], record.vector[space.name])
-            for record, payload in payloads
-            if payload.get(EMBEDDING) == _state(space.stored)
-        }
+        found: dict[str, StoredVector] = {}
+        for some in _batches(point_ids):
+            records = self._call(
+                lambda shard, some=some: shard.retrieve(
+                    list(some), with_payload=[BODY, EMBEDDING], with_vector=[space.name]
+                )
+            )
+            for record in records:
+                payload = record.payload
+                if payload.get(EMBEDDING) == _state(space.stored):
+                    found[str(record.id)] = StoredVector(payload[BODY], record.vector[space.name])
+            await _pause()
+        return found
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
         return VectorCounts.of(self._states(), _state(space.stored), _state(space.refused))
@@ -350,12 +353,12 @@ class MemoryShard:
         while True:
             require_room(self.folder)
             request = qdrant.ScrollRequest(
-                offset=after, limit=VECTOR_BATCH, filter=which, with_payload=True, with_vector=vectors
+                offset=after, limit=BATCH, filter=which, with_payload=True, with_vector=vectors
             )
             records, after = other._call(lambda shard, request=request: shard.scroll(request))
             points = [qdrant.Point(id=each.id, vector=each.vector, payload=each.payload) for each in records]
             self._update(qdrant.UpdateOperation.upsert_points(points))
-            await asyncio.sleep(0)
+            await _pause()
             if after is None:
                 return
 
@@ -394,6 +397,16 @@ class MemoryShard:
             yield
         except Exception as error:
             raise UnavailableError(f"the store in {self.folder} failed: {error}") from error
+
+
+def _batches(several: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(several), BATCH):
+        yield several[start : start + BATCH]
+
+
+async def _pause() -> None:
+    for _ in range(PAUSE):
+        await asyncio.sleep(0)
 
 
 def _create_indexes(shard: Any) -> None:

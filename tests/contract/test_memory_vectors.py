@@ -240,6 +240,25 @@ async def test_vectors_are_in_no_index_until_a_build_is_optimised(edge: EdgeMemo
     assert (await edge.vector_counts(space)).stored == 1200
 
 
+async def test_an_index_finds_the_nearest_of_the_few_that_a_filter_leaves(
+    edge: EdgeMemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.memory.qdrant_shard.COMPARED_KILOBYTES", 1)
+    space, chance = VectorSpace("large", 1024), random.Random(1)
+    some = [message(each, "text", tenant_id="acme" if each % 5 else "globex") for each in range(6000)]
+    vectors = {each.point_id: [chance.gauss() for _ in range(space.size)] for each in some}
+    await edge.write(0, Changes(some, vectors=WrittenVectors(space, vectors)), 6000)
+    queries = [[chance.gauss() for _ in range(space.size)] for _ in range(20)]
+    few = messages(tenant_id="globex")
+    compared = [set(await near(edge, query, few, space)) for query in queries]
+    await edge.begin_copy(space)
+    await edge.optimise_build()
+    await edge.switch()
+    assert await edge.unindexed(space) == 0
+    found = [set(await near(edge, query, few, space)) for query in queries]
+    assert sum(len(before & after) for before, after in zip(compared, found, strict=True)) > 186
+
+
 async def test_a_process_that_is_killed_leaves_each_message_with_its_vector_or_waiting_for_it(tmp_path: Path) -> None:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CHILD, str(tmp_path / "memory"), cwd=ROOT, stdout=asyncio.subprocess.PIPE
