@@ -36,7 +36,7 @@ from services.runtime.settings import RuntimeSettings
 from services.runtime.stream import parse_bare, undecoded
 from services.runtime.tasks import end_task
 from services.runtime.telemetry import Traces
-from services.runtime.topics import check_topics
+from services.runtime.topics import require_topic
 
 log = structlog.get_logger(__name__)
 
@@ -151,18 +151,13 @@ class Projection(ConsumerRebalanceListener):
         """
         self._positions = dict(await self._store.positions())
         await self._markers.start()
-        await self._check_topic()
+        await require_topic(self._clients, self._settings, self._topic)
         if self._positions:
             await self._check_log()
         await self._producer.start()
         self._started.set()
         self._trouble = None
         self._measuring = asyncio.create_task(self._keep_measuring(), name=f"{self._topic.name}:lag")
-
-    async def _check_topic(self) -> None:
-        """A subscriber of a missing topic asks for it ten times a second, with a line in the log each time."""
-        if self._name not in (await check_topics(self._clients, self._settings)).existing:
-            raise UnavailableError(f"topic {self._name} does not exist: run `turnlog topics apply`")
 
     async def _check_log(self) -> None:
         """Offsets of another log would make new records look like known ones, which are left out without a word."""

@@ -15,6 +15,7 @@ from schemas.topics import MAX_RECORD_BYTES, Topic
 from services.runtime.errors import UnavailableError
 from services.runtime.kafka import AIOKafkaConsumer, AIOKafkaProducer, KafkaClients, Record, TopicPartition
 from services.runtime.settings import RuntimeSettings
+from services.runtime.topics import require_topic
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,8 @@ class Registry(Generic[S]):
     """
 
     def __init__(self, clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> None:
+        self._clients = clients
+        self._settings = settings
         self._topic = topic
         self._partition = TopicPartition(settings.topic(topic.name), 0)
         self._consumer: AIOKafkaConsumer = clients.consumer()
@@ -42,7 +45,8 @@ class Registry(Generic[S]):
         self._moved = asyncio.Condition()
 
     async def start(self) -> None:
-        """Returns when everything that was on the topic has been read."""
+        """Returns when everything that was on the topic has been read. Raises UnavailableError while it is missing."""
+        await require_topic(self._clients, self._settings, self._topic)
         await self._consumer.start()
         self._consumer.assign([self._partition])
         await self._consumer.seek_to_beginning(self._partition)

@@ -8,6 +8,7 @@ from typing import Protocol
 import structlog
 
 from schemas.http import ComponentHealth
+from services.runtime.connections import Repeated
 from services.runtime.errors import UnavailableError
 from services.runtime.garbage import collect_rarely
 from services.runtime.kafka import KafkaError
@@ -61,15 +62,15 @@ async def run_service(build: Callable[[], Service]) -> None:
 
     While Kafka is away at the start it is built and started again, until it is there.
     """
-    stopping = asyncio.ensure_future(wait_for_signal())
+    stopping, repeated = asyncio.ensure_future(wait_for_signal()), Repeated()
     try:
-        while not stopping.done() and not await _run(build(), stopping):
+        while not stopping.done() and not await _run(build(), stopping, repeated):
             await asyncio.wait({stopping}, timeout=START_RETRY_SECONDS)
     finally:
         stopping.cancel()
 
 
-async def _run(service: Service, stopping: asyncio.Future[signal.Signals]) -> bool:
+async def _run(service: Service, stopping: asyncio.Future[signal.Signals], repeated: Repeated) -> bool:
     """Runs a service until it is told to stop. False when something that it needs was away at the start."""
     starting = asyncio.ensure_future(service.start())
     try:
@@ -80,10 +81,11 @@ async def _run(service: Service, stopping: asyncio.Future[signal.Signals]) -> bo
             log.info("service_started", service=service.name)
         await asyncio.wait({stopping})
     except (UnavailableError, KafkaError) as error:
-        log.warning("service_waits", service=service.name, reason=str(error))
+        if repeated.is_news(str(error)):
+            log.warning("service_waits", service=service.name, reason=str(error))
         return False
     finally:
         starting.cancel()
         await service.stop()
-        log.info("service_stopped", service=service.name)
+    log.info("service_stopped", service=service.name)
     return True

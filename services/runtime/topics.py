@@ -119,6 +119,16 @@ def _problems(wanted: dict[str, Topic], found: dict[str, int]) -> list[str]:
     return problems
 
 
+async def require_topic(clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> None:
+    """Raises UnavailableError while a topic is missing.
+
+    A consumer of one that is missing asks for it ten times a second, with a line in the log each time.
+    """
+    name = settings.topic(topic.name)
+    if name not in (await check_topics(clients, settings)).existing:
+        raise UnavailableError(f"topic {name} does not exist: run `turnlog topics apply`")
+
+
 async def count_partitions(clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> int:
     """How many partitions a topic has. Raises ConfigurationError when it is missing, UnavailableError without Kafka."""
     async with _admin(clients, settings) as admin:

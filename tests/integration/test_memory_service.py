@@ -95,6 +95,10 @@ class Memory:
             assert response.status == status, body
             return body
 
+    async def rebuild(self) -> None:
+        async with self._http.post(self._url + "/rebuild") as response:
+            assert response.status == 202, await response.text()
+
     async def messages(self, thread_id: str, **parameters: Any) -> list[str]:
         page = await self.get(f"/threads/{thread_id}/messages", limit=1000, **parameters)
         return [each["message_id"] for each in page["items"]]

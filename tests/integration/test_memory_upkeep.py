@@ -35,6 +35,34 @@ class LargeEmbedder(ScriptedEmbedder):
         return [chance.random() for _ in range(SPACE.size)]
 
 
+async def test_a_rebuild_waits_for_no_index_and_gets_one(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "CHECK_SECONDS", 0.2)
+    store = EdgeMemoryStore(journal.settings.data_dir / "memory")
+    async with running(journal.settings, store=store, embedder=LargeEmbedder()) as memory:
+        for number in range(COUNT):
+            await journal.tell(added(f"m-{number}", f"text {number}", thread_id=f"t-{number % 4}"))
+
+        async def all_stored() -> bool:
+            return (await store.vector_counts(SPACE)).stored == COUNT
+
+        await eventually(all_stored, "every message to have its vector", seconds=100)
+        await memory.rebuild()
+
+        async def rebuilt() -> bool:
+            return (await memory.get("/rebuild"))["state"] == "done"
+
+        await eventually(rebuilt, "the rebuild to end", seconds=100)
+        assert await all_stored()
+        assert await store.unindexed(SPACE) == COUNT
+        monkeypatch.setattr(upkeep, "MOST_UNINDEXED", 1000)
+
+        async def all_indexed() -> bool:
+            return await store.unindexed(SPACE) == 0
+
+        await eventually(all_indexed, "the vectors to be in an index", seconds=100)
+        assert len(await memory.messages("t-0")) == COUNT / 4
+
+
 async def test_vectors_come_into_an_index_while_memory_is_written_and_read(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
