@@ -31,7 +31,7 @@ from services.usage.reconcile import conflict_from, conflicts_sql, digests_sql, 
 from services.usage.retention import purge
 from services.usage.rollups import RAW, Slot
 from services.usage.spending import FactIds, Spending, SpendingQuery
-from services.usage.spending_sql import read_fact_ids, read_spending
+from services.usage.spending_sql import read_fact_ids, spending_of_rows, spending_of_sums
 from services.usage.store import Block, Bounds, ReadBounds, TooMuchAskedError
 from services.usage.sums_sql import group_from, parameters_of, sums_sql
 
@@ -196,12 +196,16 @@ class ClickHouseUsageStore:
         result = await self._ask(lambda slot: quality_sql(query, slot), quality_parameters(query))
         return [quality_from(query, row) for row in result.named_results()]
 
-    async def spending(self, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool = False) -> Spending | None:
+    async def spending_of_sums(self, query: SpendingQuery, ends: Sequence[int]) -> Spending | None:
         live = self._live
         return await self._beside(
-            self._counting,
-            live,
-            lambda client: read_spending(client, live.slot, live.generation, query, ends, from_rows=from_rows),
+            self._counting, live, lambda client: spending_of_sums(client, live.slot, live.generation, query, ends)
+        )
+
+    async def spending_of_rows(self, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+        live = self._live
+        return await self._beside(
+            self._counting, live, lambda client: spending_of_rows(client, live.slot, live.generation, query, ends)
         )
 
     async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:

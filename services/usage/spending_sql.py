@@ -29,23 +29,38 @@ _NO_CELL = (
 )
 
 
-def read_spending(
-    client: Any, slot: Slot, generation: int, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool
+def spending_of_sums(
+    client: Any, slot: Slot, generation: int, query: SpendingQuery, ends: Sequence[int]
 ) -> Spending | None:
     """What was spent before `ends`, the next offset of each partition; None where the sums don't say it.
 
     Sums are of no place: no block is inserted while they are read. One whose insert has failed may be in the tables all
     the same, or be on its way, in the rows first and then in the sums; and after an update of this service the last
-    ones are read again. So sums are of no use where there are rows behind `ends` afterwards. From the rows the same is
-    read at any time.
+    ones are read again. So sums are of no use where there are rows behind `ends` afterwards.
     """
-    sources: dict[By, Source] = {by: RAW if from_rows else _smallest(query, by) for by in query.by}
-    if not from_rows and RAW in sources.values():
+    sources: dict[By, Source] = {by: _smallest(query, by) for by in query.by}
+    if RAW in sources.values():
         return None
+    spending = _read(client, slot, generation, query, ends, sources)
+    is_ahead = client.query(_behind_sql(slot), parameters={"ends": list(ends)}).first_row[0]
+    return None if is_ahead else spending
+
+
+def spending_of_rows(client: Any, slot: Slot, generation: int, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+    """The same at any time, which takes longer."""
+    return _read(client, slot, generation, query, ends, dict.fromkeys(query.by, RAW))
+
+
+def _read(
+    client: Any,
+    slot: Slot,
+    generation: int,
+    query: SpendingQuery,
+    ends: Sequence[int],
+    sources: Mapping[By, Source],
+) -> Spending:
     moved: int = client.query(_moved_sql(slot), parameters={"since": microseconds(query.since)}).first_row[0]
     spent = [each for by, source in sources.items() for each in _spent(client, slot, query, by, source, ends)]
-    if not from_rows and client.query(_behind_sql(slot), parameters={"ends": list(ends)}).first_row[0]:
-        return None
     return Spending(spent, generation, moved)
 
 

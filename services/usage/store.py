@@ -164,15 +164,18 @@ class UsageStore(UsageBuild, UsageRates, Protocol):
         """
         ...
 
-    async def spending(self, query: SpendingQuery, ends: Sequence[int], *, from_rows: bool = False) -> Spending | None:
+    async def spending_of_sums(self, query: SpendingQuery, ends: Sequence[int]) -> Spending | None:
         """What the accounts of budgets have spent before `ends`, the next offset of each partition.
 
-        Nothing is inserted meanwhile; None where that can't be told from the sums then.
+        Nothing is inserted meanwhile. None: the sums don't say it, but the rows do.
 
         Args:
             ends: where the projection is at the moment of the call.
-            from_rows: takes longer, and inserts may go on.
         """
+        ...
+
+    async def spending_of_rows(self, query: SpendingQuery, ends: Sequence[int]) -> Spending:
+        """The same from the rows, which takes longer; inserts may go on."""
         ...
 
     async def fact_ids(self, query: SpendingQuery, ends: Sequence[int], generation: int) -> FactIds:

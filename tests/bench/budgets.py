@@ -69,7 +69,7 @@ async def _begin(store: ClickHouseUsageStore, what: str, spec: BudgetSpec) -> Se
     ledger = Ledger(Budgets([spec]), NOW, [(spec, book)])
     query, ends = question_of([spec], ledger, book), [ROWS]
     began = time.perf_counter()
-    spending = await store.spending(query, ends)
+    spending = await store.spending_of_sums(query, ends)
     assert spending is not None
     held = time.perf_counter() - began
     ledger.begin_with(spending.spent)

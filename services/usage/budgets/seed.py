@@ -75,13 +75,11 @@ class Seeds:
         """From the sums while the projection is held, else from the rows while it goes on."""
         async with self._projection.held(), asyncio.timeout(SUMS_SECONDS):
             ends = self._ends(partitions)
-            spending = await self._store.spending(query, ends)
+            spending = await self._store.spending_of_sums(query, ends)
         if spending is None:
             ends = self._ends(partitions)
             async with asyncio.timeout(ROWS_SECONDS):
-                spending = await self._store.spending(query, ends, from_rows=True)
-        if spending is None:
-            raise CannotSeedError("the rows don't say what was spent")
+                spending = await self._store.spending_of_rows(query, ends)
         return ends, spending
 
     def _ends(self, partitions: int) -> Sequence[int]:

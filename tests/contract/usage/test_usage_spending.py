@@ -140,8 +140,7 @@ async def _begun(
     """A ledger that has what ClickHouse has."""
     ledger = _empty(specs, book)
     query = question_of(specs, ledger, book)
-    spending = await store.spending(query, ends) or await store.spending(query, ends, from_rows=True)
-    assert spending is not None
+    spending = await store.spending_of_sums(query, ends) or await store.spending_of_rows(query, ends)
     ledger.begin_with(spending.spent)
     ledger.know(Known(await store.fact_ids(query, ends, spending.generation), query.since, query.tenants, ends))
     return ledger, spending
@@ -248,14 +247,13 @@ async def test_sums_say_nothing_while_tables_are_further_than_the_place(store: C
     specs = [BudgetSpec.model_validate({"name": "b", "unit": "tokens"})]
     query = question_of(specs, _empty(specs, BOOKS[0]), BOOKS[0])
     await store.insert(block(spent(0, input_tokens=3, occurred_at=NOW), spent(1, occurred_at=NOW)))
-    whole = await store.spending(query, [2])
+    whole = await store.spending_of_sums(query, [2])
     assert whole is not None
     assert [(each.account.period, each.cell.input_tokens, each.cell.events) for each in whole.spent] == [
         ("2026-02", 4, 2)
     ]
-    assert await store.spending(query, [1]) is None
-    some = await store.spending(query, [1], from_rows=True)
-    assert some is not None
+    assert await store.spending_of_sums(query, [1]) is None
+    some = await store.spending_of_rows(query, [1])
     assert [(each.cell.input_tokens, each.cell.events) for each in some.spent] == [(3, 1)]
     ids = await store.fact_ids(query, [1], some.generation)
     assert [ids.has(f"default/u{number}") for number in range(2)] == [True, False]
@@ -273,9 +271,8 @@ async def test_sums_say_nothing_where_the_last_blocks_are_read_again(place: Plac
     client.close()
     positions = await store.positions()
     assert positions == {0: 1}
-    assert await store.spending(query, [1]) is None
-    some = await store.spending(query, [1], from_rows=True)
-    assert some is not None
+    assert await store.spending_of_sums(query, [1]) is None
+    some = await store.spending_of_rows(query, [1])
     assert [each.cell.events for each in some.spent] == [1]
 
 
@@ -283,7 +280,7 @@ async def test_ids_of_other_tables_than_the_sums_are_refused(store: ClickHouseUs
     """A rebuild may have read facts in another order: of two places of one another is known then."""
     specs = [BudgetSpec.model_validate({"name": "b", "unit": "tokens"})]
     query = question_of(specs, _empty(specs, BOOKS[0]), BOOKS[0])
-    before = await store.spending(query, [0])
+    before = await store.spending_of_sums(query, [0])
     assert before is not None
     assert before.spent == []
     assert len(await store.fact_ids(query, [0], before.generation)) == 0
@@ -301,6 +298,6 @@ async def test_a_fact_of_an_earlier_period_that_comes_again_as_one_of_this_is_to
     await store.insert(block(spent(0, occurred_at=NOW - timedelta(days=5)), spent(0, occurred_at=NOW)))
     await store.insert(block(spent(1, occurred_at=NOW), spent(1, occurred_at=NOW - timedelta(days=5)), first=2))
     await store.insert(block(spent(2, occurred_at=NOW), spent(2, occurred_at=NOW, user_id="ann"), first=4))
-    spending = await store.spending(query, [6])
+    spending = await store.spending_of_sums(query, [6])
     assert spending is not None
     assert spending.moved == 1
