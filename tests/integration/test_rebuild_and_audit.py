@@ -5,7 +5,7 @@ import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -288,10 +288,10 @@ async def test_a_memory_that_was_tampered_with_is_found_out_and_mended(projected
     )
     positions = await store.positions()
     for document, changes in (
-        (thread, Changes([replace(thread, body=json.dumps(json.loads(thread.body) | {"title": "another"}))])),
-        (role, Changes([replace(role, fields={**role.fields, "role": "assistant"})])),
+        (thread, Changes([thread._replace(body=json.dumps(json.loads(thread.body) | {"title": "another"}))])),
+        (role, Changes([role._replace(fields={**role.fields, "role": "assistant"})])),
         (message, Changes(deletes=[message.point_id])),
-        (thread, Changes([replace(thread, point_id=thread_point("tenant-0", "fake"), body='{"thread_id": "fake"}')])),
+        (thread, Changes([thread._replace(point_id=thread_point("tenant-0", "fake"), body='{"thread_id": "fake"}')])),
     ):
         assert document.partition is not None
         await store.write(document.partition, changes, positions[document.partition])
