@@ -144,13 +144,15 @@ async def _until_projected(bench: Bench, ends: list[int]) -> None:
 
 
 async def _until_embedded(bench: Bench) -> None:
-    """Every message has its vector, which a rebuild takes along."""
+    """Every message has its vector, which a rebuild takes along, and upkeep has no copy under way."""
     deadline = time.monotonic() + SETTLE_SECONDS
     async with aiohttp.ClientSession() as http:
         while True:
             async with http.get(f"{bench.service_url('memory')}/metrics") as response:
                 lines = (await response.text()).splitlines()
-            if "turnlog_embeddings_waiting 0.0" in lines:
+            async with http.get(f"{bench.service_url('memory')}/rebuild") as response:
+                is_busy = (await response.json())["state"] == "running"
+            if "turnlog_embeddings_waiting 0.0" in lines and not is_busy:
                 return
             assert time.monotonic() < deadline, "vectors take too long"
             await asyncio.sleep(LOOK_SECONDS)
