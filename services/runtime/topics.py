@@ -124,16 +124,22 @@ async def require_topic(clients: KafkaClients, settings: RuntimeSettings, topic:
 
     A consumer of one that is missing asks for it ten times a second, with a line in the log each time.
     """
-    name = settings.topic(topic.name)
-    if name not in (await check_topics(clients, settings)).existing:
-        raise UnavailableError(f"topic {name} does not exist: run `turnlog topics apply`")
+    if await _partitions(clients, settings, topic) is None:
+        raise UnavailableError(_missing(settings, topic))
 
 
 async def count_partitions(clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> int:
     """How many partitions a topic has. Raises ConfigurationError when it is missing, UnavailableError without Kafka."""
+    count = await _partitions(clients, settings, topic)
+    if count is None:
+        raise ConfigurationError(_missing(settings, topic))
+    return count
+
+
+async def _partitions(clients: KafkaClients, settings: RuntimeSettings, topic: Topic) -> int | None:
     async with _admin(clients, settings) as admin:
-        found = await _describe(admin)
-    name = settings.topic(topic.name)
-    if name not in found:
-        raise ConfigurationError(f"topic {name} does not exist: run `turnlog topics apply`")
-    return found[name]
+        return (await _describe(admin)).get(settings.topic(topic.name))
+
+
+def _missing(settings: RuntimeSettings, topic: Topic) -> str:
+    return f"topic {settings.topic(topic.name)} does not exist: run `turnlog topics apply`"

@@ -13,7 +13,7 @@ from services.runtime.kafka import KafkaClients
 from services.runtime.projection import Projection
 from services.runtime.records import ProjectedRecord
 from services.runtime.registry import Registry
-from services.runtime.settings import RuntimeSettings
+from services.runtime.settings import RuntimeSettings, load_settings
 from services.runtime.stream import build_broker
 from services.runtime.telemetry import traces_of
 from services.runtime.topics import apply_topics
@@ -32,12 +32,8 @@ class NoStore:
 
 @pytest.fixture
 def settings(kafka: str, prefix: str, tmp_path: Path) -> RuntimeSettings:
-    return RuntimeSettings(
-        _env_file=None,  # pyright: ignore
-        kafka_bootstrap=kafka,
-        topic_prefix=prefix,
-        topic_replication=1,
-        data_dir=tmp_path,
+    return load_settings(
+        RuntimeSettings, kafka_bootstrap=kafka, topic_prefix=prefix, topic_replication=1, data_dir=tmp_path
     )
 
 
