@@ -72,5 +72,4 @@ class Upkeep:
         if unindexed < max(MOST_UNINDEXED, counts.stored / 2):
             return True
         log.info("optimising", vectors=counts.stored, unindexed=unindexed)
-        self._rebuild.start(CopyBuilds(self._store, self._embeddings))
-        return (await self._rebuild.ended()).state == "done"
+        return (await self._rebuild.run_unasked(CopyBuilds(self._store, self._embeddings))).state == "done"

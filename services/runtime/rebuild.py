@@ -98,17 +98,36 @@ class Rebuild:
         self._batch = batch
         self._prepare = prepare
         self._task: asyncio.Task[None] | None = None
+        self._unasked: asyncio.Task[None] | None = None
         self._switching = False
         self._status = RebuildStatus(state="none")
         self._begins: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
 
-    def start(self, builds: Builds | None = None) -> RebuildStatus:
-        """Begins, and returns at once. Raises RebuildRunningError, or UnavailableError before the projection runs.
+    async def start(self) -> RebuildStatus:
+        """Begins, and returns at once, or when what nobody has asked for is out of the way.
 
-        Args:
-            builds: where it is built this time.
+        Raises RebuildRunningError, or UnavailableError before the projection runs.
         """
+        if self._unasked is not None:
+            self._unasked = None
+            await self.stop()
+        self._begin(self._builds)
+        return self.status()
+
+    async def run_unasked(self, builds: Builds) -> RebuildStatus:
+        """A rebuild with builds of its own, to its end, which gives way as soon as somebody asks for one.
+
+        Raises RebuildRunningError when it has given way, or one runs already; UnavailableError as `start`.
+        """
+        task = self._unasked = self._begin(builds)
+        await asyncio.wait({task})
+        if self._unasked is not task:
+            raise RebuildRunningError("it has given way to a rebuild that was asked for")
+        self._unasked = None
+        return self.status()
+
+    def _begin(self, builds: Builds) -> asyncio.Task[None]:
         if self._task is not None and not self._task.done():
             raise RebuildRunningError(
                 f"it is being rebuilt since {self._status.started_at:%H:%M:%S} UTC "
@@ -118,8 +137,8 @@ class Rebuild:
             raise UnavailableError("the projection has not started yet: see /readyz for what it waits for")
         self._begins, self._reached = {}, {}
         self._status = RebuildStatus(state="running", started_at=datetime.now(UTC))
-        self._task = asyncio.create_task(self._run(builds or self._builds), name=f"rebuild:{self._topic.name}")
-        return self.status()
+        self._task = asyncio.create_task(self._run(builds), name=f"rebuild:{self._topic.name}")
+        return self._task
 
     def status(self) -> RebuildStatus:
         """Counts are kept when it has ended."""
@@ -145,12 +164,6 @@ class Rebuild:
             if not self._switching:
                 self._task.cancel()
             await asyncio.wait({self._task})
-
-    async def ended(self) -> RebuildStatus:
-        """Waits until none runs."""
-        if self._task is not None:
-            await asyncio.wait({self._task})
-        return self.status()
 
     async def _run(self, builds: Builds) -> None:
         try:

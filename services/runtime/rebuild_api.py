@@ -13,7 +13,7 @@ def install_rebuild(app: FastAPI, rebuild: Rebuild) -> None:
     @app.post("/rebuild", status_code=202)
     async def begin() -> RebuildStatus:
         try:
-            return rebuild.start()
+            return await rebuild.start()
         except RebuildRunningError as error:
             raise problem(409, "rebuild-running", "A rebuild is running", str(error)) from error
 

@@ -1,5 +1,6 @@
 """Memory has its vectors in an index by itself, while it is written and read."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 
@@ -61,6 +62,39 @@ async def test_a_rebuild_waits_for_no_index_and_gets_one(journal: Journal, monke
 
         await eventually(all_indexed, "the vectors to be in an index", seconds=100)
         assert len(await memory.messages("t-0")) == COUNT / 4
+
+
+async def test_a_rebuild_that_is_asked_for_goes_before_upkeep(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "MOST_UNINDEXED", 1000)
+    monkeypatch.setattr(upkeep, "CHECK_SECONDS", 0.2)
+    copied, optimise = asyncio.Event(), EdgeMemoryStore.optimise_build
+
+    async def endless_at_first(store: EdgeMemoryStore) -> None:
+        if not copied.is_set():
+            copied.set()
+            await asyncio.Event().wait()
+        await optimise(store)
+
+    monkeypatch.setattr(EdgeMemoryStore, "optimise_build", endless_at_first)
+    store = EdgeMemoryStore(journal.settings.data_dir / "memory")
+    async with running(journal.settings, store=store, embedder=LargeEmbedder()) as memory:
+        for number in range(COUNT):
+            await journal.tell(added(f"m-{number}", f"text {number}", thread_id=f"t-{number % 4}"))
+        async with asyncio.timeout(100):
+            await copied.wait()
+        await memory.rebuild()
+
+        async def indexed_after_it() -> bool:
+            rebuilt = await memory.get("/rebuild")
+            assert rebuilt["state"] != "failed", rebuilt
+            return rebuilt["state"] == "done" and await store.unindexed(SPACE) == 0
+
+        await eventually(indexed_after_it, "the vectors to be in an index", seconds=200)
+        assert len(await memory.messages("t-0")) == COUNT / 4
+    folder = journal.settings.data_dir / "memory"
+    assert [each.name for each in folder.iterdir() if each.is_dir()] == ["shard-3"]
 
 
 async def test_vectors_come_into_an_index_while_memory_is_written_and_read(
