@@ -242,17 +242,17 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
         _thread_passes(batch, offset, event)
         return
     calls = [part for part in event.parts if part.type == "tool_call"] if event.turn_id is not None else []
-    batch.put(_message_document(point, offset, event, [each.call_id for each in calls]))
+    text = text_of(event.parts)
+    batch.put(_message_document(point, offset, event, text, [each.call_id for each in calls]))
     for call in calls:
         batch.put(_call_document(offset, event, call))
-    title = text_of(event.parts).strip().split("\n")[0][:TITLE_LENGTH] if event.role == "user" else None
+    title = text.strip().split("\n", 1)[0][:TITLE_LENGTH] if event.role == "user" else None
     _put_thread(
         batch, offset, event, event.created_at, {}, first_user=event.user_id, first_title=title, agent=event.agent
     )
 
 
-def _message_document(point: str, offset: int, event: MessageAdded, call_ids: Sequence[str]) -> Document:
-    text = text_of(event.parts)
+def _message_document(point: str, offset: int, event: MessageAdded, text: str, call_ids: Sequence[str]) -> Document:
     fields: dict[str, str | int | Sequence[str]] = {
         "thread_id": event.thread_id,
         "position": offset,
@@ -407,8 +407,9 @@ def _put_turn(batch: _Batch, turn: TurnView) -> None:
 
 
 def _new(names: Sequence[str], *others: str | None) -> Sequence[str]:
-    """Those of the others that are not among the names, each once."""
-    return [*dict.fromkeys(each for each in others if each and each not in names)]
+    """Those of the others that are not among the names, each once. Mostly there are none."""
+    new = [each for each in others if each and each not in names]
+    return [*dict.fromkeys(new)] if new else new
 
 
 def _given(event: Model, *names: str) -> dict[str, Any]:
