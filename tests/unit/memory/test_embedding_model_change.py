@@ -147,7 +147,7 @@ async def test_the_live_store_is_not_copied_while_the_former_vectors_are_searche
         pass
 
     class Rebuilding:
-        def start(self, builds: object) -> None:
+        async def run_unasked(self, builds: object) -> None:
             raise Began
 
     monkeypatch.setattr(upkeep, "MOST_UNINDEXED", 1)
