@@ -1,5 +1,6 @@
 """What a message is made of."""
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -75,3 +76,28 @@ def parts_of(content: Content) -> list[Part]:
 def text_of(parts: list[Part]) -> str:
     """The text of a message: its text parts, joined by line breaks."""
     return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def result_text(result: JsonValue) -> str:
+    """A tool's result as the model sees it."""
+    return result if isinstance(result, str) else json.dumps(result)
+
+
+def in_words(part: Part) -> str:
+    """A part as a person would be told of it, and a model where its API has no place for such a part."""
+    match part:
+        case TextPart(text=text):
+            return text
+        case ImagePart(url=url):
+            where = f"inside the message, {url[5:].partition(';')[0].partition(',')[0]}" if url[:5] == "data:" else url
+            return f"[image: {where}]"
+        case FilePart(name=name, file_id=file_id, media_type=media_type):
+            return f"[file: {name or file_id}, {media_type}]"
+        case SourcePart(title=title, url=url):
+            return f"[source: {', '.join(each for each in (title, url) if each) or 'unnamed'}]"
+        case ReasoningPart(text=text):
+            return f"[reasoning: {text}]"
+        case ToolCallPart(name=name, arguments=arguments):
+            return f"[tool call: {name} {arguments}]"
+        case ToolResultPart(name=name, result=result):
+            return f"[tool result: {name} {result_text(result)}]"

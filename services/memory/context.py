@@ -1,14 +1,14 @@
 """What a model should see of a thread: recent messages, hits of a search, their neighbours. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
-from pydantic_core import to_json
-
 from schemas.http import ContextMessage, FoundBy, MessageView
-from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
-from schemas.tokens import estimated_tokens
+from schemas.ids import EPOCH
+from schemas.parts import ImagePart, Part, ReasoningPart, ToolCallPart, ToolResultPart, in_words, result_text
+from schemas.tokens import IMAGE_TOKENS, estimated_tokens
 
 Reason = Literal["recent", "hit", "neighbour", "turn"]
 
@@ -59,51 +59,67 @@ def within_budget(messages: Sequence[ContextMessage], max_tokens: int) -> list[C
     """What of a context is left when it must not have more tokens than that, in the order that it came in.
 
     First go neighbours, the oldest first; then hits, the weakest first; then recent messages, the oldest first. The
-    turn's own stay, even where they are too many by themselves. A call takes its answers along.
+    turn's own stay, even where they are too many by themselves. A call takes its answer along, and an answer its call,
+    but for a call of the turn.
     """
-    sizes: dict[tuple[str, str, int], int] = {}
-
-    def size(each: ContextMessage) -> int:
-        key = *_identity(each.message), len(each.message.parts)
-        return sizes.get(key) or sizes.setdefault(key, tokens_of([each]))
-
-    kept = list(messages)
+    left = {_identity(each.message): each for each in messages}
+    holders = {id(part): _identity(each.message) for each in messages for part in each.message.parts}
+    partners = _partners(messages)
+    tokens = tokens_of(messages)
     for goes in sorted((each for each in messages if each.reason != "turn"), key=_worth):
-        if sum(map(size, kept)) <= max_tokens:
+        if tokens <= max_tokens:
             break
-        kept = _whole_calls([each for each in kept if _identity(each.message) != _identity(goes.message)])
-    return kept
+        gone = left.pop(_identity(goes.message), None)
+        if gone is None:
+            continue
+        tokens -= tokens_of([gone])
+        for part in gone.message.parts:
+            partner = partners.get(id(part))
+            holder = left.get(holders[id(partner)]) if partner is not None else None
+            if holder is None or (holder.reason == "turn" and isinstance(partner, ToolCallPart)):
+                continue
+            tokens -= tokens_of([holder])
+            rest = _without(holder, {id(partner)})
+            if rest is None:
+                del left[_identity(holder.message)]
+            else:
+                left[_identity(holder.message)] = rest
+                tokens += tokens_of([rest])
+    return list(left.values())
 
 
 def tokens_of(messages: Iterable[ContextMessage]) -> int:
-    """An estimate, of text and of what tools are asked and answer; images and files are not counted."""
-    return sum(TOKENS_AROUND + estimated_tokens(_characters(each.message)) for each in messages)
+    """An estimate of what a model is sent, which is no reasoning. A user's image counts as one, whatever its size."""
+    return sum(map(_tokens, messages))
 
 
-def _characters(message: MessageView) -> int:
-    count = 0
-    for part in message.parts:
+def _tokens(each: ContextMessage) -> int:
+    characters, images = 0, 0
+    for part in each.message.parts:
         match part:
-            case TextPart() | ReasoningPart():
-                count += len(part.text)
-            case ToolCallPart():
-                count += len(part.name) + len(part.arguments)
-            case ToolResultPart():
-                count += len(to_json(part.result))
-            case _:
+            case ReasoningPart():
                 pass
-    return count
+            case ImagePart() if each.message.role == "user":
+                images += 1
+            case ToolCallPart():
+                characters += len(part.name) + len(part.arguments)
+            case ToolResultPart():
+                characters += len(result_text(part.result))
+            case _:
+                characters += len(in_words(part))
+    return TOKENS_AROUND + estimated_tokens(characters) + images * IMAGE_TOKENS
 
 
-def _worth(each: ContextMessage) -> tuple[int, float, int]:
-    """The least goes first."""
+def _worth(each: ContextMessage) -> tuple[int, float, datetime, int]:
+    """The least goes first. Positions tell the order within a thread alone."""
+    message = each.message
     match each.reason:
         case "neighbour":
-            return 0, 0.0, each.message.position
+            return 0, 0.0, message.created_at, message.position
         case "hit":
-            return 1, each.score or 0.0, each.message.position
+            return 1, each.score or 0.0, message.created_at, message.position
         case _:
-            return 2, 0.0, each.message.position
+            return 2, 0.0, EPOCH, message.position
 
 
 def _identity(message: MessageView) -> tuple[str, str]:
@@ -116,40 +132,44 @@ def _place(message: MessageView, thread_id: str) -> tuple[bool, str, int]:
 
 
 def _whole_calls(messages: Sequence[ContextMessage]) -> list[ContextMessage]:
-    """Without calls and answers that have lost each other, and without messages that nothing else is left of.
+    """Without calls and answers that have lost each other, and without messages that nothing else is left of."""
+    partners = _partners(messages)
+    whole: list[ContextMessage] = []
+    for each in messages:
+        alone = {
+            id(part) for part in each.message.parts if _needs_other(part, each.reason) and id(part) not in partners
+        }
+        rest = _without(each, alone) if alone else each
+        if rest is not None:
+            whole.append(rest)
+    return whole
+
+
+def _needs_other(part: Part, reason: Reason) -> bool:
+    return isinstance(part, ToolResultPart) or (isinstance(part, ToolCallPart) and reason != "turn")
+
+
+def _partners(messages: Sequence[ContextMessage]) -> Mapping[int, Part]:
+    """By the `id()` of each call that has an answer, and of each answer that has a call, the other.
 
     The ids of calls need not differ: an answer is that of the last call of its id before it in its thread.
     """
     waiting: dict[tuple[str, str], ToolCallPart] = {}
-    paired: set[int] = set()
-    has_any = False
+    partners: dict[int, Part] = {}
     for each in messages:
         for part in each.message.parts:
             if isinstance(part, ToolCallPart):
-                has_any = True
                 waiting[each.message.thread_id, part.call_id] = part
             elif isinstance(part, ToolResultPart):
-                has_any = True
                 call = waiting.pop((each.message.thread_id, part.call_id), None)
-                paired |= {id(call), id(part)} if call is not None else set()
-    if not has_any:
-        return list(messages)
+                if call is not None:
+                    partners[id(call)], partners[id(part)] = part, call
+    return partners
 
-    def is_whole(part: Part, reason: Reason) -> bool:
-        match part:
-            case ToolCallPart():
-                return reason == "turn" or id(part) in paired
-            case ToolResultPart():
-                return id(part) in paired
-            case _:
-                return True
 
-    whole: list[ContextMessage] = []
-    for each in messages:
-        left = [part for part in each.message.parts if is_whole(part, each.reason)]
-        if len(left) == len(each.message.parts):
-            whole.append(each)
-        elif not all(isinstance(part, ReasoningPart) for part in left):
-            message = each.message.model_copy(update={"parts": left})
-            whole.append(each.model_copy(update={"message": message}))
-    return whole
+def _without(each: ContextMessage, parts: Set[int]) -> ContextMessage | None:
+    """The message but for these parts, by their `id()`. None where nothing is left, or only how it came about."""
+    left = [part for part in each.message.parts if id(part) not in parts]
+    if all(isinstance(part, ReasoningPart) for part in left):
+        return None
+    return each.model_copy(update={"message": each.message.model_copy(update={"parts": left})})

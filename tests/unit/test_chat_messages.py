@@ -16,7 +16,8 @@ from schemas.parts import (
     ToolCallPart,
     ToolResultPart,
 )
-from services.agents.chat import EMPTY, IMAGE_TOKENS, chat_messages, sent_tokens
+from schemas.tokens import IMAGE_TOKENS
+from services.agents.chat import EMPTY, chat_messages, sent_tokens
 
 IMAGE = ImagePart(url="https://example.com/cat.png", detail="low")
 CALL = ToolCallPart(call_id="c-1", name="look_up", arguments="{}")
@@ -91,6 +92,33 @@ def test_calls_are_sent_with_their_answers_alone() -> None:
     ]
     assert chat_messages("", [said("assistant", CALL)]) == []
     assert chat_messages("", [said("tool", RESULT)]) == []
+
+
+def test_answers_come_right_behind_their_calls_whatever_was_said_in_between() -> None:
+    both = [CALL, CALL.model_copy(update={"call_id": "c-2"})]
+    of_second = RESULT.model_copy(update={"call_id": "c-2", "result": "second"})
+    chat = chat_messages(
+        "",
+        [
+            said("assistant", TextPart(text="I look."), *both),
+            said("user", TextPart(text="By the way.")),
+            said("tool", of_second),
+            said("tool", RESULT),
+            said("assistant", CALL),
+            said("user", TextPart(text="And again.")),
+            said("tool", RESULT.model_copy(update={"result": "again"})),
+            said("tool", RESULT.model_copy(update={"result": "once more"})),
+        ],
+    )
+    assert [(each["role"], each["content"]) for each in chat] == [
+        ("assistant", "I look."),
+        ("tool", "second"),
+        ("tool", '{"found": true}'),
+        ("user", "By the way."),
+        ("assistant", None),
+        ("tool", "again"),
+        ("user", "And again."),
+    ]
 
 
 def test_what_is_sent_is_estimated_by_its_text_and_an_image_counts_as_one_whatever_it_weighs() -> None:

@@ -10,13 +10,12 @@ from pydantic import JsonValue
 from schemas.agents import AgentSpec, RetryPolicy
 from schemas.base import TokenCounts, format_amount
 from schemas.completions import TurnCompleted
-from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart
+from schemas.parts import Part, ReasoningPart, TextPart, ToolCallPart, result_text
 from schemas.tokens import estimated_tokens
 from schemas.tool_calls import ToolFailed, ToolReturned
 from schemas.tools import ToolSpec
 from schemas.turns import ActiveTurn, AwaitingHuman, Calling, PendingCall, Phase, Thinking
 from schemas.usage import UsageRecorded
-from services.agents.chat import result_text
 from services.agents.turn import events
 from services.agents.turn.closing import complete, fail, lost_attempt, overdue, unfinished
 from services.agents.turn.inputs import AskedTool, ClockJumped, Decision, Environment, ModelAnswered, ModelFailed
