@@ -7,7 +7,7 @@ from typing import Literal
 
 from schemas.http import ContextMessage, FoundBy, MessageView
 from schemas.ids import EPOCH
-from schemas.parts import ImagePart, Part, ReasoningPart, ToolCallPart, ToolResultPart, in_words, result_text
+from schemas.parts import Part, ToolCallPart, ToolResultPart, in_words, result_text
 from schemas.tokens import IMAGE_TOKENS, estimated_tokens
 
 Reason = Literal["recent", "hit", "neighbour", "turn"]
@@ -76,7 +76,7 @@ def within_budget(messages: Sequence[ContextMessage], max_tokens: int) -> list[C
         for part in gone.message.parts:
             partner = partners.get(id(part))
             holder = left.get(holders[id(partner)]) if partner is not None else None
-            if holder is None or (holder.reason == "turn" and isinstance(partner, ToolCallPart)):
+            if partner is None or holder is None or _may_wait(partner, holder.reason):
                 continue
             tokens -= tokens_of([holder])
             rest = _without(holder, {id(partner)})
@@ -96,17 +96,16 @@ def tokens_of(messages: Iterable[ContextMessage]) -> int:
 def _tokens(each: ContextMessage) -> int:
     characters, images = 0, 0
     for part in each.message.parts:
-        match part:
-            case ReasoningPart():
-                pass
-            case ImagePart() if each.message.role == "user":
-                images += 1
-            case ToolCallPart():
-                characters += len(part.name) + len(part.arguments)
-            case ToolResultPart():
-                characters += len(result_text(part.result))
-            case _:
-                characters += len(in_words(part))
+        if part.type == "text":
+            characters += len(part.text)
+        elif part.type == "image" and each.message.role == "user":
+            images += 1
+        elif part.type == "tool_call":
+            characters += len(part.name) + len(part.arguments)
+        elif part.type == "tool_result":
+            characters += len(result_text(part.result))
+        elif part.type != "reasoning":
+            characters += len(in_words(part))
     return TOKENS_AROUND + estimated_tokens(characters) + images * IMAGE_TOKENS
 
 
@@ -134,33 +133,33 @@ def _place(message: MessageView, thread_id: str) -> tuple[bool, str, int]:
 def _whole_calls(messages: Sequence[ContextMessage]) -> list[ContextMessage]:
     """Without calls and answers that have lost each other, and without messages that nothing else is left of."""
     partners = _partners(messages)
-    whole: list[ContextMessage] = []
-    for each in messages:
-        alone = {
-            id(part) for part in each.message.parts if _needs_other(part, each.reason) and id(part) not in partners
-        }
-        rest = _without(each, alone) if alone else each
-        if rest is not None:
-            whole.append(rest)
-    return whole
+    alone = {
+        id(part)
+        for each in messages
+        for part in each.message.parts
+        if part.type in ("tool_call", "tool_result") and id(part) not in partners and not _may_wait(part, each.reason)
+    }
+    if not alone:
+        return list(messages)
+    return [rest for each in messages if (rest := _without(each, alone)) is not None]
 
 
-def _needs_other(part: Part, reason: Reason) -> bool:
-    return isinstance(part, ToolResultPart) or (isinstance(part, ToolCallPart) and reason != "turn")
+def _may_wait(part: Part, reason: Reason) -> bool:
+    return reason == "turn" and part.type == "tool_call"
 
 
-def _partners(messages: Sequence[ContextMessage]) -> Mapping[int, Part]:
+def _partners(messages: Sequence[ContextMessage]) -> Mapping[int, ToolCallPart | ToolResultPart]:
     """By the `id()` of each call that has an answer, and of each answer that has a call, the other.
 
     The ids of calls need not differ: an answer is that of the last call of its id before it in its thread.
     """
     waiting: dict[tuple[str, str], ToolCallPart] = {}
-    partners: dict[int, Part] = {}
+    partners: dict[int, ToolCallPart | ToolResultPart] = {}
     for each in messages:
         for part in each.message.parts:
-            if isinstance(part, ToolCallPart):
+            if part.type == "tool_call":
                 waiting[each.message.thread_id, part.call_id] = part
-            elif isinstance(part, ToolResultPart):
+            elif part.type == "tool_result":
                 call = waiting.pop((each.message.thread_id, part.call_id), None)
                 if call is not None:
                     partners[id(call)], partners[id(part)] = part, call
@@ -170,6 +169,8 @@ def _partners(messages: Sequence[ContextMessage]) -> Mapping[int, Part]:
 def _without(each: ContextMessage, parts: Set[int]) -> ContextMessage | None:
     """The message but for these parts, by their `id()`. None where nothing is left, or only how it came about."""
     left = [part for part in each.message.parts if id(part) not in parts]
-    if all(isinstance(part, ReasoningPart) for part in left):
+    if len(left) == len(each.message.parts):
+        return each
+    if all(part.type == "reasoning" for part in left):
         return None
     return each.model_copy(update={"message": each.message.model_copy(update={"parts": left})})
