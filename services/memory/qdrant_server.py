@@ -29,6 +29,7 @@ from services.memory.store import (
     Find,
     Hit,
     Listed,
+    Marker,
     MessageVector,
     Range,
     StoredVector,
@@ -195,8 +196,8 @@ class MemoryCollection:
             hits.append(Hit(str(point.id), point.score, matched(wanted, stored[TEXT])))
         return hits
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        return self._text.marks(text, query)
+    def marker(self, query: str) -> Marker:
+        return self._text.marker(query)
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None

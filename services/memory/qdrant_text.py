@@ -13,6 +13,7 @@ from typing import Protocol
 from qdrant_edge import Bm25, Bm25Config, SparseVector
 
 from schemas.base import DEFAULT_TENANT
+from services.memory.store import Marker
 
 MARKED_CHARACTERS = 20_000
 """Of a text, so far words are marked: what a person reads of a hit."""
@@ -43,17 +44,18 @@ class TextVectors:
         """Without indices where the text has no word worth looking for."""
         return _of_tenant(tenant_id, self._bm25.embed_query(text))
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        """Where in a text the words of a query are, in whatever form: begin and end, in characters."""
-        wanted = set(self._bm25.embed_query(query).indices)
-        known: dict[str, bool] = {}
-        marks: list[tuple[int, int]] = []
-        for found in re.finditer(r"\w+", text[:MARKED_CHARACTERS]):
-            word = found[0].lower()
-            if word not in known:
-                known[word] = not wanted.isdisjoint(self._bm25.embed_query(word).indices)
-            if known[word]:
-                marks.append(found.span())
+    def marker(self, query: str) -> Marker:
+        """Finds the words of a query, in whatever form. What a word is takes longer to ask than to remember."""
+        wanted = frozenset(self._bm25.embed_query(query).indices)
+
+        @functools.cache
+        def is_wanted(word: str) -> bool:
+            return not wanted.isdisjoint(self._bm25.embed_query(word).indices)
+
+        def marks(text: str) -> list[tuple[int, int]]:
+            words = re.finditer(r"\w+", text[:MARKED_CHARACTERS])
+            return [found.span() for found in words if is_wanted(found[0].lower())]
+
         return marks
 
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
@@ -218,6 +218,10 @@ def text_of_point(point: Point) -> str:
     return point if isinstance(point, str) else str(UUID(int=point))
 
 
+Marker = Callable[[str], Sequence[tuple[int, int]]]
+"""Where in a text something is: begin and end, in characters."""
+
+
 class Hit(NamedTuple):
     """What a search has found; of many hits few are wanted, whose bodies are asked for then.
 
@@ -334,8 +338,8 @@ class MemoryStore(MemoryBuild, Protocol):
         """
         ...
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        """Where in a text the words of a query are, as `search` takes them: begin and end, in characters."""
+    def marker(self, query: str) -> Marker:
+        """Finds the words of a query, as `search` takes them. What it learns of one text helps with the next."""
         ...
 
     async def search_vector(

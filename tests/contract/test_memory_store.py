@@ -394,10 +394,10 @@ async def test_a_search_keeps_to_the_bounds_of_a_field(store: MemoryStore) -> No
 
 def test_words_of_a_query_are_marked_in_whatever_form(store: MemoryStore) -> None:
     text = "Running, the RUNNERS ran to the station; naïve café 🚲 run."
-    marks = [text[start:end] for start, end in store.marks(text, "runs to the CAFÉ or stations")]
-    assert marks == ["Running", "station", "café", "run"]
-    assert store.marks(text, "the of ?!") == []
-    assert store.marks("", "run") == []
+    marker = store.marker("runs to the CAFÉ or stations")
+    assert [text[start:end] for start, end in marker(text)] == ["Running", "station", "café", "run"]
+    assert marker("") == []
+    assert store.marker("the of ?!")(text) == []
 
 
 async def everything(store: MemoryStore, partition: int | None, page: int = 3) -> list[Document]:
