@@ -275,7 +275,7 @@ class MemoryCollection:
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
         with self._calling():
-            return VectorCounts.of(await self._states(), space.stored, space.refused)
+            return VectorCounts.of(await self._states(), PENDING, space.stored, space.refused)
 
     async def _states(self) -> dict[str, int]:
         """How many messages are in which state of their vector."""

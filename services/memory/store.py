@@ -129,17 +129,22 @@ def unchanged(
 
 @dataclass(frozen=True, slots=True)
 class VectorCounts:
-    """Messages that say something, by what has become of their vector in a space."""
+    """Messages that say something, by what has become of their vector in a space.
+
+    `elsewhere`: of those that wait, how many another model has embedded, or refused.
+    """
 
     waiting: int = 0
     stored: int = 0
     refused: int = 0
+    elsewhere: int = 0
 
     @staticmethod
-    def of(counts: Mapping[S, int], stored: S, refused: S) -> "VectorCounts":
-        """From how many messages are in which state, of which these two are of the space; the others wait for it."""
+    def of(counts: Mapping[S, int], pending: S, stored: S, refused: S) -> "VectorCounts":
+        """From how many messages are in which state, of which the last two are of the space; the others wait for it."""
         ended = counts.get(stored, 0), counts.get(refused, 0)
-        return VectorCounts(sum(counts.values()) - sum(ended), *ended)
+        waiting = sum(counts.values()) - sum(ended)
+        return VectorCounts(waiting, *ended, elsewhere=waiting - counts.get(pending, 0))
 
 
 @dataclass(frozen=True, slots=True)
