@@ -1,8 +1,8 @@
 """Documents of the HTTP interfaces: what the gateway answers, and what services ask of memory and usage."""
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from schemas.agents import ContextOptions
 from schemas.base import (
@@ -114,12 +114,22 @@ class MessageView(Model):
     created_at: Timestamp
 
 
-class ContextRequest(Model):
-    """Asks memory for the past that a model should see.
+class AsOf(Model):
+    """What of `messages` an answer must reflect: everything before `min_offset` of `partition`. Without both of them it
+    is of what has been read by then."""
 
-    `min_offset` is the offset of `messages` in the thread's partition that the answer must reflect (the next offset
-    to be read, so 0 asks for nothing in particular). Messages of `turn_id` come whole, tool messages included.
-    """
+    partition: int | None = None
+    min_offset: int | None = None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.partition is None) != (self.min_offset is None):
+            raise ValueError("give partition and min_offset, or neither: an offset is one of a partition")
+        return self
+
+
+class ContextRequest(AsOf):
+    """Asks memory for the past that a model should see. Messages of `turn_id` come whole, tool messages included."""
 
     tenant_id: TenantId = DEFAULT_TENANT
     thread_id: ThreadId
@@ -127,8 +137,6 @@ class ContextRequest(Model):
     user_id: str | None = None
     query: str | None = None
     options: ContextOptions = ContextOptions()
-    min_offset: int = 0
-    partition: int | None = None
     wait_seconds: float = Field(default=5, ge=0, le=60)
 
 

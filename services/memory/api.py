@@ -6,6 +6,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from schemas.base import DEFAULT_TENANT, TenantId
 from schemas.http import (
+    AsOf,
     ContextRequest,
     ContextResponse,
     MessageListQuery,
@@ -29,18 +30,19 @@ from services.runtime.web import install_health, install_problems, problem_respo
 WAIT_SECONDS = 5.0
 
 
-class ThreadListParameters(ThreadListQuery):
+class ReadParameters(AsOf):
+    """What every GET takes."""
+
     tenant_id: TenantId = DEFAULT_TENANT
 
 
-class MessageListParameters(MessageListQuery):
-    tenant_id: TenantId = DEFAULT_TENANT
-    partition: int | None = None
-    min_offset: int = 0
+class ThreadListParameters(ThreadListQuery, ReadParameters): ...
 
 
-class SearchParameters(SearchQuery):
-    tenant_id: TenantId = DEFAULT_TENANT
+class MessageListParameters(MessageListQuery, ReadParameters): ...
+
+
+class SearchParameters(SearchQuery, ReadParameters): ...
 
 
 class Progress(Protocol):
@@ -54,7 +56,7 @@ class Progress(Protocol):
 def build_api(
     reads: Reads, progress: Progress, check: ReadinessCheck, *, wait_seconds: float = WAIT_SECONDS
 ) -> FastAPI:
-    """Routes over the reads. A GET that names `partition` and `min_offset` waits up to `wait_seconds` for them."""
+    """Routes over the reads. Each waits for the position that it is asked for, a GET up to `wait_seconds`."""
     app = FastAPI(title="Turnlog memory", docs_url=None, redoc_url=None)
     install_problems(app)
     install_health(app, check)
@@ -72,14 +74,13 @@ def build_api(
     app.add_exception_handler(NotFoundError, on_not_found)
     app.add_exception_handler(BadCursorError, on_bad_cursor)
 
-    async def reflect(partition: int | None, min_offset: int) -> None:
-        if partition is not None and min_offset:
-            await progress.wait_for(partition, min_offset, wait_seconds)
+    async def reflect(asked: AsOf, seconds: float = wait_seconds) -> None:
+        if asked.partition is not None and asked.min_offset is not None:
+            await progress.wait_for(asked.partition, asked.min_offset, seconds)
 
     @app.post("/context")
     async def context(request: ContextRequest) -> ContextResponse:
-        if request.partition is not None:
-            await progress.wait_for(request.partition, request.min_offset, request.wait_seconds)
+        await reflect(request, request.wait_seconds)
         return await reads.context(request)
 
     @app.post("/prompts/seen")
@@ -89,6 +90,7 @@ def build_api(
 
     @app.get("/threads")
     async def threads(asked: Annotated[ThreadListParameters, Query()]) -> Page[ThreadView]:
+        await reflect(asked)
         return await reads.threads(
             asked.tenant_id,
             user_id=asked.user_id,
@@ -100,22 +102,20 @@ def build_api(
         )
 
     @app.get("/threads/{thread_id}")
-    async def thread(
-        thread_id: str, tenant_id: TenantId = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
-    ) -> ThreadView:
+    async def thread(thread_id: str, asked: Annotated[ReadParameters, Query()]) -> ThreadView:
         """One that is being deleted is answered at once: memory reads nothing on until it is gone."""
-        if await reads.is_being_deleted(tenant_id, thread_id):
-            return await reads.thread(tenant_id, thread_id)
+        if await reads.is_being_deleted(asked.tenant_id, thread_id):
+            return await reads.thread(asked.tenant_id, thread_id)
         try:
-            await reflect(partition, min_offset)
+            await reflect(asked)
         except BehindError:
-            if not await reads.is_being_deleted(tenant_id, thread_id):
+            if not await reads.is_being_deleted(asked.tenant_id, thread_id):
                 raise
-        return await reads.thread(tenant_id, thread_id)
+        return await reads.thread(asked.tenant_id, thread_id)
 
     @app.get("/threads/{thread_id}/messages")
     async def messages(thread_id: str, asked: Annotated[MessageListParameters, Query()]) -> Page[MessageView]:
-        await reflect(asked.partition, asked.min_offset)
+        await reflect(asked)
         page = await reads.messages(
             asked.tenant_id,
             thread_id,
@@ -137,18 +137,13 @@ def build_api(
         return page
 
     @app.get("/threads/{thread_id}/messages/{message_id:path}")
-    async def message(
-        thread_id: str,
-        message_id: str,
-        tenant_id: TenantId = DEFAULT_TENANT,
-        partition: int | None = None,
-        min_offset: int = 0,
-    ) -> MessageView:
-        await reflect(partition, min_offset)
-        return await reads.message(tenant_id, thread_id, message_id)
+    async def message(thread_id: str, message_id: str, asked: Annotated[ReadParameters, Query()]) -> MessageView:
+        await reflect(asked)
+        return await reads.message(asked.tenant_id, thread_id, message_id)
 
     @app.get("/search")
     async def search(asked: Annotated[SearchParameters, Query()]) -> SearchPage:
+        await reflect(asked)
         return await reads.search(
             asked.tenant_id,
             asked.q,
@@ -165,14 +160,13 @@ def build_api(
         )
 
     @app.get("/turns/{turn_id}")
-    async def turn(
-        turn_id: str, tenant_id: TenantId = DEFAULT_TENANT, partition: int | None = None, min_offset: int = 0
-    ) -> TurnView:
-        await reflect(partition, min_offset)
-        return await reads.turn(tenant_id, turn_id)
+    async def turn(turn_id: str, asked: Annotated[ReadParameters, Query()]) -> TurnView:
+        await reflect(asked)
+        return await reads.turn(asked.tenant_id, turn_id)
 
     @app.get("/tool-calls/{call_id}")
-    async def tool_call(call_id: str, tenant_id: TenantId = DEFAULT_TENANT) -> CallView:
-        return await reads.tool_call(tenant_id, call_id)
+    async def tool_call(call_id: str, asked: Annotated[ReadParameters, Query()]) -> CallView:
+        await reflect(asked)
+        return await reads.tool_call(asked.tenant_id, call_id)
 
     return app

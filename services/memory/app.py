@@ -1,5 +1,7 @@
 """Wiring of memory."""
 
+from pydantic import SecretStr
+
 from schemas.http import ComponentHealth
 from schemas.topics import MESSAGES
 from services.memory.api import build_api
@@ -51,23 +53,31 @@ def build_store(settings: MemorySettings) -> MemoryStore:
 
 def build_embedder(settings: MemorySettings) -> Embedder | None:
     """The model that is named; None where no vectors are wanted."""
-    return _embedder(settings, settings.embedding_model)
+    return _embedder(settings.embedding_model, settings.embedding_base_url, settings.embedding_api_key)
 
 
 def build_former_embedder(settings: MemorySettings) -> Embedder | None:
-    """The model that is named as the former one; None where that is none, or the present one."""
-    former = settings.embedding_former_model
-    return None if former in {None, settings.embedding_model} else _embedder(settings, former)
+    """The model that is named as the former one; None where that is none, or the present one.
+
+    The key of the present one is sent to the endpoint of the present one alone.
+    """
+    if settings.embedding_former_model in {None, settings.embedding_model}:
+        return None
+    base_url = settings.embedding_former_base_url or settings.embedding_base_url
+    key = settings.embedding_former_api_key
+    if key is None and base_url == settings.embedding_base_url:
+        key = settings.embedding_api_key
+    return _embedder(settings.embedding_former_model, base_url, key)
 
 
-def _embedder(settings: MemorySettings, name: str | None) -> Embedder | None:
+def _embedder(name: str | None, base_url: str, key: SecretStr | None) -> Embedder | None:
     match name:
         case None | "none":
             return None
         case LocalEmbedder.model:
             return LocalEmbedder()
         case model:
-            return HttpEmbedder(settings.embedding_base_url, model=model, api_key=settings.embedding_api_key)
+            return HttpEmbedder(base_url, model=model, api_key=key)
 
 
 class MemoryService:

@@ -17,8 +17,8 @@ from services.memory.embeddings import (
     flaw,
     message_usage,
 )
-from services.memory.search import FormerModel
-from services.memory.store import Document, MemoryStore, MessageVector, VectorSpace
+from services.memory.search import UNNAMED, FormerModel
+from services.memory.store import Document, MemoryStore, MessageVector, VectorCounts, VectorSpace
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.tasks import end_task
@@ -58,6 +58,7 @@ class EmbeddingFill:
         self._embeddings = embeddings
         self._failpoints = failpoints
         self._former = former
+        self._missed_former = False
         self._written = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -129,16 +130,20 @@ class EmbeddingFill:
                 CUT.inc(cut)
                 limit = self._embeddings.embedder.longest
                 log.info("messages_embedded_in_part", messages=cut, model=space.model, limit_characters=limit)
-        await self._count(space)
+        counts = await self._count(space)
         if self._former is not None and not self._waiting:
             self._former.end()
+        if self._former is None and counts.elsewhere and not self._missed_former:
+            self._missed_former = True
+            log.warning("former_model_unnamed", messages=counts.elsewhere, model=space.model, reason=UNNAMED)
         return bool(documents)
 
-    async def _count(self, space: VectorSpace) -> None:
+    async def _count(self, space: VectorSpace) -> VectorCounts:
         counts = await self._store.vector_counts(space)
         if space == self._embeddings.known_space():
             self._waiting, self._refused = counts.waiting, counts.refused
             WAITING.set(counts.waiting)
+        return counts
 
     async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> int:
         """Halves what is refused until it is known which message it is, and goes on without that one.

@@ -24,6 +24,7 @@ from services.memory.store import (
     Find,
     Hit,
     Listed,
+    Marker,
     MessageVector,
     Range,
     StoredVector,
@@ -227,8 +228,8 @@ class EdgeMemoryStore:
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
         return await self._opened().search(find, text, limit)
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        return self._text.marks(text, query)
+    def marker(self, query: str) -> Marker:
+        return self._text.marker(query)
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None

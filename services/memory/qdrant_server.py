@@ -29,6 +29,7 @@ from services.memory.store import (
     Find,
     Hit,
     Listed,
+    Marker,
     MessageVector,
     Range,
     StoredVector,
@@ -195,8 +196,8 @@ class MemoryCollection:
             hits.append(Hit(str(point.id), point.score, matched(wanted, stored[TEXT])))
         return hits
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        return self._text.marks(text, query)
+    def marker(self, query: str) -> Marker:
+        return self._text.marker(query)
 
     async def search_vector(
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
@@ -274,7 +275,7 @@ class MemoryCollection:
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
         with self._calling():
-            return VectorCounts.of(await self._states(), space.stored, space.refused)
+            return VectorCounts.of(await self._states(), PENDING, space.stored, space.refused)
 
     async def _states(self) -> dict[str, int]:
         """How many messages are in which state of their vector."""

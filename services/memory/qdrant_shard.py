@@ -319,7 +319,7 @@ class MemoryShard:
         return found
 
     async def vector_counts(self, space: VectorSpace) -> VectorCounts:
-        return VectorCounts.of(self._states(), _state(space.stored), _state(space.refused))
+        return VectorCounts.of(self._states(), *map(_state, (PENDING, space.stored, space.refused)))
 
     async def unindexed(self, space: VectorSpace) -> int:
         """Vectors of a space that are in no index: a search compares each of them that its filter leaves."""

@@ -7,15 +7,22 @@ could tell which words others use. So a word has another number for each tenant.
 import functools
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
 from qdrant_edge import Bm25, Bm25Config, SparseVector
 
 from schemas.base import DEFAULT_TENANT
+from services.memory.store import Marker
 
 MARKED_CHARACTERS = 20_000
 """Of a text, so far words are marked: what a person reads of a hit."""
+
+_COMBINING = "".join(chr(each) for each in range(0x300, 0x10000) if unicodedata.category(chr(each)).startswith("M"))
+
+_WORD = re.compile(rf"[\w{_COMBINING}]+")
+"""With its accents and vowel signs, at which `\\w` stops. BM25 may see several words in one."""
 
 
 class Words(Protocol):
@@ -37,24 +44,29 @@ class TextVectors:
         self._bm25 = Bm25(Bm25Config())
 
     def of_document(self, tenant_id: str, text: str) -> SparseVector:
-        return _of_tenant(tenant_id, self._bm25.embed_document(text))
+        return _of_tenant(tenant_id, self._bm25.embed_document(_composed(text)))
 
     def of_query(self, tenant_id: str, text: str) -> SparseVector:
         """Without indices where the text has no word worth looking for."""
-        return _of_tenant(tenant_id, self._bm25.embed_query(text))
+        return _of_tenant(tenant_id, self._bm25.embed_query(_composed(text)))
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        """Where in a text the words of a query are, in whatever form: begin and end, in characters."""
-        wanted = set(self._bm25.embed_query(query).indices)
-        known: dict[str, bool] = {}
-        marks: list[tuple[int, int]] = []
-        for found in re.finditer(r"\w+", text[:MARKED_CHARACTERS]):
-            word = found[0].lower()
-            if word not in known:
-                known[word] = not wanted.isdisjoint(self._bm25.embed_query(word).indices)
-            if known[word]:
-                marks.append(found.span())
+    def marker(self, query: str) -> Marker:
+        """Finds the words of a query, in whatever form. What a word is takes longer to ask than to remember."""
+        wanted = frozenset(self._bm25.embed_query(_composed(query)).indices)
+
+        @functools.cache
+        def is_wanted(word: str) -> bool:
+            return not wanted.isdisjoint(self._bm25.embed_query(_composed(word)).indices)
+
+        def marks(text: str) -> list[tuple[int, int]]:
+            return [found.span() for found in _WORD.finditer(text[:MARKED_CHARACTERS]) if is_wanted(found[0])]
+
         return marks
+
+
+def _composed(text: str) -> str:
+    """A letter and its accent as one character (NFC), where they have one. Takes 0.1 us of a message of 30 words."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _of_tenant(tenant_id: str, vector: SparseVector) -> SparseVector:

@@ -287,10 +287,7 @@ class Reads:
         if result.without_vector and mode == "vector":
             raise UnavailableError(result.without_vector)
         return SearchPage(
-            items=[
-                self._hit(found, body, query)
-                for found, body in await self._bodies(result.found[place.begin : place.end])
-            ],
+            items=await self._shown(result.found[place.begin : place.end], query),
             next_cursor=place.following(len(result.found)),
             without_vector=result.without_vector,
         )
@@ -306,10 +303,16 @@ class Reads:
         bodies = await self._store.bodies([each.point_id for each in found])
         return [(each, bodies[each.point_id]) for each in found if each.point_id in bodies]
 
-    def _hit(self, found: Found, body: str, query: str) -> SearchHit:
-        message = MessageView.model_validate_json(body)
-        marks = [Highlight(start=start, end=end) for start, end in self._store.marks(message.text, query)]
-        return SearchHit(message=message, score=found.score, found_by=list(found.found_by), highlights=marks)
+    async def _shown(self, found: Sequence[Found], query: str) -> list[SearchHit]:
+        """Others have a turn behind each: a long text takes some milliseconds to mark."""
+        marker = self._store.marker(query)
+        hits: list[SearchHit] = []
+        for each, body in await self._bodies(found):
+            message = MessageView.model_validate_json(body)
+            marks = [Highlight(start=start, end=end) for start, end in marker(message.text)]
+            hits.append(SearchHit(message=message, score=each.score, found_by=list(each.found_by), highlights=marks))
+            await asyncio.sleep(0)
+        return hits
 
     async def seen(self, prompts: Sequence[SeenPrompt]) -> list[SeenPrompt]:
         """Those of the prompts that already had a turn."""

@@ -24,6 +24,11 @@ LOOK_SECONDS = 5.0
 
 NO_MODEL = "no model makes vectors here: set TURNLOG_EMBEDDING_MODEL"
 
+UNNAMED = (
+    "another model has embedded them: set TURNLOG_EMBEDDING_FORMER_MODEL to it, and TURNLOG_EMBEDDING_FORMER_BASE_URL "
+    "where it is elsewhere, for meaning to find them meanwhile"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:

@@ -34,7 +34,13 @@ class MemorySettings(RuntimeSettings):
         description="the model before: meaning is searched by it until every message has its vector of the new one",
     )
     embedding_base_url: str = Field(
-        default="https://api.openai.com/v1", description="base URL of an OpenAI-compatible endpoint with the models"
+        default="https://api.openai.com/v1", description="base URL of an OpenAI-compatible endpoint with the model"
     )
     embedding_api_key: SecretStr | None = Field(default=None, description="API key of that endpoint")
+    embedding_former_base_url: str | None = Field(
+        default=None, min_length=1, description="base URL of the endpoint with the former model; unset: the present one"
+    )
+    embedding_former_api_key: SecretStr | None = Field(
+        default=None, description="API key of that endpoint; unset: the present one, at the present endpoint alone"
+    )
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")

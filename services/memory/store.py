@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
@@ -129,17 +129,22 @@ def unchanged(
 
 @dataclass(frozen=True, slots=True)
 class VectorCounts:
-    """Messages that say something, by what has become of their vector in a space."""
+    """Messages that say something, by what has become of their vector in a space.
+
+    `elsewhere`: of those that wait, how many another model has embedded, or refused.
+    """
 
     waiting: int = 0
     stored: int = 0
     refused: int = 0
+    elsewhere: int = 0
 
     @staticmethod
-    def of(counts: Mapping[S, int], stored: S, refused: S) -> "VectorCounts":
-        """From how many messages are in which state, of which these two are of the space; the others wait for it."""
+    def of(counts: Mapping[S, int], pending: S, stored: S, refused: S) -> "VectorCounts":
+        """From how many messages are in which state, of which the last two are of the space; the others wait for it."""
         ended = counts.get(stored, 0), counts.get(refused, 0)
-        return VectorCounts(sum(counts.values()) - sum(ended), *ended)
+        waiting = sum(counts.values()) - sum(ended)
+        return VectorCounts(waiting, *ended, elsewhere=waiting - counts.get(pending, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +221,10 @@ for their text, which takes as long to make as all else of a hit."""
 def text_of_point(point: Point) -> str:
     """As `point_id` makes it."""
     return point if isinstance(point, str) else str(UUID(int=point))
+
+
+Marker = Callable[[str], Sequence[tuple[int, int]]]
+"""Where in a text something is: begin and end, in characters."""
 
 
 class Hit(NamedTuple):
@@ -334,8 +343,8 @@ class MemoryStore(MemoryBuild, Protocol):
         """
         ...
 
-    def marks(self, text: str, query: str) -> Sequence[tuple[int, int]]:
-        """Where in a text the words of a query are, as `search` takes them: begin and end, in characters."""
+    def marker(self, query: str) -> Marker:
+        """Finds the words of a query, as `search` takes them. What it learns of one text helps with the next."""
         ...
 
     async def search_vector(

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+import unicodedata
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -394,10 +395,17 @@ async def test_a_search_keeps_to_the_bounds_of_a_field(store: MemoryStore) -> No
 
 def test_words_of_a_query_are_marked_in_whatever_form(store: MemoryStore) -> None:
     text = "Running, the RUNNERS ran to the station; naïve café 🚲 run."
-    marks = [text[start:end] for start, end in store.marks(text, "runs to the CAFÉ or stations")]
-    assert marks == ["Running", "station", "café", "run"]
-    assert store.marks(text, "the of ?!") == []
-    assert store.marks("", "run") == []
+    marker = store.marker("runs to the CAFÉ or stations")
+    assert [text[start:end] for start, end in marker(text)] == ["Running", "station", "café", "run"]
+    assert marker("") == []
+    assert store.marker("the of ?!")(text) == []
+
+
+async def test_a_letter_and_its_accent_are_one_whether_written_as_one_character_or_as_two(store: MemoryStore) -> None:
+    forms = {form: unicodedata.normalize(form, "Frau Müller") for form in ("NFC", "NFD")}
+    await store.write(0, Changes([message(number, text) for number, text in enumerate(forms.values())]), 2)
+    for query in forms.values():
+        assert sorted(await texts_found(store, Find("message", "acme"), query)) == ["0", "1"]
 
 
 async def everything(store: MemoryStore, partition: int | None, page: int = 3) -> list[Document]:

@@ -145,6 +145,9 @@ async def test_another_model_has_vectors_of_its_own_beside_the_old_ones(store: M
     assert await waiting(store, OTHER) == [2, 1]
     await put(store, OTHER, (first, (1.0, 0.0)))
     assert await waiting(store, OTHER) == [2]
+    assert await store.vector_counts(OTHER) == VectorCounts(waiting=1, stored=1, elsewhere=1)
+    await store.write(0, Changes([message(3, "three")]), 4)
+    assert await store.vector_counts(OTHER) == VectorCounts(waiting=2, stored=1, elsewhere=1)
     assert await near(store, (1.0, 0.0), space=OTHER) == [1]
     assert await near(store, NORTH) == [1]
 
@@ -221,7 +224,7 @@ async def test_a_copy_has_what_the_live_store_held_and_is_where_that_was(edge: E
     await edge.switch()
     assert set(await texts_found(edge, messages(), "figs", 200)) == {str(each) for each in range(200)}
     assert await near(edge, NORTH) == [0]
-    assert await edge.vector_counts(SPACE) == VectorCounts(waiting=198, stored=1, refused=1)
+    assert await edge.vector_counts(SPACE) == VectorCounts(waiting=198, stored=1, refused=1, elsewhere=1)
 
 
 async def test_vectors_are_in_no_index_until_a_build_is_optimised(edge: EdgeMemoryStore) -> None:

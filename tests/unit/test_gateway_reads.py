@@ -1,11 +1,16 @@
-"""Whoever acts on what has only just come into being is not told that there is no such thing."""
+"""Reads show what this gateway has shown, and what has only just come into being is not denied."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from schemas.http import SearchQuery
 from services.gateway import reads
+from services.gateway.ports import Ports
 from services.gateway.reads import KNOWN_TRIES, once_known
+from services.gateway.routes.threads import search
 from services.runtime.errors import UnavailableError
 from services.runtime.web import ProblemError, problem
 
@@ -50,3 +55,19 @@ async def test_whatever_else_is_wrong_is_said_at_once(error: Exception) -> None:
     with pytest.raises(type(error)):
         await once_known(memory.read)
     assert memory.asked == 1
+
+
+@pytest.mark.parametrize(("thread_id", "position"), [("t-1", (3, 17)), (None, (None, None))])
+async def test_a_search_in_one_thread_reflects_what_was_shown_of_it(
+    thread_id: str | None, position: tuple[int | None, int | None]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    async def get(path: str, **parameters: Any) -> Any:
+        asked.update(parameters)
+
+    log = SimpleNamespace(journal_position={"t-1": (3, 17)}.__getitem__)
+    ports = cast("Ports", SimpleNamespace(log=log, memory=SimpleNamespace(get=get)))
+    await search(SearchQuery(q="lighthouse", thread_id=thread_id), ports, "acme")
+    assert (asked["partition"], asked["min_offset"]) == position
+    assert (asked["tenant_id"], asked["q"]) == ("acme", "lighthouse")

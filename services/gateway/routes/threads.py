@@ -256,5 +256,11 @@ async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenan
 
 @router.get("/v1/search", response_model=SearchPage)
 async def search(asked: Annotated[SearchQuery, Query()], ports: PortsDep, tenant_id: TenantDep) -> Any:
-    """Messages that match, best first. `since` is inclusive, `until` is not."""
-    return await ports.memory.get("search", tenant_id=tenant_id, **asked.model_dump(mode="json"))
+    """Messages that match, best first. `since` is inclusive, `until` is not.
+
+    In one thread it finds everything whose completion this gateway has given out.
+    """
+    partition, offset = ports.log.journal_position(asked.thread_id) if asked.thread_id is not None else (None, None)
+    return await ports.memory.get(
+        "search", tenant_id=tenant_id, partition=partition, min_offset=offset, **asked.model_dump(mode="json")
+    )

@@ -1,11 +1,15 @@
 """A new model embeds everything anew; until it is done meaning is searched by the former one."""
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from services.memory import search, upkeep
 from services.memory.app import build_embedder, build_former_embedder
@@ -18,6 +22,7 @@ from services.memory.store import Find, VectorSpace
 from services.memory.upkeep import Upkeep
 from services.runtime.failpoints import Failpoints
 from tests.support.embedder import ScriptedEmbedder, UsageKept
+from tests.support.raw_server import answering, raw_server, whole
 from tests.unit.memory.journal import Told, added
 
 OLD = VectorSpace("old", 4)
@@ -102,6 +107,25 @@ async def test_without_a_former_model_meaning_finds_what_is_done_so_far(changing
     assert await changing.near("car") == ALL[12:]
 
 
+async def test_a_start_with_messages_of_a_model_that_nobody_names_says_once_what_to_set(changing: Changing) -> None:
+    async def said(*, former: bool) -> list[tuple[int, str]]:
+        changing.start(former=former)
+        with capture_logs() as logs:
+            for _ in range(2):
+                await changing.fill.fill_batch()
+        return [(each["messages"], each["reason"]) for each in logs if each["event"] == "former_model_unnamed"]
+
+    changing.new.batch = 4
+    assert await said(former=True) == []
+    [(messages, reason)] = await said(former=False)
+    assert messages == len(ALL) - 3 * changing.new.batch
+    assert {"TURNLOG_EMBEDDING_FORMER_MODEL", "TURNLOG_EMBEDDING_FORMER_BASE_URL"} <= set(re.findall(r"\w+", reason))
+    while await changing.fill.fill_batch():
+        pass
+    await changing.told.tell(*(added(f"later-{number}", "car") for number in range(20)))
+    assert await said(former=False) == []
+
+
 async def test_the_new_model_may_be_away_as_long_as_it_likes(changing: Changing) -> None:
     changing.new.trouble = EmbedderUnavailableError("no such model")
     with pytest.raises(EmbedderUnavailableError):
@@ -174,7 +198,7 @@ async def test_the_live_store_is_not_copied_while_the_former_vectors_are_searche
         ("wordllama", "old", "old"),
     ],
 )
-def test_the_former_model_is_at_the_same_endpoint_or_in_this_process(
+def test_the_former_model_is_at_an_endpoint_or_in_this_process(
     tmp_path: Path, present: str, former: str | None, built: str | None
 ) -> None:
     settings = MemorySettings(data_dir=tmp_path, embedding_model=present, embedding_former_model=former)
@@ -182,3 +206,30 @@ def test_the_former_model_is_at_the_same_endpoint_or_in_this_process(
     assert made
     assert made.model == present
     assert (embedder.model if embedder else None) == built
+
+
+@pytest.mark.parametrize(
+    ("moved", "former_key", "sent"),
+    [(False, None, "present"), (False, "former", "former"), (True, None, None), (True, "former", "former")],
+)
+async def test_the_former_model_is_asked_where_it_is_with_a_key_that_was_meant_for_there(
+    moved: bool, former_key: str | None, sent: str | None
+) -> None:
+    answer = whole(200, json.dumps({"data": [{"index": 0, "embedding": [1.0]}]}).encode())
+    async with raw_server(answering(answer)) as present, raw_server(answering(answer)) as elsewhere:
+        settings = MemorySettings(
+            embedding_model="new",
+            embedding_base_url=present.base_url,
+            embedding_api_key=SecretStr("present"),
+            embedding_former_model="old",
+            embedding_former_base_url=elsewhere.base_url if moved else None,
+            embedding_former_api_key=SecretStr(former_key) if former_key else None,
+        )
+        former = build_former_embedder(settings)
+        assert former
+        await former.embed(["car"])
+        await former.close()
+    asked, left_alone = (elsewhere, present) if moved else (present, elsewhere)
+    assert left_alone.requests == []
+    [request] = asked.requests
+    assert re.findall(r"Authorization: Bearer (\w+)", request.decode()) == ([sent] if sent else [])

@@ -256,23 +256,45 @@ async def test_prompts_are_told_that_they_were_seen(http: httpx.AsyncClient, tol
     assert reached.asked == [(0, 7, 2.0)]
 
 
-READS = ["/threads/t-1", "/threads/t-1/messages"]
+READS = [
+    "/threads",
+    "/threads?q=plans",
+    "/threads/t-1",
+    "/threads/t-1/messages",
+    "/threads/t-1/messages/m-1",
+    "/search?q=lighthouse",
+    "/turns/turn-1",
+    "/tool-calls/c-1",
+]
 
 
 @pytest.mark.parametrize("path", READS)
 async def test_a_read_waits_for_the_offset_that_it_names(
     http: httpx.AsyncClient, told: Told, reached: Reached, path: str
 ) -> None:
-    await told.tell(added("m-1"))
-    for parameters in ({}, {"partition": 3}, {"min_offset": 5}, {"partition": 0, "min_offset": 100}):
-        response = await http.get(path, params={"tenant_id": told.tenant, **parameters})
-        assert response.status_code == 200
-    assert reached.asked == [(0, 100, WAIT_SECONDS)]
+    await told.tell(opened(), asks("m-1", "c-1", text="the lighthouse"))
+    for position in ({}, {"partition": 3, "min_offset": 0}, {"partition": 0, "min_offset": 100}):
+        url = httpx.URL(path).copy_merge_params({"tenant_id": told.tenant, **position})
+        assert (await http.get(url)).status_code == 200
+    assert reached.asked == [(3, 0, WAIT_SECONDS), (0, 100, WAIT_SECONDS)]
+
+
+@pytest.mark.parametrize("position", [{"partition": 0}, {"min_offset": 5}])
+@pytest.mark.parametrize("path", [*READS, "/context"])
+async def test_an_offset_without_its_partition_is_refused_and_so_is_one_without_the_other(
+    http: httpx.AsyncClient, reached: Reached, path: str, position: dict[str, int]
+) -> None:
+    if path == "/context":
+        response = await http.post(path, json={"thread_id": "t-1", **position})
+    else:
+        response = await http.get(httpx.URL(path).copy_merge_params(position))
+    assert "give partition and min_offset, or neither" in (problem(response, 422, "invalid-request").detail or "")
+    assert reached.asked == []
 
 
 @pytest.mark.parametrize("path", READS)
 async def test_a_read_that_waited_in_vain_says_how_far_memory_is(http: httpx.AsyncClient, path: str) -> None:
-    response = await http.get(path, params={"partition": 0, "min_offset": 101})
+    response = await http.get(httpx.URL(path).copy_merge_params({"partition": 0, "min_offset": 101}))
     assert problem(response, 503, "behind").detail == "messages[0] is at 100, asked for 101"
     assert response.headers["Retry-After"] == "1"
 

@@ -45,7 +45,7 @@ def test_the_table_of_settings_is_the_settings_own() -> None:
         assert said == (shown, fields[name].description)
 
 
-@pytest.mark.parametrize("key", ["qdrant_api_key", "embedding_api_key"])
+@pytest.mark.parametrize("key", ["qdrant_api_key", "embedding_api_key", "embedding_former_api_key"])
 def test_secrets_are_masked(key: str) -> None:
     assert MemorySettings.model_fields[key].annotation == SecretStr | None
 

@@ -1,5 +1,7 @@
 """Threads, messages, turns, calls and search, read through the engine."""
 
+import asyncio
+
 import pytest
 
 from schemas.http import MessageView, SearchMode, SeenPrompt
@@ -7,6 +9,7 @@ from schemas.ids import message_id_of, turn_id_of
 from schemas.journal import PromptDropped
 from services.memory.reads import BadCursorError, NotFoundError
 from services.memory.store import Range
+from services.runtime.tasks import end_task
 from tests.unit.memory.journal import (
     Told,
     added,
@@ -364,3 +367,25 @@ async def test_messages_that_were_appended_as_pending_are_listed_before_what_is_
     assert backwards == whole[::-1]
     with pytest.raises(BadCursorError):
         await told.reads.messages(told.tenant, "t-1", status="pending", cursor="zzz")
+
+
+async def test_others_have_a_turn_between_two_hits_of_a_page(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    await told.tell(*(added(f"m-{number}", "plum") for number in range(10)))
+    turns, marked_at = 0, list[int]()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def mark(text: str) -> list[tuple[int, int]]:
+        marked_at.append(turns)
+        return []
+
+    monkeypatch.setattr(told.store, "marker", lambda query: mark)
+    busy = asyncio.create_task(others())
+    assert len((await told.reads.search(told.tenant, "plum")).items) == 10
+    await end_task(busy)
+    assert marked_at == sorted({*marked_at})
+    assert len(marked_at) == 10
