@@ -177,7 +177,7 @@ class MemoryCollection:
             return (await self._client.count(self._collection, count_filter=_condition(find), exact=True)).count
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._text.of_query(find.tenant_id, text)
+        vector = self._text.of_query(find, text)
         if not vector.indices:
             return []
         with self._calling():
@@ -293,7 +293,7 @@ class MemoryCollection:
     def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> models.PointStruct:
         vector: dict[str, Any] = {}
         if document.text:
-            sparse = self._text.of_document(document.tenant_id, document.text)
+            sparse = self._text.of_document(document)
             vector[TEXT] = models.SparseVector(indices=sparse.indices, values=sparse.values)
         payload = {
             "kind": document.kind,

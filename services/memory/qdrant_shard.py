@@ -231,7 +231,7 @@ class MemoryShard:
         return self._call(lambda shard: shard.count(qdrant.CountRequest(exact=True, filter=_condition(find))))
 
     async def search(self, find: Find, text: str, limit: int) -> Sequence[Hit]:
-        vector = self._text.of_query(find.tenant_id, text)
+        vector = self._text.of_query(find, text)
         if not vector.indices:
             return []
         request = qdrant.QueryRequest(
@@ -368,7 +368,7 @@ class MemoryShard:
         return {hit.value: hit.count for hit in facet.hits}
 
     def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> Any:
-        vector: Any = {TEXT: self._text.of_document(document.tenant_id, document.text)} if document.text else {}
+        vector: Any = {TEXT: self._text.of_document(document)} if document.text else {}
         payload = payload_of(partition, document)
         if wants_vector(document):
             payload[EMBEDDING] = _state(PENDING)

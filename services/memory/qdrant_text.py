@@ -11,10 +11,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
-from qdrant_edge import Bm25, Bm25Config, SparseVector
+from qdrant_edge import Bm25, Bm25Config, SparseVector, StopwordsSet
 
 from schemas.base import DEFAULT_TENANT
-from services.memory.store import Marker
+from services.memory.store import Document, Find, Marker
+from services.memory.unspaced import cut, spans
 
 MARKED_CHARACTERS = 20_000
 """Of a text, so far words are marked: what a person reads of a hit."""
@@ -42,26 +43,46 @@ class TextVectors:
 
     def __init__(self) -> None:
         self._bm25 = Bm25(Bm25Config())
+        self._every_word = Bm25(Bm25Config(stopwords=StopwordsSet()))
 
-    def of_document(self, tenant_id: str, text: str) -> SparseVector:
-        return _of_tenant(tenant_id, self._bm25.embed_document(_composed(text)))
+    def of_document(self, document: Document) -> SparseVector:
+        """A thread has every word of its title: some have no others."""
+        bm25 = self._every_word if document.kind == "thread" else self._bm25
+        return _of_tenant(document.tenant_id, bm25.embed_document(cut(_composed(document.text))))
 
-    def of_query(self, tenant_id: str, text: str) -> SparseVector:
+    def of_query(self, find: Find, text: str) -> SparseVector:
         """Without indices where the text has no word worth looking for."""
-        return _of_tenant(tenant_id, self._bm25.embed_query(_composed(text)))
+        asked = cut(_composed(text))
+        vector = self._bm25.embed_query(asked)
+        if find.kind == "thread" and not vector.indices:
+            vector = self._every_word.embed_query(asked)
+        return _of_tenant(find.tenant_id, vector)
 
     def marker(self, query: str) -> Marker:
         """Finds the words of a query, in whatever form. What a word is takes longer to ask than to remember."""
-        wanted = frozenset(self._bm25.embed_query(_composed(query)).indices)
+        wanted = frozenset(self._bm25.embed_query(cut(_composed(query))).indices)
 
         @functools.cache
         def is_wanted(word: str) -> bool:
             return not wanted.isdisjoint(self._bm25.embed_query(_composed(word)).indices)
 
         def marks(text: str) -> list[tuple[int, int]]:
-            return [found.span() for found in _WORD.finditer(text[:MARKED_CHARACTERS]) if is_wanted(found[0])]
+            marked: list[tuple[int, int]] = []
+            for word in _WORD.finditer(text[:MARKED_CHARACTERS]):
+                for begin, end in spans(word[0]):
+                    if is_wanted(word[0][begin:end]):
+                        _mark(marked, word.start() + begin, word.start() + end)
+            return marked
 
         return marks
+
+
+def _mark(marked: list[tuple[int, int]], begin: int, end: int) -> None:
+    """One that touches the last is one with it."""
+    if marked and begin <= marked[-1][1]:
+        marked[-1] = marked[-1][0], max(end, marked[-1][1])
+    else:
+        marked.append((begin, end))
 
 
 def _composed(text: str) -> str:

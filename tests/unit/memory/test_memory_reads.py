@@ -179,6 +179,16 @@ async def test_threads_are_searched_by_title_and_summary(told: Told) -> None:
     assert [each.thread_id for each in page.items] == ["t-2"]
 
 
+@pytest.mark.parametrize(
+    ("query", "found"), [("to do", {"t-1", "t-2"}), ("Do!", {"t-1", "t-2"}), ("what to do in Rome", {"t-2", "t-3"})]
+)
+async def test_a_title_of_words_that_say_nothing_is_found_by_them(told: Told, query: str, found: set[str]) -> None:
+    titles = {"t-1": "To do", "t-2": "Things to do in Rome", "t-3": "Rome"}
+    await told.tell(*(created(thread_id, title=title) for thread_id, title in titles.items()))
+    page = await told.reads.threads(told.tenant, user_id=None, query=query, cursor=None, limit=9)
+    assert {each.thread_id for each in page.items} == found
+
+
 async def test_threads_that_match_are_found_page_by_page(told: Told) -> None:
     await told.tell(*(created(f"t-{number}", title="Lisbon") for number in range(7)))
     read: list[list[str]] = []

@@ -9,6 +9,11 @@ from qdrant_edge import Bm25, Bm25Config
 from schemas.base import DEFAULT_TENANT
 from services.memory import qdrant_text
 from services.memory.qdrant_text import TextVectors
+from services.memory.store import Document, Find
+
+
+def saying(text: str) -> Document:
+    return Document("m-1", "message", DEFAULT_TENANT, {}, "{}", text)
 
 
 def test_what_a_word_is_is_asked_once_for_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,8 +58,30 @@ def test_words_of_any_script_are_found_and_marked_however_their_letters_are_comp
     before, word, after = (unicodedata.normalize(form, each) for each in (before, word, after))
     query, text = unicodedata.normalize(asked_in, word), before + word + after
     vectors = TextVectors()
-    wanted = set(vectors.of_query(DEFAULT_TENANT, query).indices)
+    wanted = set(vectors.of_query(Find("message", DEFAULT_TENANT), query).indices)
     assert wanted
-    assert wanted <= set(vectors.of_document(DEFAULT_TENANT, text).indices)
+    assert wanted <= set(vectors.of_document(saying(text)).indices)
     [(begin, end)] = vectors.marker(query)(text)
     assert text[begin:end] == word
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "marked"),
+    [
+        ("我喜欢猫和狗。", "猫", ["猫"]),
+        ("我喜欢猫和狗。", "喜欢", ["喜欢"]),
+        ("我喜欢猫和狗。", "狗喜欢猫", ["喜欢猫", "狗"]),
+        ("GPT4模型很快 really", "模型 gpt4", ["GPT4模型"]),
+        ("新しいカメラを買った", "カメラ", ["カメラ"]),
+        ("𠮷野家で食べた", "𠮷野家", ["𠮷野家"]),
+        ("고양이를 좋아합니다", "고양이", ["고양이"]),
+        ("ผมชอบแมวมาก", "แมว", ["แมว"]),
+        ("我喜欢猫和狗。", "鸟", []),
+        ("新しいカメラを買った", "ラジオ", []),
+    ],
+)
+def test_words_are_found_where_a_script_puts_no_spaces_between_them(text: str, query: str, marked: list[str]) -> None:
+    vectors = TextVectors()
+    wanted = set(vectors.of_query(Find("message", DEFAULT_TENANT), query).indices)
+    assert wanted.isdisjoint(vectors.of_document(saying(text)).indices) == (not marked)
+    assert [text[begin:end] for begin, end in vectors.marker(query)(text)] == marked
