@@ -5,6 +5,7 @@ leaves either the old or the new one, whole; what it does not name is removed at
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
@@ -49,34 +50,36 @@ class EdgeMemoryStore:
         self._text = TextVectors()
 
     async def open(self) -> None:
-        """Raises ConfigurationError when another process has the folder open, or the engine cannot read it."""
+        """Raises ConfigurationError when another process has the folder open, or the engine cannot read it.
+
+        Raises UnavailableError while a shard is to be made and the disk is full.
+        """
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / "lock").open("w")
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot write to {self._folder}: {error.strerror}; set TURNLOG_DATA_DIR"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.write(str(os.getpid()))
-            lock.flush()
-        except OSError as error:
-            lock.close()
-            raise ConfigurationError(
-                f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
-            ) from error
-        try:
-            self._live = self._load_or_create()
-        except Exception as error:
-            lock.close()
-            raise ConfigurationError(
-                f"{self._folder} cannot be read ({error}): remove it, and memory is rebuilt from Kafka"
-            ) from error
-        self._lock = lock
+        with contextlib.ExitStack() as opened:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = opened.enter_context((self._folder / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigurationError(
+                    f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
+                ) from error
+            except OSError as error:
+                raise ConfigurationError(
+                    f"cannot write to {self._folder}: {error.strerror}; set TURNLOG_DATA_DIR"
+                ) from error
+            try:
+                self._live = self._load_or_create()
+            except UnavailableError:
+                raise
+            except Exception as error:
+                raise ConfigurationError(
+                    f"{self._folder} cannot be read ({error}): remove it, and memory is rebuilt from Kafka"
+                ) from error
+            opened.pop_all()
+            self._lock = lock
 
     def _load_or_create(self) -> MemoryShard:
         """A new shard is pointed at when it has all its indexes: a start that is killed leaves no half of one."""

@@ -202,7 +202,8 @@ class MemoryCollection:
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
     ) -> Sequence[Hit]:
         with self._calling():
-            await self._prepare(space)
+            if not await self._has(space):
+                return []
             answer = await self._client.query_points(
                 self._collection,
                 query=list(vector),
@@ -237,12 +238,16 @@ class MemoryCollection:
 
     async def _prepare(self, space: VectorSpace) -> None:
         """Makes room for vectors of the space, where there is none yet; the collection behind an alias may be new."""
-        vectors = (await self._client.get_collection(self._collection)).config.params.vectors
-        if not isinstance(vectors, dict) or space.name not in vectors:
+        if not await self._has(space):
             config = models.DenseVectorConfig(size=space.size, distance=models.Distance.COSINE)
             await self._client.create_vector_name(
                 self._collection, space.name, models.DenseVectorNameConfig(dense=config), wait=True
             )
+
+    async def _has(self, space: VectorSpace) -> bool:
+        """Whether vectors of the space can be asked for. Those who only read make no room for them."""
+        vectors = (await self._client.get_collection(self._collection)).config.params.vectors
+        return isinstance(vectors, dict) and space.name in vectors
 
     async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
         with self._calling():
@@ -260,7 +265,8 @@ class MemoryCollection:
         if not point_ids:
             return {}
         with self._calling():
-            await self._prepare(space)
+            if not await self._has(space):
+                return {}
             records = await self._client.retrieve(
                 self._collection, list(point_ids), with_payload=["body", EMBEDDING], with_vectors=[space.name]
             )
