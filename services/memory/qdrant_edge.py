@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +33,7 @@ from services.memory.store import (
     VectorSpace,
 )
 from services.runtime.errors import ConfigurationError, UnavailableError
+from services.runtime.tasks import run_to_end
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +56,7 @@ class EdgeMemoryStore:
 
         Raises UnavailableError while a shard is to be made and the disk is full.
         """
-        await asyncio.to_thread(self._open)
+        await run_to_end(self._open)
 
     def _open(self) -> None:
         with contextlib.ExitStack() as opened:
@@ -133,7 +135,7 @@ class EdgeMemoryStore:
     async def begin_build(self) -> MemoryShard:
         await self.clean()
         live = self._opened()
-        build = MemoryShard(self._folder / _following(live.folder.name))
+        build = self._build = MemoryShard(self._folder / _following(live.folder.name))
 
         def create() -> None:
             shutil.rmtree(build.folder, ignore_errors=True)
@@ -141,10 +143,10 @@ class EdgeMemoryStore:
             build.load()
 
         try:
-            await asyncio.to_thread(create)
+            await run_to_end(create)
         except Exception as error:
+            await self.clean()
             raise UnavailableError(f"no shard can be made at {build.folder}: {error}") from error
-        self._build = build
         return build
 
     async def begin_copy(self, space: VectorSpace) -> MemoryShard:
@@ -183,7 +185,7 @@ class EdgeMemoryStore:
         if child.returncode != 0:
             reason = said.decode(errors="replace").strip()[-500:]
             raise UnavailableError(f"{build.folder} cannot be optimised ({child.returncode}): {reason}")
-        await asyncio.to_thread(build.load)
+        await run_to_end(build.load)
 
     async def switch(self) -> None:
         old, new = self._opened(), self._build
@@ -191,18 +193,22 @@ class EdgeMemoryStore:
             raise UnavailableError("nothing was built that could be switched to")
         await new.flush()
         await new.flush()  # once for the data, once more for the offsets that the first has written behind it
+
+        def move() -> None:
+            self._point_at(new.folder.name)
+            self._live, self._build, self._old = new, None, old
+
         try:
-            await asyncio.to_thread(self._point_at, new.folder.name)
+            await run_to_end(move)
         except OSError as error:
             raise UnavailableError(f"cannot write to {self._folder}: {error.strerror}") from error
-        self._live, self._build, self._old = new, None, old
 
     async def clean(self) -> None:
-        others = [each for each in (self._build, self._old) if each is not None]
+        for each in (self._build, self._old):
+            if each is not None:
+                await each.abandon()
+                await run_to_end(partial(shutil.rmtree, each.folder, ignore_errors=True))
         self._build = self._old = None
-        for each in others:
-            await each.abandon()
-            await asyncio.to_thread(shutil.rmtree, each.folder, ignore_errors=True)
 
     async def positions(self) -> Mapping[int, int]:
         return await self._opened().positions()
