@@ -163,9 +163,7 @@ class MemoryCollection:
                 self._collection,
                 scroll_filter=_condition(find, {order_by: within}),
                 with_payload=["body", order_by],
-                order_by=models.OrderBy(
-                    key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
-                ),
+                order_by=_order(order_by, descending),
                 limit=limit,
             )
         payloads = [(record.payload or {}, record) for record in records]
@@ -249,14 +247,16 @@ class MemoryCollection:
         vectors = (await self._client.get_collection(self._collection)).config.params.vectors
         return isinstance(vectors, dict) and space.name in vectors
 
-    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+    async def without_vector(
+        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
+    ) -> Sequence[Document]:
         with self._calling():
             waiting = space.waiting(await self._states())
             condition = models.FieldCondition(key=EMBEDDING, match=models.MatchAny(any=waiting))
             records, _ = await self._client.scroll(
                 self._collection,
-                scroll_filter=models.Filter(must=[condition]),
-                order_by=models.OrderBy(key="position", direction=models.Direction.DESC),
+                scroll_filter=models.Filter(must=[condition, *_between({"position": within})]),
+                order_by=_order("position", descending),
                 limit=limit,
             )
         return [_document(record) for record in records]
@@ -415,12 +415,22 @@ class ServerMemoryStore(MemoryCollection):
 
 def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models.Filter:
     must: list[Any] = [_equals(key, value) for key, value in find.required().items()]
-    for key, bounds in {**find.between, **(between or {})}.items():
-        if bounds != Range():
-            must.append(models.FieldCondition(key=key, range=models.Range(gt=bounds.above, lt=bounds.below)))
+    must += _between({**find.between, **(between or {})})
     for key, words in find.among.items():
         must.append(models.FieldCondition(key=key, match=models.MatchAny(any=list(words))))
     return models.Filter(must=must, must_not=[_equals(key, value) for key, value in find.without.items()] or None)
+
+
+def _between(fields: Mapping[str, Range]) -> list[models.FieldCondition]:
+    return [
+        models.FieldCondition(key=key, range=models.Range(gt=bounds.above, lt=bounds.below))
+        for key, bounds in fields.items()
+        if bounds != Range()
+    ]
+
+
+def _order(key: str, descending: bool) -> models.OrderBy:
+    return models.OrderBy(key=key, direction=models.Direction.DESC if descending else models.Direction.ASC)
 
 
 def _equals(key: str, value: str | int) -> models.FieldCondition:

@@ -224,12 +224,11 @@ class MemoryShard:
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
     ) -> Sequence[Listed]:
-        direction = qdrant.Direction.Desc if descending else qdrant.Direction.Asc
         request = qdrant.ScrollRequest(
             limit=limit,
             filter=_condition(find, {order_by: within}),
             with_payload=[BODY],
-            order_by=qdrant.OrderBy(order_by, direction),
+            order_by=qdrant.OrderBy(order_by, _direction(descending)),
         )
         records, _ = self._call(lambda shard: shard.scroll(request))
         return [Listed(record.payload[BODY], record.order_value, record) for record in records]
@@ -305,13 +304,19 @@ class MemoryShard:
                 self._spaces.add(space.name)
         return space.name in self._spaces
 
-    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+    async def without_vector(
+        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
+    ) -> Sequence[Document]:
         waiting = [each for each in self._states() if each not in (_state(space.stored), _state(space.refused))]
+        must = [
+            qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting)),
+            *_between({"position": within}),
+        ]
         request = qdrant.ScrollRequest(
             limit=limit,
-            filter=qdrant.Filter(must=[qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting))]),
+            filter=qdrant.Filter(must=must),
             with_payload=True,
-            order_by=qdrant.OrderBy("position", qdrant.Direction.Desc),
+            order_by=qdrant.OrderBy("position", _direction(descending)),
         )
         records, _ = self._call(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
@@ -454,16 +459,25 @@ def _has(*fields: tuple[str, str | int]) -> Any:
 
 def _condition(find: Find, between: Mapping[str, Range] | None = None) -> Any:
     single = [(key, values[0]) for key, values in find.among.items() if len(values) == 1]
-    must: list[Any] = [_has(*find.required().items(), *single)]
-    for key, bounds in {**find.between, **(between or {})}.items():
-        if bounds != Range():
-            must.append(qdrant.FieldCondition(key, range=qdrant.RangeFloat(gt=bounds.above, lt=bounds.below)))
+    must: list[Any] = [_has(*find.required().items(), *single), *_between({**find.between, **(between or {})})]
     for key, values in find.among.items():
         if len(values) != 1:
             any_of = words_of([(key, value) for value in values])
             must.append(qdrant.FieldCondition(WORDS, match=qdrant.MatchTextAny(any_of)))
     excluded = [_has(each) for each in find.without.items()]
     return qdrant.Filter(must=must, must_not=excluded or None)
+
+
+def _between(fields: Mapping[str, Range]) -> list[Any]:
+    return [
+        qdrant.FieldCondition(key, range=qdrant.RangeFloat(gt=bounds.above, lt=bounds.below))
+        for key, bounds in fields.items()
+        if bounds != Range()
+    ]
+
+
+def _direction(descending: bool) -> Any:
+    return qdrant.Direction.Desc if descending else qdrant.Direction.Asc
 
 
 def _document(record: Any) -> Document:
