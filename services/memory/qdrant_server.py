@@ -9,11 +9,12 @@ import contextlib
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from services.memory.qdrant_text import TextVectors, matched
 from services.memory.settings import Quantization
@@ -39,6 +40,9 @@ from services.memory.store import (
     wants_vector,
 )
 from services.runtime.errors import ConfigurationError, UnavailableError
+
+NEEDED = (1, 18)
+"""The version of Qdrant from which on vectors of another model can be added to a collection (qdrant/qdrant#8605)."""
 
 BATCH = 256
 TEXT = "text"
@@ -289,11 +293,14 @@ class MemoryCollection:
 
     @contextlib.contextmanager
     def _calling(self) -> Generator[None]:
-        """Says of whatever the client raises that Qdrant is not available, and which."""
+        """Says of whatever the client raises that Qdrant is not available, and which.
+
+        An answer that is no JSON, as a proxy gives, is a ValueError to it; one without a result fails its assertion.
+        """
         try:
             yield
-        except (ApiException, QdrantException) as error:
-            raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {error!r}") from error
+        except (ApiException, QdrantException, ValueError, AssertionError) as error:
+            raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {_said(error)}") from error
 
     def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> models.PointStruct:
         vector: dict[str, Any] = {}
@@ -338,6 +345,7 @@ class ServerMemoryStore(MemoryCollection):
     async def open(self) -> None:
         with self._calling():
             try:
+                await self._require_version()
                 live = await self._live()
                 if live is None:
                     await self._refuse_a_collection_of_the_name()
@@ -354,6 +362,15 @@ class ServerMemoryStore(MemoryCollection):
                         f"Qdrant at {self._url} refuses the key: set TURNLOG_QDRANT_API_KEY"
                     ) from error
                 raise
+
+    async def _require_version(self) -> None:
+        """A version that is no number is taken for a new one."""
+        version = (await self._client.info()).version
+        found = re.match(r"(\d+)\.(\d+)", version)
+        if found and (int(found[1]), int(found[2])) < NEEDED:
+            raise ConfigurationError(
+                f"Qdrant at {self._url} is {version}, and memory needs {NEEDED[0]}.{NEEDED[1]} or later: upgrade it"
+            )
 
     async def _refuse_a_collection_of_the_name(self) -> None:
         if await self._client.collection_exists(self._collection):
@@ -411,6 +428,13 @@ class ServerMemoryStore(MemoryCollection):
         for each in (await self._client.get_collections()).collections:
             if each.name != live and pattern.fullmatch(each.name):
                 await self._client.delete_collection(each.name)
+
+
+def _said(error: Exception) -> str:
+    """What an error of the client says, in one line; one that says nothing is told by its name."""
+    cause = error.source if isinstance(error, ResponseHandlingException) else error
+    said = f"its answer is no JSON: {cause.doc}" if isinstance(cause, JSONDecodeError) else str(cause)
+    return " ".join(said.split())[:300] or type(cause).__name__
 
 
 def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models.Filter:
