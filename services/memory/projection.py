@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from services.memory.embeddings import Embeddings
-from services.memory.projector import being_deleted, points_read, project
+from services.memory.projector import being_deleted, points_read, position_of, project
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import (
     Changes,
+    Document,
     MemoryBuild,
     MemoryStore,
+    MessageVector,
+    Range,
     ThreadRemoval,
     VectorSpace,
     WrittenVectors,
@@ -19,6 +22,12 @@ from services.runtime.records import ProjectedRecord
 
 REMOVED_AT_ONCE = 1000
 """Messages of a thread that go in one step."""
+
+CARRIED_AT_ONCE = 256
+"""Messages whose vectors are taken over in one step: others are served in between."""
+
+STEPS_WHILE_HELD = 4
+"""Most of them while nothing is written into the live store."""
 
 
 class JournalProjection:
@@ -79,19 +88,50 @@ class BuildProjection(JournalProjection):
     """Writes the journal into a store beside the live one, with the vectors that the live one has: they cost time, and
     from some providers money."""
 
-    def __init__(self, build: MemoryBuild, live: MemoryStore, space: VectorSpace | None) -> None:
+    def __init__(self, build: MemoryBuild, live: MemoryStore, space: VectorSpace) -> None:
         super().__init__(build)
         self._live = live
         self._space = space
 
     async def _completed(self, changes: Changes) -> Changes:
         """With the vectors of messages that say the same in the live store."""
-        if self._space is None:
-            return changes
-        bodies = {each.point_id: each.body for each in changes.upserts if wants_vector(each)}
-        stored = await self._live.vectors(self._space, list(bodies))
-        vectors = {point: each.vector for point, each in stored.items() if each.body == bodies[point]}
+        vectors = await self._known([each for each in changes.upserts if wants_vector(each)])
         return replace(changes, vectors=WrittenVectors(self._space, vectors))
+
+    async def carry_over(self) -> None:
+        """Gives messages the vectors that the live store has got since they were projected.
+
+        The oldest first: the live one fills in the newest first, so little comes behind where this is.
+        """
+        after: int | None = None
+        while some := await self._store.without_vector(
+            self._space, CARRIED_AT_ONCE, descending=False, within=Range(above=after)
+        ):
+            await self._carry(some)
+            if len(some) < CARRIED_AT_ONCE:
+                return
+            last = position_of(some[-1])
+            # Each partition may have a message there: it is looked at again, unless the step was all of that position.
+            after = last if after == last - 1 else last - 1
+
+    async def carry_newest(self) -> None:
+        """As `carry_over`, of the newest messages, in a few steps: as long as each has something to carry."""
+        for _ in range(STEPS_WHILE_HELD):
+            if not await self._carry(await self._store.without_vector(self._space, CARRIED_AT_ONCE)):
+                return
+
+    async def _carry(self, messages: Sequence[Document]) -> int:
+        """How many of them the live store has a vector of."""
+        known = await self._known(messages)
+        vectors = [MessageVector(each, known[each.point_id]) for each in messages if each.point_id in known]
+        await self._store.put_vectors(self._space, vectors)
+        return len(vectors)
+
+    async def _known(self, messages: Sequence[Document]) -> Mapping[str, Sequence[float]]:
+        """By point, vectors of the live store's messages that say the same."""
+        bodies = {each.point_id: each.body for each in messages}
+        stored = await self._live.vectors(self._space, list(bodies))
+        return {point: each.vector for point, each in stored.items() if each.body == bodies[point]}
 
 
 class JournalBuilds:
@@ -100,19 +140,29 @@ class JournalBuilds:
     def __init__(self, store: MemoryStore, embeddings: Embeddings | None) -> None:
         self._store = store
         self._embeddings = embeddings
+        self._build: BuildProjection | None = None
 
-    async def begin(self) -> BuildProjection:
-        space = await self._embeddings.space() if self._embeddings else None
-        return BuildProjection(await self._store.begin_build(), self._store, space)
+    async def begin(self) -> JournalProjection:
+        if self._embeddings is None:
+            return JournalProjection(await self._store.begin_build())
+        space = await self._embeddings.space()
+        self._build = BuildProjection(await self._store.begin_build(), self._store, space)
+        return self._build
 
-    async def optimise(self) -> None:
-        """Nothing: an index of vectors takes longer than all else, and what the journal says is wanted soon. A cluster
-        makes one by itself, upkeep that of the engine in process."""
+    async def complete(self) -> None:
+        """With vectors, and with no index of them: it takes longer than all else, and what the journal says is wanted
+        soon. A cluster makes one by itself, upkeep that of the engine in process."""
+        if self._build is not None:
+            await self._build.carry_over()
 
     async def switch(self) -> None:
+        """With the vectors that have come since `complete`, unless they are very many."""
+        if self._build is not None:
+            await self._build.carry_newest()
         await self._store.switch()
 
     async def clean(self) -> None:
+        self._build = None
         await self._store.clean()
 
 
@@ -126,7 +176,10 @@ class CopyBuilds(JournalBuilds):
 
     async def begin(self) -> BuildProjection:
         space = await self._meaning.space()
-        return BuildProjection(await self._edge.begin_copy(space), self._edge, space)
+        self._build = BuildProjection(await self._edge.begin_copy(space), self._edge, space)
+        return self._build
 
-    async def optimise(self) -> None:
+    async def complete(self) -> None:
+        """With an index of the vectors, and those that have come while it was made."""
         await self._edge.optimise_build()
+        await super().complete()

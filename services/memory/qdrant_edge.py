@@ -5,11 +5,13 @@ leaves either the old or the new one, whole; what it does not name is removed at
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +34,7 @@ from services.memory.store import (
     VectorSpace,
 )
 from services.runtime.errors import ConfigurationError, UnavailableError
+from services.runtime.tasks import run_to_end
 
 log = structlog.get_logger(__name__)
 
@@ -50,34 +53,36 @@ class EdgeMemoryStore:
         self._text = TextVectors()
 
     async def open(self) -> None:
-        """Raises ConfigurationError when another process has the folder open, or the engine cannot read it."""
-        await asyncio.to_thread(self._open)
+        """Raises ConfigurationError when another process has the folder open, or the engine cannot read it.
+
+        Raises UnavailableError while a shard is to be made and the disk is full.
+        """
+        await run_to_end(self._open)
 
     def _open(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / "lock").open("w")
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot write to {self._folder}: {error.strerror}; set TURNLOG_DATA_DIR"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.write(str(os.getpid()))
-            lock.flush()
-        except OSError as error:
-            lock.close()
-            raise ConfigurationError(
-                f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
-            ) from error
-        try:
-            self._live = self._load_or_create()
-        except Exception as error:
-            lock.close()
-            raise ConfigurationError(
-                f"{self._folder} cannot be read ({error}): remove it, and memory is rebuilt from Kafka"
-            ) from error
-        self._lock = lock
+        with contextlib.ExitStack() as opened:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = opened.enter_context((self._folder / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigurationError(
+                    f"another process has {self._folder} open: stop it or set TURNLOG_DATA_DIR"
+                ) from error
+            except OSError as error:
+                raise ConfigurationError(
+                    f"cannot write to {self._folder}: {error.strerror}; set TURNLOG_DATA_DIR"
+                ) from error
+            try:
+                self._live = self._load_or_create()
+            except UnavailableError:
+                raise
+            except Exception as error:
+                raise ConfigurationError(
+                    f"{self._folder} cannot be read ({error}): remove it, and memory is rebuilt from Kafka"
+                ) from error
+            opened.pop_all()
+            self._lock = lock
 
     def _load_or_create(self) -> MemoryShard:
         """A new shard is pointed at when it has all its indexes: a start that is killed leaves no half of one."""
@@ -131,7 +136,7 @@ class EdgeMemoryStore:
     async def begin_build(self) -> MemoryShard:
         await self.clean()
         live = self._opened()
-        build = MemoryShard(self._folder / _following(live.folder.name))
+        build = self._build = MemoryShard(self._folder / _following(live.folder.name))
 
         def create() -> None:
             shutil.rmtree(build.folder, ignore_errors=True)
@@ -139,10 +144,10 @@ class EdgeMemoryStore:
             build.load()
 
         try:
-            await asyncio.to_thread(create)
+            await run_to_end(create)
         except Exception as error:
+            await self.clean()
             raise UnavailableError(f"no shard can be made at {build.folder}: {error}") from error
-        self._build = build
         return build
 
     async def begin_copy(self, space: VectorSpace) -> MemoryShard:
@@ -181,7 +186,7 @@ class EdgeMemoryStore:
         if child.returncode != 0:
             reason = said.decode(errors="replace").strip()[-500:]
             raise UnavailableError(f"{build.folder} cannot be optimised ({child.returncode}): {reason}")
-        await asyncio.to_thread(build.load)
+        await run_to_end(build.load)
 
     async def switch(self) -> None:
         old, new = self._opened(), self._build
@@ -189,18 +194,22 @@ class EdgeMemoryStore:
             raise UnavailableError("nothing was built that could be switched to")
         await new.flush()
         await new.flush()  # once for the data, once more for the offsets that the first has written behind it
+
+        def move() -> None:
+            self._point_at(new.folder.name)
+            self._live, self._build, self._old = new, None, old
+
         try:
-            await asyncio.to_thread(self._point_at, new.folder.name)
+            await run_to_end(move)
         except OSError as error:
             raise UnavailableError(f"cannot write to {self._folder}: {error.strerror}") from error
-        self._live, self._build, self._old = new, None, old
 
     async def clean(self) -> None:
-        others = [each for each in (self._build, self._old) if each is not None]
+        for each in (self._build, self._old):
+            if each is not None:
+                await each.abandon()
+                await run_to_end(partial(shutil.rmtree, each.folder, ignore_errors=True))
         self._build = self._old = None
-        for each in others:
-            await each.abandon()
-            await asyncio.to_thread(shutil.rmtree, each.folder, ignore_errors=True)
 
     async def positions(self) -> Mapping[int, int]:
         return await self._opened().positions()
@@ -239,8 +248,10 @@ class EdgeMemoryStore:
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         await self._opened().put_vectors(space, vectors)
 
-    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
-        return await self._opened().without_vector(space, limit)
+    async def without_vector(
+        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
+    ) -> Sequence[Document]:
+        return await self._opened().without_vector(space, limit, descending=descending, within=within)
 
     async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         return await self._opened().vectors(space, point_ids)

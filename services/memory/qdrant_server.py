@@ -9,11 +9,12 @@ import contextlib
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from services.memory.qdrant_text import TextVectors, matched
 from services.memory.settings import Quantization
@@ -40,6 +41,9 @@ from services.memory.store import (
     wants_vector,
 )
 from services.runtime.errors import ConfigurationError, UnavailableError
+
+NEEDED = (1, 18)
+"""The version of Qdrant from which on vectors of another model can be added to a collection (qdrant/qdrant#8605)."""
 
 BATCH = 256
 TEXT = "text"
@@ -164,9 +168,7 @@ class MemoryCollection:
                 self._collection,
                 scroll_filter=_condition(find, {order_by: within}),
                 with_payload=["body", order_by],
-                order_by=models.OrderBy(
-                    key=order_by, direction=models.Direction.DESC if descending else models.Direction.ASC
-                ),
+                order_by=_order(order_by, descending),
                 limit=limit,
             )
         payloads = [(record.payload or {}, record) for record in records]
@@ -203,7 +205,8 @@ class MemoryCollection:
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
     ) -> Sequence[Hit]:
         with self._calling():
-            await self._prepare(space)
+            if not await self._has(space):
+                return []
             answer = await self._client.query_points(
                 self._collection,
                 query=list(vector),
@@ -238,21 +241,27 @@ class MemoryCollection:
 
     async def _prepare(self, space: VectorSpace) -> None:
         """Makes room for vectors of the space, where there is none yet; the collection behind an alias may be new."""
-        vectors = (await self._client.get_collection(self._collection)).config.params.vectors
-        if not isinstance(vectors, dict) or space.name not in vectors:
+        if not await self._has(space):
             config = models.DenseVectorConfig(size=space.size, distance=models.Distance.COSINE)
             await self._client.create_vector_name(
                 self._collection, space.name, models.DenseVectorNameConfig(dense=config), wait=True
             )
 
-    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+    async def _has(self, space: VectorSpace) -> bool:
+        """Whether vectors of the space can be asked for. Those who only read make no room for them."""
+        vectors = (await self._client.get_collection(self._collection)).config.params.vectors
+        return isinstance(vectors, dict) and space.name in vectors
+
+    async def without_vector(
+        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
+    ) -> Sequence[Document]:
         with self._calling():
             waiting = space.waiting(await self._states())
             condition = models.FieldCondition(key=EMBEDDING, match=models.MatchAny(any=waiting))
             records, _ = await self._client.scroll(
                 self._collection,
-                scroll_filter=models.Filter(must=[condition]),
-                order_by=models.OrderBy(key="position", direction=models.Direction.DESC),
+                scroll_filter=models.Filter(must=[condition, *_between({"position": within})]),
+                order_by=_order("position", descending),
                 limit=limit,
             )
         return [_document(record) for record in records]
@@ -261,7 +270,8 @@ class MemoryCollection:
         if not point_ids:
             return {}
         with self._calling():
-            await self._prepare(space)
+            if not await self._has(space):
+                return {}
             records = await self._client.retrieve(
                 self._collection, list(point_ids), with_payload=["body", EMBEDDING], with_vectors=[space.name]
             )
@@ -284,11 +294,14 @@ class MemoryCollection:
 
     @contextlib.contextmanager
     def _calling(self) -> Generator[None]:
-        """Says of whatever the client raises that Qdrant is not available, and which."""
+        """Says of whatever the client raises that Qdrant is not available, and which.
+
+        An answer that is no JSON, as a proxy gives, is a ValueError to it; one without a result fails its assertion.
+        """
         try:
             yield
-        except (ApiException, QdrantException) as error:
-            raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {error!r}") from error
+        except (ApiException, QdrantException, ValueError, AssertionError) as error:
+            raise UnavailableError(f"Qdrant at {self._url} does not do as asked: {_said(error)}") from error
 
     def _point(self, partition: int, document: Document, vectors: WrittenVectors | None) -> models.PointStruct:
         vector: dict[str, Any] = {}
@@ -333,6 +346,7 @@ class ServerMemoryStore(MemoryCollection):
     async def open(self) -> None:
         with self._calling():
             try:
+                await self._require_version()
                 live = await self._live()
                 if live is None:
                     await self._refuse_a_collection_of_the_name()
@@ -349,6 +363,15 @@ class ServerMemoryStore(MemoryCollection):
                         f"Qdrant at {self._url} refuses the key: set TURNLOG_QDRANT_API_KEY"
                     ) from error
                 raise
+
+    async def _require_version(self) -> None:
+        """A version that is no number is taken for a new one."""
+        version = (await self._client.info()).version
+        found = re.match(r"(\d+)\.(\d+)", version)
+        if found and (int(found[1]), int(found[2])) < NEEDED:
+            raise ConfigurationError(
+                f"Qdrant at {self._url} is {version}, and memory needs {NEEDED[0]}.{NEEDED[1]} or later: upgrade it"
+            )
 
     async def _refuse_a_collection_of_the_name(self) -> None:
         if await self._client.collection_exists(self._collection):
@@ -408,14 +431,31 @@ class ServerMemoryStore(MemoryCollection):
                 await self._client.delete_collection(each.name)
 
 
+def _said(error: Exception) -> str:
+    """What an error of the client says, in one line; one that says nothing is told by its name."""
+    cause = error.source if isinstance(error, ResponseHandlingException) else error
+    said = f"its answer is no JSON: {cause.doc}" if isinstance(cause, JSONDecodeError) else str(cause)
+    return " ".join(said.split())[:300] or type(cause).__name__
+
+
 def _condition(find: Find, between: Mapping[str, Range] | None = None) -> models.Filter:
     must: list[Any] = [_equals(key, value) for key, value in find.required().items()]
-    for key, bounds in {**find.between, **(between or {})}.items():
-        if bounds != Range():
-            must.append(models.FieldCondition(key=key, range=models.Range(gt=bounds.above, lt=bounds.below)))
+    must += _between({**find.between, **(between or {})})
     for key, words in find.among.items():
         must.append(models.FieldCondition(key=key, match=models.MatchAny(any=list(words))))
     return models.Filter(must=must, must_not=[_equals(key, value) for key, value in find.without.items()] or None)
+
+
+def _between(fields: Mapping[str, Range]) -> list[models.FieldCondition]:
+    return [
+        models.FieldCondition(key=key, range=models.Range(gt=bounds.above, lt=bounds.below))
+        for key, bounds in fields.items()
+        if bounds != Range()
+    ]
+
+
+def _order(key: str, descending: bool) -> models.OrderBy:
+    return models.OrderBy(key=key, direction=models.Direction.DESC if descending else models.Direction.ASC)
 
 
 def _equals(key: str, value: str | int) -> models.FieldCondition:

@@ -70,6 +70,9 @@ FLUSH_SECONDS, FLUSH_PAUSES = 1.0, 20
 """Between two flushes at least; and so many times what the last one took, so that at most a twentieth of the time, in
 which nothing else of the process runs, goes into them."""
 
+FLOAT_BYTES = 4
+"""Of each number of a vector."""
+
 TEXT = "text"
 OFFSET_KIND = "offset"
 
@@ -88,7 +91,11 @@ class MemoryShard:
 
     @staticmethod
     def create(folder: Path) -> None:
-        """Makes an empty shard with all its indexes. Blocks. A process that dies meanwhile leaves half of one."""
+        """Makes an empty shard with all its indexes. Blocks. A process that dies meanwhile leaves half of one.
+
+        Raises UnavailableError while the disk is full.
+        """
+        require_room(folder.parent)
         folder.mkdir()
         config = qdrant.EdgeConfig(
             sparse_vectors={TEXT: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
@@ -217,12 +224,11 @@ class MemoryShard:
     async def scroll(
         self, find: Find, *, order_by: str, descending: bool, limit: int, within: Range = Range()
     ) -> Sequence[Listed]:
-        direction = qdrant.Direction.Desc if descending else qdrant.Direction.Asc
         request = qdrant.ScrollRequest(
             limit=limit,
             filter=_condition(find, {order_by: within}),
             with_payload=[BODY],
-            order_by=qdrant.OrderBy(order_by, direction),
+            order_by=qdrant.OrderBy(order_by, _direction(descending)),
         )
         records, _ = self._call(lambda shard: shard.scroll(request))
         return [Listed(record.payload[BODY], record.order_value, record) for record in records]
@@ -258,8 +264,7 @@ class MemoryShard:
         )
 
         def query(shard: Any) -> Sequence[Any]:
-            self._prepare(shard, space)
-            return shard.query(request)
+            return shard.query(request) if self._has(shard, space) else []
 
         return [Hit(point.id.int, point.score) for point in self._call(query)]
 
@@ -284,26 +289,41 @@ class MemoryShard:
             shard.update(qdrant.UpdateOperation.set_payload([*refused], {EMBEDDING: _state(space.refused)}))
 
     def _prepare(self, shard: Any, space: VectorSpace) -> None:
-        """Makes room for vectors of the space, where there is none yet."""
-        if space.name not in self._spaces:
+        """Makes room for vectors of the space, where there is none yet: for one of every document, at once."""
+        if not self._has(shard, space):
+            require_room(self.folder, shard.info().points_count * space.size * FLOAT_BYTES)
             shard.update(qdrant.UpdateOperation.create_dense_vector(space.name, space.size, qdrant.Distance.Cosine))
             self._spaces.add(space.name)
 
-    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
+    def _has(self, shard: Any, space: VectorSpace) -> bool:
+        """Whether vectors of the space can be asked for. Those who only read make no room, which the disk may lack."""
+        if space.name not in self._spaces:
+            there = qdrant.Filter(must=[qdrant.HasVectorCondition(space.name)])
+            some, _ = shard.scroll(qdrant.ScrollRequest(limit=1, filter=there, with_payload=False))
+            if some:
+                self._spaces.add(space.name)
+        return space.name in self._spaces
+
+    async def without_vector(
+        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
+    ) -> Sequence[Document]:
         waiting = [each for each in self._states() if each not in (_state(space.stored), _state(space.refused))]
+        must = [
+            qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting)),
+            *_between({"position": within}),
+        ]
         request = qdrant.ScrollRequest(
             limit=limit,
-            filter=qdrant.Filter(must=[qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting))]),
+            filter=qdrant.Filter(must=must),
             with_payload=True,
-            order_by=qdrant.OrderBy("position", qdrant.Direction.Desc),
+            order_by=qdrant.OrderBy("position", _direction(descending)),
         )
         records, _ = self._call(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]
 
     async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
-        if not point_ids:
+        if not point_ids or not self._call(lambda shard: self._has(shard, space)):
             return {}
-        self._call(lambda shard: self._prepare(shard, space))
         found: dict[str, StoredVector] = {}
         for some in _batches(point_ids):
             records = self._call(
@@ -327,7 +347,6 @@ class MemoryShard:
 
     def _unindexed(self, shard: Any, space: VectorSpace) -> int:
         """The engine tells of all vectors together, and has those of words in an index at once."""
-        self._prepare(shard, space)
         words, meanings = (
             shard.count(qdrant.CountRequest(exact=True, filter=qdrant.Filter(must=[qdrant.HasVectorCondition(name)])))
             for name in (TEXT, space.name)
@@ -395,6 +414,8 @@ class MemoryShard:
         """The engine raises plain exceptions, whose text is all that they say."""
         try:
             yield
+        except UnavailableError:
+            raise
         except Exception as error:
             raise UnavailableError(f"the store in {self.folder} failed: {error}") from error
 
@@ -438,16 +459,25 @@ def _has(*fields: tuple[str, str | int]) -> Any:
 
 def _condition(find: Find, between: Mapping[str, Range] | None = None) -> Any:
     single = [(key, values[0]) for key, values in find.among.items() if len(values) == 1]
-    must: list[Any] = [_has(*find.required().items(), *single)]
-    for key, bounds in {**find.between, **(between or {})}.items():
-        if bounds != Range():
-            must.append(qdrant.FieldCondition(key, range=qdrant.RangeFloat(gt=bounds.above, lt=bounds.below)))
+    must: list[Any] = [_has(*find.required().items(), *single), *_between({**find.between, **(between or {})})]
     for key, values in find.among.items():
         if len(values) != 1:
             any_of = words_of([(key, value) for value in values])
             must.append(qdrant.FieldCondition(WORDS, match=qdrant.MatchTextAny(any_of)))
     excluded = [_has(each) for each in find.without.items()]
     return qdrant.Filter(must=must, must_not=excluded or None)
+
+
+def _between(fields: Mapping[str, Range]) -> list[Any]:
+    return [
+        qdrant.FieldCondition(key, range=qdrant.RangeFloat(gt=bounds.above, lt=bounds.below))
+        for key, bounds in fields.items()
+        if bounds != Range()
+    ]
+
+
+def _direction(descending: bool) -> Any:
+    return qdrant.Direction.Desc if descending else qdrant.Direction.Asc
 
 
 def _document(record: Any) -> Document:

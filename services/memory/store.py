@@ -301,6 +301,15 @@ class MemoryBuild(Protocol):
         """
         ...
 
+    async def without_vector(
+        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
+    ) -> Sequence[Document]:
+        """Messages of all tenants that wait for a vector of the space, the newest first, by their positions.
+
+        What waits is told by each message itself, so that nothing is forgotten whatever is killed.
+        """
+        ...
+
 
 class MemoryStore(MemoryBuild, Protocol):
     """One contract, two engines. Every method raises UnavailableError while the engine is down or not open."""
@@ -351,11 +360,6 @@ class MemoryStore(MemoryBuild, Protocol):
         self, find: Find, space: VectorSpace, vector: Sequence[float], limit: int, *, least: float | None = None
     ) -> Sequence[Hit]:
         """Nearest first, by the cosine, which is at least `least`. Finds messages that have a vector of the space."""
-        ...
-
-    async def without_vector(self, space: VectorSpace, limit: int) -> Sequence[Document]:
-        """Messages of all tenants that wait for a vector of the space, the newest first. What waits is told by each
-        message itself, so that nothing is forgotten whatever is killed."""
         ...
 
     async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:

@@ -44,8 +44,9 @@ class Builds(Protocol):
         """A store, empty or with what the log says up to its positions; what an earlier build has left is gone."""
         ...
 
-    async def optimise(self) -> None:
-        """Makes what was built so far fast to read. The live one goes on, and more is built afterwards."""
+    async def complete(self) -> None:
+        """Gives what was built so far what else it wants, and the log does not say. That may take long: the live one
+        goes on, and more is built afterwards."""
         ...
 
     async def switch(self) -> None:
@@ -194,7 +195,7 @@ class Rebuild:
                 consumer.seek(partition, position)
             self._begins = dict(self._reached)
             await self._catch_up(consumer, build)
-            await builds.optimise()
+            await builds.complete()
             for _ in range(ROUNDS):
                 await self._catch_up(consumer, build)
                 if sum(max(0, self._target(each) - self._reached[each]) for each in partitions) <= HELD_RECORDS:

@@ -67,8 +67,8 @@ class UsageBuilds:
     async def begin(self) -> UsageProjection:
         return UsageProjection(await self._store.begin_build())
 
-    async def optimise(self) -> None:
-        """Nothing: ClickHouse merges what it has by itself."""
+    async def complete(self) -> None:
+        """Nothing: the log says all of it, and ClickHouse merges what it has by itself."""
 
     async def switch(self) -> None:
         await self._store.switch()

@@ -15,11 +15,14 @@ from services.memory.app import MemoryService
 from services.memory.embedder_http import HttpEmbedder
 from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import QUERY_SECONDS
+from services.memory.projection import CARRIED_AT_ONCE, STEPS_WHILE_HELD
 from services.memory.qdrant_edge import EdgeMemoryStore
+from services.memory.qdrant_server import NEEDED
 from services.memory.qdrant_shard import FLUSH_SECONDS
 from services.memory.reads import Reads
 from services.memory.settings import MemorySettings
 from services.memory.store import Kind
+from services.runtime.disk import RESERVE_MEGABYTES
 from services.runtime.groups import MEMORY_GROUP
 from services.runtime.projection import LAG, LAG_SECONDS
 from services.runtime.settings import RuntimeSettings
@@ -89,8 +92,11 @@ def test_the_table_of_reasons_is_the_contracts_own() -> None:
 def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:
     assert f"`source` `{MEMORY_GROUP}`" in README
     assert f"a GET up to {WAIT_SECONDS:g} s" in README
+    assert f"needs Qdrant {NEEDED[0]}.{NEEDED[1]} or later" in README
     assert FLUSH_SECONDS == 1
     assert "flushes once a second" in README
+    assert f"less than {RESERVE_MEGABYTES} MiB free" in README
+    assert f"the newest {CARRIED_AT_ONCE * STEPS_WHILE_HELD:,} at most" in README
     assert f"measured every {LAG_SECONDS:g} s" in README
     for metric in (LAG, fill.WAITING):
         assert next(iter(metric.describe())).name in README
