@@ -104,13 +104,12 @@ class EmbeddingFill:
                     await asyncio.wait_for(self._written.wait(), IDLE_SECONDS)
 
     async def _wait_out(self, error: Exception, pause: float) -> float:
-        """Waits as long as the provider asks, else `pause`. Returns the next pause."""
+        """Waits for the next try. Returns the next pause."""
         trouble = str(error) if isinstance(error, UnavailableError) else repr(error)
         if trouble != self._trouble:
             log.warning("embeddings_wait", reason=trouble)
         self._trouble = trouble
-        asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
-        await asyncio.sleep(asked if asked is not None else pause)
+        await asyncio.sleep(seconds_until_next_try(error, pause))
         return min(2 * pause, MOST_RETRY_SECONDS)
 
     async def _watch(self) -> None:
@@ -195,3 +194,9 @@ class EmbeddingFill:
         )
         MESSAGES.labels("refused").inc()
         await self._store.put_vectors(space, [MessageVector(document, None)])
+
+
+def seconds_until_next_try(error: Exception, pause: float) -> float:
+    """What the provider asks for; `pause` where it asks for nothing, or for less than anybody should be left alone."""
+    asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
+    return pause if asked is None or asked < RETRY_SECONDS else asked

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from services.memory import fill
 from services.memory.embeddings import EmbedderUnavailableError, Embeddings
-from services.memory.fill import CUT, WAITING, EmbeddingFill
+from services.memory.fill import CUT, WAITING, EmbeddingFill, seconds_until_next_try
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import Find, VectorCounts, VectorSpace
@@ -206,6 +206,12 @@ async def test_a_model_that_is_away_is_asked_again_and_memory_says_what_waits(fi
 
 async def _two(filling: Filling) -> bool:
     return await filling.near("car") == ["m-1", "m-2"]
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(None, 4), (0, 4), (0.1, 4), (0.5, 0.5), (2, 2), (60, 60)])
+def test_a_model_that_asks_for_no_time_at_all_is_left_alone_all_the_same(asked: float | None, waits: float) -> None:
+    assert seconds_until_next_try(EmbedderUnavailableError("too many", asked), pause=4) == waits
+    assert seconds_until_next_try(RuntimeError("a slip"), pause=4) == 4
 
 
 async def test_what_waits_is_counted_while_the_model_is_away(filling: Filling) -> None:
