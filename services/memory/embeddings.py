@@ -22,7 +22,8 @@ QUERY_SECONDS = 2.0
 QUERIES_KEPT = 128
 
 PROBE = "turnlog"
-"""Embedded once at a start, which tells the size of the model's vectors. Nobody is charged for it."""
+"""A text that every model takes. Embedded at a start, which tells the size of the vectors, and where it is in doubt
+whether a text is at fault or the model. Nobody is charged for it."""
 
 SHORTEST, LONGEST = 1e-3, 1e18
 """Lengths of a vector between which its direction is known: Qdrant squares its numbers in 32 bits."""
@@ -37,7 +38,8 @@ class EmbedderUnavailableError(UnavailableError):
 
 
 class TextsRefusedError(TurnlogError):
-    """The model takes at least one of the texts never: the same call fails again."""
+    """At least one of the texts is at fault, so the same call fails again. Some servers say so of every text where it is
+    the key that they do not take."""
 
     code = "texts_refused"
 
@@ -105,15 +107,19 @@ class Embeddings:
     async def space(self) -> VectorSpace:
         """Where the model's vectors lie: the model is asked once. Raises EmbedderUnavailableError."""
         if self._space is None:
-            try:
-                probed = await self.embedder.embed([PROBE])
-            except TextsRefusedError as error:
-                raise EmbedderUnavailableError(f"it embeds nothing: {error}") from error
-            space = VectorSpace(self.embedder.model, len(probed.vectors[0]))
-            if wrong := flaw(probed.vectors[0], space):
-                raise EmbedderUnavailableError(f"{self.embedder.model} embeds nothing: it gave {wrong}")
-            self._space = space
+            self._space = await self.probe()
         return self._space
+
+    async def probe(self) -> VectorSpace:
+        """Returns when the model has embedded PROBE. Raises EmbedderUnavailableError where it embeds nothing now."""
+        try:
+            [vector] = (await self.embedder.embed([PROBE])).vectors
+        except TextsRefusedError as error:
+            raise EmbedderUnavailableError(f"{self.embedder.model} embeds nothing: {error}") from error
+        space = VectorSpace(self.embedder.model, len(vector))
+        if wrong := flaw(vector, space):
+            raise EmbedderUnavailableError(f"{self.embedder.model} embeds nothing: it gave {wrong}")
+        return space
 
     def known_space(self) -> VectorSpace:
         """The space as far as it is known without asking the model: before that has answered, one without vectors."""

@@ -145,7 +145,8 @@ class EmbeddingFill:
         return counts
 
     async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> int:
-        """Halves what is refused until it is known which message it is, and goes on without that one.
+        """Halves what is refused until it is known which message it is, and goes on without that one, where the model
+        takes another text: a message that is refused is so for good.
 
         Returns how many messages were longer than the model takes.
         """
@@ -159,6 +160,7 @@ class EmbeddingFill:
             if len(documents) > 1:
                 half = len(documents) // 2
                 return await self._fill(space, documents[:half]) + await self._fill(space, documents[half:])
+            await self._embeddings.probe()
             await self._refuse(space, documents[0], str(error))
             return 0
         if answer.tokens is not None:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from schemas.usage import UsageRecorded
-from services.memory.embeddings import Embedded, EmbedderUnavailableError, TextsRefusedError
+from services.memory.embeddings import Embedded, TextsRefusedError
+from services.runtime.errors import TurnlogError
 
 MEANINGS = (("car", "automobile", "vehicle"), ("dog", "puppy", "hound"), ("rain", "drizzle", "shower"))
 """Words of one meaning."""
@@ -31,7 +32,7 @@ class ScriptedEmbedder:
     def __init__(self, *, model: str = "meanings", tokens: int | None = 3) -> None:
         self.model = model
         self.tokens = tokens
-        self.trouble: EmbedderUnavailableError | None = None
+        self.trouble: TurnlogError | None = None
         self.asked: list[str] = []
         self.instead: dict[str, list[float]] = {}
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.memory import fill
-from services.memory.embeddings import EmbedderUnavailableError, Embeddings
+from services.memory.embeddings import EmbedderUnavailableError, Embeddings, TextsRefusedError
 from services.memory.fill import CUT, WAITING, EmbeddingFill, seconds_until_next_try
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
@@ -128,6 +128,19 @@ async def test_the_batch_goes_on_without_a_text_that_is_refused(filling: Filling
     assert await filling.near("car") == ["m-0", "m-1", "m-3", "m-4", "m-6", "m-7"]
     assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=6, refused=2)
     assert filling.fill.health().detail == "2 are found by text alone"
+
+
+async def test_no_message_is_refused_while_the_model_refuses_every_text(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    filling.embedder.trouble = TextsRefusedError("API key not valid")
+    await filling.told.tell(*(added(f"n-{number}", "car") for number in range(5)))
+    with pytest.raises(EmbedderUnavailableError, match="meanings embeds nothing: API key not valid"):
+        await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(waiting=5, stored=1)
+    filling.embedder.trouble = None
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=6)
 
 
 async def test_the_batch_goes_on_without_a_vector_of_another_size(filling: Filling) -> None:
