@@ -38,8 +38,8 @@ class EmbedderUnavailableError(UnavailableError):
 
 
 class TextsRefusedError(TurnlogError):
-    """At least one of the texts is at fault, so the same call fails again. Some servers say so of every text where it is
-    the key that they do not take."""
+    """At least one of the texts is at fault, so the same call fails again. Some servers say so of every text where what
+    they do not take is the key."""
 
     code = "texts_refused"
 

@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from schemas.http import ComponentHealth, MessageView
+from services.memory.batch_size import BatchSize
 from services.memory.embeddings import (
     EmbedderUnavailableError,
     Embeddings,
@@ -56,6 +57,7 @@ class EmbeddingFill:
     ) -> None:
         self._store = store
         self._embeddings = embeddings
+        self._size = BatchSize(embeddings.embedder.batch)
         self._failpoints = failpoints
         self._former = former
         self._missed_former = False
@@ -120,9 +122,9 @@ class EmbeddingFill:
             await asyncio.sleep(COUNT_SECONDS)
 
     async def fill_batch(self) -> bool:
-        """Embeds one batch of what waits; False when nothing does. Raises UnavailableError."""
+        """Embeds one batch of what waits; False when nothing does. Raises UnavailableError: try again later."""
         space = await self._embeddings.space()
-        documents = await self._store.without_vector(space, self._embeddings.embedder.batch)
+        documents = await self._store.without_vector(space, self._size.texts)
         if documents:
             cut = await self._fill(space, documents)
             if cut:
@@ -145,24 +147,17 @@ class EmbeddingFill:
         return counts
 
     async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> int:
-        """Halves what is refused until it is known which message it is, and goes on without that one, where the model
-        takes another text: a message that is refused is so for good.
-
-        Returns how many messages were longer than the model takes.
-        """
+        """Returns how many messages were longer than the model takes."""
         messages = [MessageView.model_validate_json(document.body) for document in documents]
         began = time.monotonic()
         embedder = self._embeddings.embedder
         texts = [message.text[: embedder.longest] for message in messages]
         try:
             answer = await embedder.embed(texts)
-        except TextsRefusedError as error:
-            if len(documents) > 1:
-                half = len(documents) // 2
-                return await self._fill(space, documents[:half]) + await self._fill(space, documents[half:])
-            await self._embeddings.probe()
-            await self._refuse(space, documents[0], str(error))
+        except (EmbedderUnavailableError, TextsRefusedError) as error:
+            await self._judge(space, documents, error)
             return 0
+        self._size.went_through()
         if answer.tokens is not None:
             latency_ms = int(1000 * (time.monotonic() - began))
             tokens = apportioned(answer.tokens, [len(text) for text in texts])
@@ -183,6 +178,19 @@ class EmbeddingFill:
             if wrong is not None:
                 await self._refuse(space, document, f"the model gave {wrong}")
         return sum(wrong is None and len(message.text) > embedder.longest for _, message, _, wrong in judged)
+
+    async def _judge(
+        self, space: VectorSpace, documents: Sequence[Document], error: EmbedderUnavailableError | TextsRefusedError
+    ) -> None:
+        """Holds a failure against the texts where the model takes another one. Raises UnavailableError otherwise, and
+        where the same are to be tried again."""
+        await self._embeddings.probe()
+        tried = [document.point_id for document in documents]
+        verdict = self._size.failed(tried, refused=isinstance(error, TextsRefusedError))
+        if verdict == "again":
+            raise error
+        if verdict == "without":
+            await self._refuse(space, documents[0], str(error))
 
     async def _refuse(self, space: VectorSpace, document: Document, reason: str) -> None:
         message = MessageView.model_validate_json(document.body)

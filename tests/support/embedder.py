@@ -1,9 +1,9 @@
 """A model whose vectors follow from a few words, and which does as a test says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from schemas.usage import UsageRecorded
-from services.memory.embeddings import Embedded, TextsRefusedError
+from services.memory.embeddings import Embedded, EmbedderUnavailableError, TextsRefusedError
 from services.runtime.errors import TurnlogError
 
 MEANINGS = (("car", "automobile", "vehicle"), ("dog", "puppy", "hound"), ("rain", "drizzle", "shower"))
@@ -19,7 +19,7 @@ def meaning_of(text: str) -> list[float]:
 class ScriptedEmbedder:
     """Refuses texts with the word `unreadable`, and gives those with `odd` a vector of another size.
 
-    `instead`: what texts with a word get instead of their vector.
+    `instead`: what texts with a word get instead of their vector. `breaks_down`: at which texts it does not answer.
 
     Args:
         tokens: what a text costs; None: nothing is charged.
@@ -35,10 +35,13 @@ class ScriptedEmbedder:
         self.trouble: TurnlogError | None = None
         self.asked: list[str] = []
         self.instead: dict[str, list[float]] = {}
+        self.breaks_down: Callable[[Sequence[str]], bool] = lambda texts: False
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         if self.trouble is not None:
             raise self.trouble
+        if self.breaks_down(texts):
+            raise EmbedderUnavailableError("the model broke down")
         if any("unreadable" in text for text in texts):
             raise TextsRefusedError("one of the texts cannot be read")
         self.asked += texts

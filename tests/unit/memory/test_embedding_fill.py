@@ -1,6 +1,7 @@
 """Messages get their vectors behind the write, whatever fails in between."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -45,6 +46,14 @@ class Filling:
     async def fill_all(self) -> None:
         while await self.fill.fill_batch():
             pass
+
+    async def try_all(self) -> None:
+        """Tries again when it should."""
+        for _ in range(50):
+            with contextlib.suppress(UnavailableError):
+                await self.fill_all()
+                return
+        raise AssertionError("50 tries were not enough")
 
     async def near(self, text: str) -> list[str]:
         space = VectorSpace(self.embedder.model, 4)
@@ -130,6 +139,39 @@ async def test_the_batch_goes_on_without_a_text_that_is_refused(filling: Filling
     assert filling.fill.health().detail == "2 are found by text alone"
 
 
+async def test_one_text_that_breaks_the_model_down_stops_no_other(filling: Filling) -> None:
+    filling.embedder.breaks_down = lambda texts: any("poison" in text for text in texts)
+    await filling.told.tell(*(added(f"m-{number:02}", "poison" if number == 9 else "car") for number in range(20)))
+    with capture_logs() as logs:
+        await filling.try_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=19, refused=1)
+    [said] = [each for each in logs if each["event"] == "message_not_embedded"]
+    assert (said["message_id"], said["reason"]) == ("m-09", "the model broke down")
+
+
+async def test_texts_that_are_too_many_at_once_are_embedded_by_fewer(filling: Filling) -> None:
+    filling.embedder.breaks_down = lambda texts: len(texts) > 2
+    await filling.told.tell(*(added(f"m-{number}", "car") for number in range(20)))
+    await filling.try_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=20)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+async def test_a_model_that_is_away_for_long_has_nothing_refused_and_no_batch_halved(
+    filling: Filling, count: int
+) -> None:
+    await filling.told.tell(added("m-0", "car"))
+    await filling.fill_all()
+    filling.embedder.breaks_down = lambda texts: True
+    await filling.told.tell(*(added(f"n-{number}", "car") for number in range(count)))
+    for _ in range(10):
+        with pytest.raises(EmbedderUnavailableError):
+            await filling.fill.fill_batch()
+    filling.embedder.breaks_down = lambda texts: False
+    await filling.fill.fill_batch()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=count + 1)
+
+
 async def test_no_message_is_refused_while_the_model_refuses_every_text(filling: Filling) -> None:
     await filling.told.tell(added("m-1", "car"))
     await filling.fill_all()
@@ -180,9 +222,10 @@ async def test_of_a_long_text_the_beginning_is_embedded_which_is_said(filling: F
     assert max(map(len, filling.embedder.asked)) == filling.embedder.longest
     assert len(await filling.near("car")) == 6
     assert CUT._value.get() - before == 3
-    [said] = [each for each in logs if each["event"] == "messages_embedded_in_part"]
-    assert said == said | {"log_level": "info", "messages": 3, "limit_characters": 100, "model": "meanings"}
-    assert "car" not in str(said)
+    said = [each for each in logs if each["event"] == "messages_embedded_in_part"]
+    assert sum(each.pop("messages") for each in said) == 3
+    same = {"event": "messages_embedded_in_part", "log_level": "info", "limit_characters": 100, "model": "meanings"}
+    assert all(each == same for each in said)
 
 
 async def test_another_model_embeds_everything_anew_the_newest_first(filling: Filling) -> None:

@@ -175,11 +175,12 @@ async def test_the_live_store_is_not_copied_while_the_former_vectors_are_searche
             raise Began
 
     monkeypatch.setattr(upkeep, "MOST_UNINDEXED", 1)
+    changing.new.batch = len(ALL) - 1
+    changing.start()
     store = changing.told.store
     assert isinstance(store, EdgeMemoryStore)
     present = Embeddings(changing.new, changing.usage.record)
     keeping = Upkeep(store, present, Rebuilding(), changing.former)  # type: ignore[arg-type]
-    changing.new.batch = len(ALL) - 1
     await changing.fill.fill_batch()
     assert await keeping.optimise_when_due()
     await changing.fill.fill_batch()
