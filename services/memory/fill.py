@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from prometheus_client import Counter, Gauge
 
 from schemas.http import ComponentHealth, MessageView
+from schemas.usage import UsageRecorded
 from services.memory.batch_size import BatchSize
 from services.memory.embeddings import (
     EmbedderUnavailableError,
@@ -41,11 +43,22 @@ MESSAGES = Counter("turnlog_embeddings_total", "Messages by what became of their
 CUT = Counter("turnlog_embeddings_cut_total", "Messages over the limit, whose beginning alone is embedded")
 
 
+@dataclass(slots=True)
+class _Answered:
+    """What the model has said of a batch, and what of its cost is not on the log yet."""
+
+    documents: Sequence[Document]
+    messages: Sequence[MessageView]
+    vectors: Sequence[Sequence[float]]
+    usage: Sequence[UsageRecorded] = ()
+
+
 class EmbeddingFill:
     """Works off the messages that wait for a vector, the newest first, in at most half of the time.
 
-    What a batch has cost is on the log before its vectors are in the store: a process that is killed in between embeds
-    it again, and its usage is the same fact. Which messages wait is told by the messages themselves.
+    What a batch has cost is on the log before its vectors are in the store. While one of the two cannot be written, the
+    answer is kept and no other is asked for. A process that is killed in between embeds the batch again, and its usage
+    is the same fact. Which messages wait is told by the messages themselves.
     """
 
     def __init__(
@@ -64,6 +77,7 @@ class EmbeddingFill:
         self._written = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._answered: _Answered | None = None
         self._waiting = 0
         self._refused = 0
         self._trouble = ""
@@ -124,20 +138,16 @@ class EmbeddingFill:
     async def fill_batch(self) -> bool:
         """Embeds one batch of what waits; False when nothing does. Raises UnavailableError: try again later."""
         space = await self._embeddings.space()
-        documents = await self._store.without_vector(space, self._size.texts)
-        if documents:
-            cut = await self._fill(space, documents)
-            if cut:
-                CUT.inc(cut)
-                limit = self._embeddings.embedder.longest
-                log.info("messages_embedded_in_part", messages=cut, model=space.model, limit_characters=limit)
+        found = self._answered is not None or await self._embed(space)
+        if self._answered is not None:
+            await self._take_in(space, self._answered)
         counts = await self._count(space)
         if self._former is not None and not self._waiting:
             self._former.end()
         if self._former is None and counts.elsewhere and not self._missed_former:
             self._missed_former = True
             log.warning("former_model_unnamed", messages=counts.elsewhere, model=space.model, reason=UNNAMED)
-        return bool(documents)
+        return found
 
     async def _count(self, space: VectorSpace) -> VectorCounts:
         counts = await self._store.vector_counts(space)
@@ -146,8 +156,12 @@ class EmbeddingFill:
             WAITING.set(counts.waiting)
         return counts
 
-    async def _fill(self, space: VectorSpace, documents: Sequence[Document]) -> int:
-        """Returns how many messages were longer than the model takes."""
+    async def _embed(self, space: VectorSpace) -> bool:
+        """Asks the model about a batch of what waits, once there is room for the answer; False when nothing waits."""
+        documents = await self._store.without_vector(space, self._size.texts)
+        if not documents:
+            return False
+        await self._store.put_vectors(space, [])
         messages = [MessageView.model_validate_json(document.body) for document in documents]
         began = time.monotonic()
         embedder = self._embeddings.embedder
@@ -156,28 +170,17 @@ class EmbeddingFill:
             answer = await embedder.embed(texts)
         except (EmbedderUnavailableError, TextsRefusedError) as error:
             await self._judge(space, documents, error)
-            return 0
+            return True
         self._size.went_through()
+        self._answered = answered = _Answered(documents, messages, answer.vectors)
         if answer.tokens is not None:
             latency_ms = int(1000 * (time.monotonic() - began))
             tokens = apportioned(answer.tokens, [len(text) for text in texts])
-            await self._embeddings.record(
-                [
-                    message_usage(embedder, message, count, estimated=answer.estimated, latency_ms=latency_ms)
-                    for message, count in zip(messages, tokens, strict=True)
-                ]
-            )
-        self._failpoints.hit("embeddings.before_store")
-        flaws = [flaw(vector, space) for vector in answer.vectors]
-        judged = list(zip(documents, messages, answer.vectors, flaws, strict=True))
-        fitting = [MessageVector(document, vector) for document, _, vector, wrong in judged if wrong is None]
-        await self._store.put_vectors(space, fitting)
-        self._failpoints.hit("embeddings.after_store")
-        MESSAGES.labels("stored").inc(len(fitting))
-        for document, _, _, wrong in judged:
-            if wrong is not None:
-                await self._refuse(space, document, f"the model gave {wrong}")
-        return sum(wrong is None and len(message.text) > embedder.longest for _, message, _, wrong in judged)
+            answered.usage = [
+                message_usage(embedder, message, count, estimated=answer.estimated, latency_ms=latency_ms)
+                for message, count in zip(messages, tokens, strict=True)
+            ]
+        return True
 
     async def _judge(
         self, space: VectorSpace, documents: Sequence[Document], error: EmbedderUnavailableError | TextsRefusedError
@@ -191,6 +194,30 @@ class EmbeddingFill:
             raise error
         if verdict == "without":
             await self._refuse(space, documents[0], str(error))
+
+    async def _take_in(self, space: VectorSpace, answered: _Answered) -> None:
+        """Goes on where it was, with what was told already. Messages that have changed meanwhile get no vector."""
+        if answered.usage:
+            await self._embeddings.record(answered.usage)
+            answered.usage = ()
+        self._failpoints.hit("embeddings.before_store")
+        flaws = [flaw(vector, space) for vector in answered.vectors]
+        judged = list(zip(answered.documents, answered.messages, answered.vectors, flaws, strict=True))
+        fitting = [MessageVector(document, vector) for document, _, vector, wrong in judged if wrong is None]
+        await self._store.put_vectors(space, fitting)
+        self._failpoints.hit("embeddings.after_store")
+        self._answered = None
+        MESSAGES.labels("stored").inc(len(fitting))
+        limit = self._embeddings.embedder.longest
+        cut = sum(wrong is None and len(message.text) > limit for _, message, _, wrong in judged)
+        if cut:
+            CUT.inc(cut)
+            log.info("messages_embedded_in_part", messages=cut, model=space.model, limit_characters=limit)
+        if len(fitting) < len(judged):
+            await self._embeddings.probe()
+        for document, _, _, wrong in judged:
+            if wrong is not None:
+                await self._refuse(space, document, f"the model gave {wrong}")
 
     async def _refuse(self, space: VectorSpace, document: Document, reason: str) -> None:
         message = MessageView.model_validate_json(document.body)

@@ -297,7 +297,8 @@ class MemoryBuild(Protocol):
         """Beside the messages that still are what they were when they were read, by their bodies.
 
         A process that dies meanwhile leaves each message with its vector or waiting for it; never a vector of a text
-        that is gone. Writing a message again takes its vector.
+        that is gone. Writing a message again takes its vector. Called without any it
+        raises UnavailableError where there is no room for more.
         """
         ...
 

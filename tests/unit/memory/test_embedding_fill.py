@@ -3,19 +3,21 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from schemas.usage import UsageRecorded
 from services.memory import fill
-from services.memory.embeddings import EmbedderUnavailableError, Embeddings, TextsRefusedError
+from services.memory.embeddings import EmbedderUnavailableError, Embeddings, TextsRefusedError, UsageLog
 from services.memory.fill import CUT, WAITING, EmbeddingFill, seconds_until_next_try
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import Find, VectorCounts, VectorSpace
+from services.runtime import disk
 from services.runtime.errors import UnavailableError
 from services.runtime.failpoints import Failpoints
 from services.runtime.records import ProjectedRecord
@@ -38,9 +40,9 @@ class Filling:
     def __post_init__(self) -> None:
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, record: UsageLog | None = None) -> None:
         """Whatever the fill kept in its head is gone."""
-        embeddings = Embeddings(self.embedder, self.usage.record)
+        embeddings = Embeddings(self.embedder, record or self.usage.record)
         self.fill = EmbeddingFill(self.told.store, embeddings, Failpoints())
 
     async def fill_all(self) -> None:
@@ -131,6 +133,52 @@ async def test_no_vector_is_stored_before_its_usage_is_on_the_log(filling: Filli
     assert len(filling.usage.events) == 1
 
 
+async def test_a_batch_is_paid_once_however_long_its_cost_cannot_be_written(filling: Filling) -> None:
+    await filling.told.tell(*(added(f"m-{number}", "car") for number in range(20)))
+    await filling.fill.fill_batch()
+    filling.usage.trouble = UnavailableError("Kafka is away")
+    for _ in range(5):
+        with pytest.raises(UnavailableError, match="Kafka"):
+            await filling.fill.fill_batch()
+    filling.usage.trouble = None
+    await filling.fill_all()
+    assert filling.embedder.asked.count("car") == len(filling.usage.events) == 20
+    assert len(await filling.near("car")) == 10
+
+
+async def test_nothing_is_paid_while_the_disk_is_full(filling: Filling, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filling.told.tell(*(added(f"m-{number}", "car") for number in range(3)))
+    with monkeypatch.context() as full:
+        full.setattr(disk, "RESERVE_MEGABYTES", 10**9)
+        for _ in range(5):
+            with pytest.raises(UnavailableError, match="make room"):
+                await filling.fill.fill_batch()
+    assert "car" not in filling.embedder.asked
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=3)
+
+
+async def test_a_batch_is_paid_and_told_once_when_the_disk_is_full_meanwhile(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filling.told.tell(*(added(f"m-{number}", "car") for number in range(3)))
+    room = disk.RESERVE_MEGABYTES
+
+    async def then_full(events: Sequence[UsageRecorded]) -> None:
+        await filling.usage.record(events)
+        monkeypatch.setattr(disk, "RESERVE_MEGABYTES", 10**9)
+
+    filling.restart(then_full)
+    for _ in range(5):
+        with pytest.raises(UnavailableError, match="make room"):
+            await filling.fill.fill_batch()
+    monkeypatch.setattr(disk, "RESERVE_MEGABYTES", room)
+    await filling.told.tell(removed("m-1"))
+    await filling.fill_all()
+    assert filling.embedder.asked.count("car") == len(filling.usage.events) == 3
+    assert await filling.near("car") == ["m-0", "m-2"]
+
+
 async def test_the_batch_goes_on_without_a_text_that_is_refused(filling: Filling) -> None:
     await filling.told.tell(*(added(f"m-{n}", "unreadable" if n in {2, 5} else "car") for n in range(8)))
     await filling.fill_all()
@@ -205,6 +253,18 @@ async def test_the_batch_goes_on_without_a_vector_that_cannot_be_compared(
     [said] = [each for each in logs if each["event"] == "message_not_embedded"]
     assert said["message_id"] == "m-2"
     assert "vector" in said["reason"]
+
+
+async def test_no_message_is_refused_while_the_model_gives_no_text_a_vector(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    filling.embedder.instead[""] = [0.0] * 4
+    await filling.told.tell(*(added(f"n-{number}", "car") for number in range(3)))
+    with pytest.raises(EmbedderUnavailableError, match="meanings embeds nothing"):
+        await filling.fill_all()
+    filling.embedder.instead.clear()
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
 
 
 def test_the_readme_names_what_is_counted() -> None:
