@@ -6,7 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -139,7 +139,7 @@ class Embeddings:
                 space = await self.space()
                 answer = await self.embedder.embed([text[: self.embedder.longest]])
                 if answer.tokens is not None:
-                    await self.record([_query_usage(self.embedder, text, answer, asker, datetime.now(UTC))])
+                    await self.record([query_usage(self.embedder, text, answer, asker, datetime.now(UTC))])
         except TimeoutError as error:
             raise EmbedderUnavailableError(
                 f"{self.embedder.model} did not answer within {QUERY_SECONDS:g} s"
@@ -176,40 +176,41 @@ def apportioned(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def message_usage(
-    embedder: Embedder, message: MessageView, tokens: int, *, estimated: bool, latency_ms: int
-) -> UsageRecorded:
-    """What the vector of a message has cost.
+    embedder: Embedder, messages: Sequence[MessageView], answer: Embedded, now: datetime
+) -> Sequence[UsageRecorded]:
+    """What the vectors of a batch have cost, each message its share: their sum is what was counted for the batch.
 
-    The same text of a message in the same model is the same fact, however often it is embedded: its id follows from
-    these, and its time is that of the message, so that copies meet wherever usage is kept by time.
+    A share depends on the texts beside it, so the fact is the batch: embedded again within its hour and counted the
+    same, it has the same ids and values. A message that is in another batch is paid again, which is another fact.
     """
-    names = ("usage", "embedding", message.tenant_id, message.message_id, embedder.model, _digest(message.text))
-    return UsageRecorded(
-        usage_id=derived_id(*names, at=message.created_at),
-        tenant_id=message.tenant_id,
-        thread_id=message.thread_id,
-        turn_id=message.turn_id,
-        user_id=message.user_id,
-        agent=message.agent,
-        step=message.step,
-        kind="embedding",
-        provider=embedder.provider,
-        model=embedder.model,
-        input_tokens=tokens,
-        estimated=estimated,
-        latency_ms=latency_ms,
-        occurred_at=message.created_at,
-    )
+    if answer.tokens is None:
+        return []
+    shares = apportioned(answer.tokens, [min(len(message.text), embedder.longest) for message in messages])
+    spent = [
+        UsageRecorded(
+            usage_id=message.message_id,
+            tenant_id=message.tenant_id,
+            thread_id=message.thread_id,
+            turn_id=message.turn_id,
+            user_id=message.user_id,
+            agent=message.agent,
+            step=message.step,
+            kind="embedding",
+            provider=embedder.provider,
+            model=embedder.model,
+            input_tokens=share,
+            estimated=answer.estimated,
+            occurred_at=_spent_at(message.created_at, now),
+        )
+        for message, share in zip(messages, shares, strict=True)
+    ]
+    return _identified(spent, [message.text for message in messages])
 
 
-def _query_usage(embedder: Embedder, text: str, answer: Embedded, asker: Asker, at: datetime) -> UsageRecorded:
-    """What the vector of a query has cost. A turn that asks for the same again is the same fact; a reader is not."""
-    usage_id = new_id(at)
-    if asker.turn_id is not None:
-        names = ("usage", "embedding", asker.tenant_id, asker.thread_id, asker.turn_id, embedder.model, _digest(text))
-        usage_id = derived_id(*names, at=time_of(asker.turn_id))
-    return UsageRecorded(
-        usage_id=usage_id,
+def query_usage(embedder: Embedder, text: str, answer: Embedded, asker: Asker, now: datetime) -> UsageRecorded:
+    """What the vector of a query has cost. A turn that asks again within the hour is the same fact, a reader is not."""
+    spent = UsageRecorded(
+        usage_id=new_id(now),
         tenant_id=asker.tenant_id,
         thread_id=asker.thread_id,
         turn_id=asker.turn_id,
@@ -219,8 +220,34 @@ def _query_usage(embedder: Embedder, text: str, answer: Embedded, asker: Asker, 
         model=embedder.model,
         input_tokens=answer.tokens or 0,
         estimated=answer.estimated,
-        occurred_at=at,
+        occurred_at=now,
     )
+    if asker.turn_id is None:
+        return spent
+    of_turn = {"usage_id": asker.turn_id, "occurred_at": _spent_at(time_of(asker.turn_id), now)}
+    [identified] = _identified([spent.model_copy(update=of_turn)], [text])
+    return identified
+
+
+def _spent_at(of: datetime, now: datetime) -> datetime:
+    """A time of the hour in which it was spent, the same if the same is spent again in that hour: that of what it was
+    spent for, else the hour's beginning."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    return of if hour <= of < hour + timedelta(hours=1) else hour
+
+
+def _identified(spent: Sequence[UsageRecorded], texts: Sequence[str]) -> Sequence[UsageRecorded]:
+    """What one call has cost, under ids that follow from all that is told of it, so none comes again with other values.
+
+    Args:
+        spent: each with what it was spent for as its id.
+        texts: that were embedded.
+    """
+    call = _digest("\x1f".join([*(each.model_dump_json() for each in spent), *texts]))
+    return [
+        each.model_copy(update={"usage_id": derived_id("usage", "embedding", call, number, at=each.occurred_at)})
+        for number, each in enumerate(spent)
+    ]
 
 
 def _digest(text: str) -> str:

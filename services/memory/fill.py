@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -16,7 +17,6 @@ from services.memory.embeddings import (
     EmbedderUnavailableError,
     Embeddings,
     TextsRefusedError,
-    apportioned,
     flaw,
     message_usage,
 )
@@ -50,15 +50,15 @@ class _Answered:
     documents: Sequence[Document]
     messages: Sequence[MessageView]
     vectors: Sequence[Sequence[float]]
-    usage: Sequence[UsageRecorded] = ()
+    usage: Sequence[UsageRecorded]
 
 
 class EmbeddingFill:
     """Works off the messages that wait for a vector, the newest first, in at most half of the time.
 
     What a batch has cost is on the log before its vectors are in the store. While one of the two cannot be written, the
-    answer is kept and no other is asked for. A process that is killed in between embeds the batch again, and its usage
-    is the same fact. Which messages wait is told by the messages themselves.
+    answer is kept and no other is asked for. A process that is killed in between embeds the messages again; which wait
+    is told by the messages themselves.
     """
 
     def __init__(
@@ -163,23 +163,15 @@ class EmbeddingFill:
             return False
         await self._store.put_vectors(space, [])
         messages = [MessageView.model_validate_json(document.body) for document in documents]
-        began = time.monotonic()
         embedder = self._embeddings.embedder
-        texts = [message.text[: embedder.longest] for message in messages]
         try:
-            answer = await embedder.embed(texts)
+            answer = await embedder.embed([message.text[: embedder.longest] for message in messages])
         except (EmbedderUnavailableError, TextsRefusedError) as error:
             await self._judge(space, documents, error)
             return True
         self._size.went_through()
-        self._answered = answered = _Answered(documents, messages, answer.vectors)
-        if answer.tokens is not None:
-            latency_ms = int(1000 * (time.monotonic() - began))
-            tokens = apportioned(answer.tokens, [len(text) for text in texts])
-            answered.usage = [
-                message_usage(embedder, message, count, estimated=answer.estimated, latency_ms=latency_ms)
-                for message, count in zip(messages, tokens, strict=True)
-            ]
+        usage = message_usage(embedder, messages, answer, datetime.now(UTC))
+        self._answered = _Answered(documents, messages, answer.vectors, usage)
         return True
 
     async def _judge(

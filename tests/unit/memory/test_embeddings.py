@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from services.memory import embeddings
@@ -21,32 +19,12 @@ from services.memory.embeddings import (
     EmbedderUnavailableError,
     Embeddings,
     TextsRefusedError,
-    apportioned,
     flaw,
 )
 from services.memory.store import VectorSpace
 from services.runtime.errors import UnavailableError
 from tests.support.embedder import ScriptedEmbedder, UsageKept
 from tests.support.raw_server import Answer, RawServer, raw_server, whole
-
-
-@given(st.integers(0, 10_000), st.lists(st.integers(1, 5_000), min_size=1, max_size=50))
-def test_what_a_batch_has_cost_is_apportioned_to_the_last_token(total: int, weights: list[int]) -> None:
-    parts = apportioned(total, weights)
-    assert sum(parts) == total
-    exact = [total * weight / sum(weights) for weight in weights]
-    assert all(abs(part - share) < 1 for part, share in zip(parts, exact, strict=True))
-
-
-async def test_a_turn_that_asks_again_has_spent_the_same_and_two_readers_have_not() -> None:
-    usage = UsageKept()
-    turn = Asker("acme", "u-1", "t-1", "01990000-0000-7000-8000-000000000001")
-    for asker in (turn, turn, Asker("acme"), Asker("acme")):
-        await Embeddings(ScriptedEmbedder(), usage.record).query("car", asker)
-    ids = [each.usage_id for each in usage.events]
-    assert ids[0] == ids[1]
-    assert len(set(ids)) == 3
-    assert {(each.kind, each.tenant_id, each.input_tokens) for each in usage.events} == {("embedding", "acme", 3)}
 
 
 async def test_the_same_query_of_a_tenant_costs_nothing_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
