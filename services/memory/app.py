@@ -98,12 +98,11 @@ class MemoryService:
         self._traces = traces_of(settings, self.name)
         clients, failpoints = KafkaClients(settings, client_id="turnlog-memory"), Failpoints(settings.failpoints)
         self._usage = UsageProducer(clients)
-        self._embedder = embedder or build_embedder(settings)
-        embeddings = Embeddings(self._embedder, self._usage.record) if self._embedder else None
-        self._former_embedder = build_former_embedder(settings) if embeddings else None
-        former = None
-        if self._former_embedder:
-            former = FormerModel(self._store, Embeddings(self._former_embedder, self._usage.record))
+        embedder = embedder or build_embedder(settings)
+        embeddings = Embeddings(embedder, self._usage.record) if embedder else None
+        former_embedder = build_former_embedder(settings) if embeddings else None
+        former = FormerModel(self._store, Embeddings(former_embedder, self._usage.record)) if former_embedder else None
+        self._embeddings = [each for each in (embeddings, former and former.embeddings) if each]
         self._fill = EmbeddingFill(self._store, embeddings, failpoints, former) if embeddings else None
         store_of_records = (
             LiveProjection(self._store, self._fill.wake) if self._fill else JournalProjection(self._store)
@@ -162,11 +161,10 @@ class MemoryService:
             await self._fill.stop()
         await self._broker.stop()
         await self._projection.stop()
+        for embeddings in self._embeddings:
+            await embeddings.close()
         await self._usage.stop()
         await self._store.close()
-        for embedder in (self._embedder, self._former_embedder):
-            if embedder:
-                await embedder.close()
         await self._traces.close()
 
     async def readiness(self) -> dict[str, ComponentHealth]:

@@ -13,6 +13,7 @@ from typing import Protocol
 from schemas.http import MessageView
 from schemas.ids import derived_id, new_id, time_of
 from schemas.usage import UsageRecorded
+from services.memory.single_flight import SingleFlight
 from services.memory.store import VectorSpace
 from services.runtime.errors import TurnlogError, UnavailableError
 
@@ -20,6 +21,9 @@ QUERY_SECONDS = 2.0
 """A read waits so long for the vector of its query; then it goes on with words alone."""
 
 QUERIES_KEPT = 128
+
+QUERIES_AT_ONCE = 128
+"""As many are under way to the model at most, for it may take its time and nobody wait any more."""
 
 PROBE = "turnlog"
 """A text that every model takes. Embedded at a start, which tells the size of the vectors, and where it is in doubt
@@ -95,6 +99,15 @@ class QueryVector:
     vector: Sequence[float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """What a query has cost and is not on the log yet, and the vector that it was paid for, if that is of use."""
+
+    usage: UsageRecorded
+    asked: tuple[str, str]
+    vector: QueryVector | None
+
+
 class Embeddings:
     """A model, and a log of what it spends."""
 
@@ -102,12 +115,22 @@ class Embeddings:
         self.embedder = embedder
         self.record = usage
         self._space: VectorSpace | None = None
+        self._probing = SingleFlight[str, VectorSpace]("memory:probe")
+        self._asking = SingleFlight[tuple[str, str], QueryVector]("memory:query")
         self._queries: OrderedDict[tuple[str, str], QueryVector] = OrderedDict()
+        self._owed: list[_Owed] = []
+        self._settling = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Ends what nobody waits for any more, and closes the model."""
+        await self._asking.close()
+        await self._probing.close()
+        await self.embedder.close()
 
     async def space(self) -> VectorSpace:
         """Where the model's vectors lie: the model is asked once. Raises EmbedderUnavailableError."""
         if self._space is None:
-            self._space = await self.probe()
+            self._space = await self._probing.call(PROBE, self.probe)
         return self._space
 
     async def probe(self) -> VectorSpace:
@@ -128,31 +151,61 @@ class Embeddings:
     async def query(self, text: str, asker: Asker) -> QueryVector:
         """The vector of what somebody looks for. The last of them are kept, so that the next page costs nothing.
 
+        The model is asked once by all who look for the same at once. It goes on when they have stopped waiting, so that
+        what it costs is told and its answer kept for the next who asks.
+
         Raises UnavailableError when the model does not answer in time, will not embed this, or usage cannot be written.
         """
         asked = (asker.tenant_id, text)
         if asked in self._queries:
             self._queries.move_to_end(asked)
             return self._queries[asked]
+        if len(self._asking) >= QUERIES_AT_ONCE and asked not in self._asking:
+            raise EmbedderUnavailableError(f"{QUERIES_AT_ONCE} queries wait for {self.embedder.model} already")
         try:
-            async with asyncio.timeout(QUERY_SECONDS):
-                space = await self.space()
-                answer = await self.embedder.embed([text[: self.embedder.longest]])
-                if answer.tokens is not None:
-                    await self.record([query_usage(self.embedder, text, answer, asker, datetime.now(UTC))])
+            return await self._asking.call(asked, lambda: self._ask(asked, asker), seconds=QUERY_SECONDS)
         except TimeoutError as error:
             raise EmbedderUnavailableError(
                 f"{self.embedder.model} did not answer within {QUERY_SECONDS:g} s"
             ) from error
+
+    async def _ask(self, asked: tuple[str, str], asker: Asker) -> QueryVector:
+        """Buys nothing while what was bought before cannot be told."""
+        await self._settle()
+        if asked in self._queries:
+            return self._queries[asked]
+        _, text = asked
+        space = await self.space()
+        try:
+            answer = await self.embedder.embed([text[: self.embedder.longest]])
         except TextsRefusedError as error:
             raise EmbedderUnavailableError(f"{self.embedder.model} does not embed the query: {error}") from error
         [vector] = answer.vectors
-        if wrong := flaw(vector, space):
+        found, wrong = QueryVector(space, vector), flaw(vector, space)
+        if answer.tokens is not None:
+            usage = query_usage(self.embedder, text, answer, asker, datetime.now(UTC))
+            self._owed.append(_Owed(usage, asked, None if wrong else found))
+            await self._settle()
+        if wrong:
             raise EmbedderUnavailableError(f"{self.embedder.model} gave {wrong} for the query")
-        self._queries[asked] = QueryVector(space, vector)
+        self._keep(asked, found)
+        return found
+
+    async def _settle(self) -> None:
+        """Tells what is owed, of all queries that are under way at once. Raises UnavailableError."""
+        async with self._settling:
+            owed = [*self._owed]
+            if owed:
+                await self.record([each.usage for each in owed])
+                del self._owed[: len(owed)]
+        for each in owed:
+            if each.vector is not None:
+                self._keep(each.asked, each.vector)
+
+    def _keep(self, asked: tuple[str, str], found: QueryVector) -> None:
+        self._queries[asked] = found
         if len(self._queries) > QUERIES_KEPT:
             self._queries.popitem(last=False)
-        return self._queries[asked]
 
 
 def flaw(vector: Sequence[float], space: VectorSpace) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from schemas.usage import UsageRecorded
 from services.memory import embeddings
 from services.memory.embedder_http import HttpEmbedder
 from services.memory.embedder_local import LocalEmbedder
@@ -25,6 +26,7 @@ from services.memory.store import VectorSpace
 from services.runtime.errors import UnavailableError
 from tests.support.embedder import ScriptedEmbedder, UsageKept
 from tests.support.raw_server import Answer, RawServer, raw_server, whole
+from tests.support.waiting import until
 
 
 async def test_the_same_query_of_a_tenant_costs_nothing_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,29 +48,121 @@ async def test_a_query_without_a_vector_says_why(query: str) -> None:
 async def test_a_vector_that_cannot_be_compared_is_none_of_a_query_nor_of_a_model(vector: list[float]) -> None:
     embedder = ScriptedEmbedder()
     embedder.instead["car"] = vector
+    usage = UsageKept()
     with pytest.raises(EmbedderUnavailableError, match=r"meanings gave .* for the query"):
-        await Embeddings(embedder, UsageKept().record).query("car", Asker("acme"))
+        await Embeddings(embedder, usage.record).query("car", Asker("acme"))
+    assert len(usage.events) == 1
     embedder.instead[embeddings.PROBE] = vector
     with pytest.raises(EmbedderUnavailableError, match="meanings embeds nothing"):
         await Embeddings(embedder, UsageKept().record).space()
 
 
-async def test_a_query_does_not_wait_for_a_model_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent(ScriptedEmbedder):
-        async def embed(self, texts: Sequence[str]) -> Embedded:
-            await asyncio.Event().wait()
-            raise AssertionError
+class Gated(ScriptedEmbedder):
+    """Answers while its gate is open."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.cancelled = False
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        answer = await super().embed(texts)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return answer
+
+
+async def test_a_query_does_not_wait_for_a_model_and_what_it_costs_is_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(embeddings, "QUERY_SECONDS", 0.01)
-    with pytest.raises(EmbedderUnavailableError, match="did not answer within"):
-        await Embeddings(Silent(), UsageKept().record).query("car", Asker("acme"))
+    embedder, usage = Gated(), UsageKept()
+    asked = Embeddings(embedder, usage.record)
+    for _ in range(3):
+        with pytest.raises(EmbedderUnavailableError, match="did not answer within"):
+            await asked.query("car", Asker("acme"))
+    embedder.gate.set()
+    await until(lambda: usage.events != [], "the cost of the query")
+    await asked.query("car", Asker("acme"))
+    assert embedder.asked == [embeddings.PROBE, "car"]
+    assert len(usage.events) == 1
 
 
-async def test_a_query_whose_cost_cannot_be_written_has_no_vector() -> None:
-    usage = UsageKept()
+async def test_a_query_does_not_wait_for_the_log_and_is_paid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "QUERY_SECONDS", 0.01)
+    embedder, usage, written = ScriptedEmbedder(), UsageKept(), asyncio.Event()
+
+    async def record(events: Sequence[UsageRecorded]) -> None:
+        await written.wait()
+        await usage.record(events)
+
+    asked = Embeddings(embedder, record)
+    for _ in range(3):
+        with pytest.raises(EmbedderUnavailableError, match="did not answer within"):
+            await asked.query("car", Asker("acme"))
+    written.set()
+    await until(lambda: usage.events != [], "the cost of the query")
+    await asked.query("car", Asker("acme"))
+    assert embedder.asked.count("car") == len(usage.events) == 1
+
+
+async def test_all_who_ask_at_once_ask_the_model_once() -> None:
+    embedder, usage = Gated(), UsageKept()
+    asked = Embeddings(embedder, usage.record)
+    queries = ["car"] * 20 + ["dog"] * 20
+    waiting = asyncio.gather(*(asked.query(query, Asker("acme")) for query in queries))
+    await until(lambda: embedder.asked != [], "the model to be asked")
+    embedder.gate.set()
+    found = await waiting
+    assert sorted(embedder.asked) == ["car", "dog", embeddings.PROBE]
+    assert len(usage.events) == 2
+    assert len({tuple(each.vector) for each in found}) == 2
+
+
+async def test_no_more_queries_are_under_way_than_the_model_is_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "QUERIES_AT_ONCE", 2)
+    embedder = Gated()
+    asked = Embeddings(embedder, UsageKept().record)
+    waiting = [asyncio.create_task(asked.query(query, Asker("acme"))) for query in ("car", "dog", "car")]
+    await until(lambda: embedder.asked != [], "the model to be asked")
+    with pytest.raises(EmbedderUnavailableError, match="2 queries wait for meanings"):
+        await asked.query("rain", Asker("acme"))
+    embedder.gate.set()
+    await asyncio.gather(*waiting)
+    await asked.query("rain", Asker("acme"))
+
+
+@pytest.mark.parametrize("probed", [False, True])
+async def test_what_nobody_waits_for_ends_with_the_model(monkeypatch: pytest.MonkeyPatch, probed: bool) -> None:
+    monkeypatch.setattr(embeddings, "QUERY_SECONDS", 0.01)
+    embedder = Gated()
+    asked = Embeddings(embedder, UsageKept().record)
+    if probed:
+        embedder.gate.set()
+        await asked.space()
+        embedder.gate.clear()
+    with pytest.raises(EmbedderUnavailableError):
+        await asked.query("car", Asker("acme"))
+    await asked.close()
+    assert embedder.cancelled
+
+
+async def test_a_query_whose_cost_cannot_be_written_has_no_vector_and_is_paid_once() -> None:
+    embedder, usage = ScriptedEmbedder(), UsageKept()
     usage.trouble = UnavailableError("Kafka is away")
-    with pytest.raises(UnavailableError, match="Kafka"):
-        await Embeddings(ScriptedEmbedder(), usage.record).query("car", Asker("acme"))
+    asked = Embeddings(embedder, usage.record)
+    for query in ("car", "car", "dog"):
+        with pytest.raises(UnavailableError, match="Kafka"):
+            await asked.query(query, Asker("acme"))
+    assert embedder.asked == [embeddings.PROBE, "car"]
+    usage.trouble = None
+    for query in ("dog", "car"):
+        await asked.query(query, Asker("acme"))
+    assert embedder.asked == [embeddings.PROBE, "car", "dog"]
+    assert len(usage.events) == 2
 
 
 async def test_the_model_in_this_process_finds_related_words() -> None:

@@ -12,9 +12,10 @@ from schemas.http import ComponentHealth, ContextMessage
 from services.memory import fill
 from services.memory.api import WAIT_SECONDS, build_api
 from services.memory.app import MemoryService
+from services.memory.batch_size import CALM, FAILURES, FAILURES_ALONE
 from services.memory.embedder_http import HttpEmbedder
 from services.memory.embedder_local import LocalEmbedder
-from services.memory.embeddings import QUERY_SECONDS
+from services.memory.embeddings import QUERIES_AT_ONCE, QUERY_SECONDS
 from services.memory.projection import CARRIED_AT_ONCE, STEPS_WHILE_HELD
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.qdrant_server import NEEDED
@@ -102,6 +103,10 @@ def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:
         assert next(iter(metric.describe())).name in README
     assert f"{next(iter(fill.MESSAGES.describe())).name}_total" in README
     assert f"a query that gets no vector within {QUERY_SECONDS:g} s" in README
+    assert f"{QUERIES_AT_ONCE} queries are under way to the model at most" in README
+    assert f"is refused, or fails {FAILURES} times, while" in README
+    assert f"is refused or fails {FAILURES_ALONE} times so" in README
+    assert f"{CALM} calls went through" in README
     assert f"else after {fill.RETRY_SECONDS:g} to {fill.MOST_RETRY_SECONDS:g} s" in README
     assert f"first {LocalEmbedder.longest:,} characters" in README
     assert f"first {HttpEmbedder.longest:,} characters" in README
