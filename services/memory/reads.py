@@ -220,7 +220,8 @@ class Reads:
     ) -> Page[MessageView]:
         """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools.
 
-        With those that are stored as `pending` goes what open turns have yet to answer, behind them all.
+        With those that are stored as `pending`, or as `streaming`, goes what open turns have yet to answer, behind them
+        all and `pending`: memory does not know what of it has come.
         """
         where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
@@ -228,7 +229,7 @@ class Reads:
             find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
         )
         items = _messages(documents)
-        if status == "pending" and (cursor if descending else following) is None:
+        if status in ("pending", "streaming") and (cursor if descending else following) is None:
             yet = await self._pending(tenant_id, thread_id, role, agent, turn_id)
             items = [*yet, *items] if descending else [*items, *yet]
         return Page[MessageView](items=items, next_cursor=following)

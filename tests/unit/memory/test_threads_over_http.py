@@ -1,0 +1,62 @@
+"""Threads and messages as clients of the gateway write and read them, with the memory behind it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.unit.memory.gateway import Gateway, gateway_over
+from tests.unit.memory.journal import Told, added, opened
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def gateway(told: Told) -> AsyncIterator[Gateway]:
+    async with gateway_over(told) as made:
+        yield made
+
+
+def message(content: str, **said: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content, **said}
+
+
+async def append(gateway: Gateway, *messages: dict[str, Any], thread_id: str = "t-1") -> list[str]:
+    appended = await gateway.asked("POST", f"threads/{thread_id}/messages", {"messages": messages})
+    return appended["message_ids"]
+
+
+async def texts(gateway: Gateway, query: str) -> list[str]:
+    return [each["text"] for each in (await gateway.read(f"threads/t-1/messages?{query}"))["items"]]
+
+
+# Messages that are not written yet.
+
+
+async def test_messages_that_were_appended_before_they_are_whole_are_listed_by_their_status(gateway: Gateway) -> None:
+    await append(
+        gateway,
+        message("pending one", status="pending"),
+        message("streaming one", status="streaming"),
+        message("pending two", status="pending"),
+        message("streaming two", status="streaming"),
+    )
+    for status in ("pending", "streaming"):
+        assert await texts(gateway, f"status={status}") == [f"{status} one", f"{status} two"]
+        first = await gateway.read(f"threads/t-1/messages?status={status}&limit=1")
+        assert [each["text"] for each in first["items"]] == [f"{status} one"]
+        assert await texts(gateway, f"status={status}&limit=1&cursor={first['next_cursor']}") == [f"{status} two"]
+
+
+async def test_what_open_turns_have_yet_to_answer_is_behind_what_was_appended(gateway: Gateway) -> None:
+    await append(gateway, message("appended", status="pending"), message("appended", status="streaming"))
+    await gateway.told.tell(opened(), added("m-1", "Where is it?", turn_id="turn-1"))
+    assert await texts(gateway, "status=pending") == ["appended", ""]
+    assert await texts(gateway, "status=streaming") == ["appended"]
+
+    gateway.log.deltas["turn-1"] = {1: "It is"}
+    assert await texts(gateway, "status=pending") == ["appended"]
+    assert await texts(gateway, "status=streaming") == ["appended", "It is"]
+    assert await texts(gateway, "status=streaming&order=desc") == ["It is", "appended"]
+    assert await texts(gateway, "turn_id=turn-1&status=streaming") == ["It is"]
