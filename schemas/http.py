@@ -65,7 +65,8 @@ class ThreadDeletion(Model):
 class ThreadView(Model):
     """A thread as memory holds it. `user_id` is whose it is; `users` and `agents` all that took part, as they came.
 
-    `deletion` is there while the status is `deleting`.
+    `title_message_id` is there while the title is the beginning of that message: nobody has given one. `deletion` is
+    there while the status is `deleting`.
     """
 
     thread_id: ThreadId
@@ -75,6 +76,7 @@ class ThreadView(Model):
     agents: list[str] = NO_ITEMS
     forked_from: ForkedFrom | None = None
     title: str | None = None
+    title_message_id: str | None = None
     summary: str | None = None
     status: ThreadViewStatus = "active"
     deletion: ThreadDeletion | None = None

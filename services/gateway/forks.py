@@ -41,7 +41,8 @@ async def fork(
         for each in page:
             _hold(_append(create, [_copy(create, each)]), each)
     if there is None:
-        inherited = {"title": original.title, "summary": original.summary, "user_id": original.user_id}
+        title = original.title if original.title_message_id is None else None
+        inherited = {"title": title, "summary": original.summary, "user_id": original.user_id}
         filled = {name: value for name, value in inherited.items() if getattr(create, name) is None}
         yield create.model_copy(update={**filled, "metadata": original.metadata | create.metadata}), 0
     async for page in _pages_of(ports, original, last, create):

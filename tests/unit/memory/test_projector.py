@@ -237,6 +237,48 @@ def test_a_title_from_a_message_is_its_first_line_cut_short() -> None:
     assert Documents().tell(added("m-1", "\n  " + "x" * 300 + "\nmore")).thread().title == "x" * 80
 
 
+TITLED = [added("m-0", "Hello", role="assistant"), added("m-1", "my password is hunter2"), added("m-2", "Thanks")]
+
+
+@pytest.mark.parametrize(
+    "deletion",
+    [
+        removed("m-1"),
+        removed("m-2", "m-1"),
+        removed(from_position=1, to_position=1),
+        removed(to_position=1),
+        removed(from_position=0),
+    ],
+)
+def test_a_title_goes_with_the_message_that_it_is_from_until_a_user_speaks_again(deletion: JournalEvent) -> None:
+    documents = Documents().tell(*TITLED)
+    assert documents.thread().title_message_id == "m-1"
+    before = documents.thread().updated_at
+    documents.tell(deletion)
+    assert (documents.thread().title, documents.thread().title_message_id) == (None, None)
+    assert "hunter2" not in str(documents.all[thread_point("default", "t-1")])
+    assert documents.thread().updated_at == before
+    assert documents.tell(added("m-3", "Something else")).thread().title == "Something else"
+
+
+@pytest.mark.parametrize("deletion", [removed("m-0", "m-2"), removed(from_position=2), removed(to_position=0)])
+def test_a_title_stays_where_other_messages_go(deletion: JournalEvent) -> None:
+    assert Documents().tell(*TITLED, deletion).thread().title == "my password is hunter2"
+
+
+@pytest.mark.parametrize("deletion", [removed("m-1"), removed(from_position=0)])
+def test_a_title_that_was_given_stays_whatever_goes(deletion: JournalEvent) -> None:
+    documents = Documents().tell(*TITLED, updated(title="Plans"), deletion)
+    assert (documents.thread().title, documents.thread().title_message_id) == ("Plans", None)
+
+
+@pytest.mark.parametrize("deletion", [removed("m-1"), removed(from_position=1, to_position=1)])
+def test_a_title_goes_though_a_process_died_when_its_message_had_gone(deletion: JournalEvent) -> None:
+    documents = Documents().tell(*TITLED)
+    del documents.all[message_point("default", "t-1", "m-1")]
+    assert documents.tell(deletion).thread().title is None
+
+
 def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
     documents = Documents().tell(created(title="Plans", summary="What comes", user_id="u-1", metadata={"a": [1]}))
     thread = documents.thread()

@@ -60,3 +60,35 @@ async def test_what_open_turns_have_yet_to_answer_is_behind_what_was_appended(ga
     assert await texts(gateway, "status=streaming") == ["appended", "It is"]
     assert await texts(gateway, "status=streaming&order=desc") == ["It is", "appended"]
     assert await texts(gateway, "turn_id=turn-1&status=streaming") == ["It is"]
+
+
+# Titles.
+
+
+@pytest.mark.parametrize("body", [{"message_ids": ["m-1"]}, {"from_position": 0}])
+async def test_what_was_deleted_is_neither_read_nor_found_as_the_title_of_its_thread(
+    gateway: Gateway, body: dict[str, Any]
+) -> None:
+    await append(gateway, message("my password is hunter2", message_id="m-1"))
+    thread = await gateway.read("threads/t-1")
+    assert (thread["title"], thread["title_message_id"]) == ("my password is hunter2", "m-1")
+    assert len((await gateway.read("threads?q=hunter2"))["items"]) == 1
+
+    await gateway.asked("DELETE", "threads/t-1/messages", body)
+    assert (await gateway.read("threads/t-1"))["title"] is None
+    assert (await gateway.read("threads?q=hunter2"))["items"] == []
+
+
+async def test_a_fork_has_the_title_that_was_given_or_one_of_its_own_messages(gateway: Gateway) -> None:
+    await append(gateway, message("my password is hunter2", message_id="m-1"))
+    await gateway.asked("POST", "threads/t-1/fork", {"thread_id": "t-2"})
+    fork = await gateway.read("threads/t-2")
+    [copy] = (await gateway.read("threads/t-2/messages"))["items"]
+    assert (fork["title"], fork["title_message_id"]) == ("my password is hunter2", copy["message_id"])
+    await gateway.asked("DELETE", "threads/t-2/messages", {"message_ids": [copy["message_id"]]})
+    assert (await gateway.read("threads/t-2"))["title"] is None
+
+    await gateway.asked("PATCH", "threads/t-1", {"title": "Plans"})
+    await gateway.asked("POST", "threads/t-1/fork", {"thread_id": "t-3"})
+    fork = await gateway.read("threads/t-3")
+    assert (fork["title"], fork["title_message_id"]) == ("Plans", None)
