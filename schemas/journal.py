@@ -71,6 +71,8 @@ class ForkedFrom(Model):
 
 
 class ThreadCreated(ThreadEvent):
+    """Of a thread that is there already it says only what nobody has said of it yet: it stays whose it is."""
+
     type: Literal["thread.created"] = "thread.created"
     forked_from: ForkedFrom | None = None
     user_id: Identifier | None = None

@@ -65,7 +65,10 @@ class HumanReply(ThreadEvent):
 
 
 class ThreadCreate(ThreadEvent):
-    """`forked_from` says where the thread is from; whoever creates it appends the messages."""
+    """`forked_from` says where the thread is from; whoever creates it appends the messages.
+
+    A thread that is there already stays whose it is, and takes what nobody has said of it yet.
+    """
 
     type: Literal["thread.create"] = "thread.create"
     forked_from: ForkedFrom | None = None

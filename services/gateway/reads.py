@@ -50,6 +50,16 @@ async def read_thread(ports: Ports, tenant_id: str, thread_id: str, *below: str,
     )
 
 
+async def thread_if_any(ports: Ports, tenant_id: str, thread_id: str) -> ThreadView | None:
+    """None where there is none. Raises ProblemError and UnavailableError where nobody can tell."""
+    try:
+        return ThreadView.model_validate(await read_thread(ports, tenant_id, thread_id))
+    except ProblemError as error:
+        if error.problem.status != 404:
+            raise
+        return None
+
+
 async def answers_in_progress(
     ports: Ports, tenant_id: str, thread_id: str, asked: MessageListQuery
 ) -> Page[MessageView]:

@@ -17,6 +17,7 @@ from schemas.journal import (
     MessageAdded,
     MessageDeleted,
     PromptDropped,
+    ThreadCreated,
     ThreadDeleted,
     TurnClosed,
     TurnOpened,
@@ -205,9 +206,7 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
         case "message.deleted":
             _messages_deleted(batch, offset, event)
         case "thread.created":
-            said = _given(event, "forked_from", "user_id", "title", "summary")
-            said |= {"metadata": event.metadata} if event.metadata else {}
-            _put_thread(batch, offset, event, event.created_at, said)
+            _put_thread(batch, offset, event, event.created_at, _said_first(batch, event))
         case "thread.updated":
             if batch.thread(thread_point(event.tenant_id, event.thread_id)) is not None:
                 said = _given(event, "title", "summary", "status", "metadata")
@@ -218,6 +217,18 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             _put_thread(batch, offset, event, event.opened_at, {}, first_user=event.user_id, agent=event.agent)
         case "prompt.dropped" | "turn.waiting" | "turn.closed":
             pass
+
+
+def _said_first(batch: _Batch, event: ThreadCreated) -> dict[str, Any]:
+    """What the event says of a thread and nobody has said before: one that is there stays whose it is."""
+    said = _given(event, "forked_from", "user_id", "title", "summary")
+    said |= {"metadata": event.metadata} if event.metadata else {}
+    known = batch.thread(thread_point(event.tenant_id, event.thread_id))
+    if known is None:
+        return said
+    view = known.view
+    is_titled = view.title is not None and view.title_message_id is None
+    return {name: said[name] for name in said if not (is_titled if name == "title" else getattr(view, name))}
 
 
 def _turn_changed(batch: _Batch, event: TurnOpened | TurnWaiting | TurnClosed | PromptDropped) -> None:

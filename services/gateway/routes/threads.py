@@ -27,7 +27,7 @@ from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCr
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
 from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.reads import answers_in_progress, known_thread, read_thread
+from services.gateway.reads import answers_in_progress, known_thread, read_thread, thread_if_any
 from services.gateway.sse import thread_events
 from services.gateway.writes import carry_out, write
 from services.runtime.web import problem
@@ -90,7 +90,10 @@ class ContextBody(RequestBody):
 async def create_thread(
     body: ThreadBody, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
 ) -> dict[str, Any]:
-    """Creates a thread; one that is only prompted comes into being by itself."""
+    """Creates a thread; one that is only prompted comes into being by itself. 409 where there is one of this id."""
+    if body.thread_id is not None and await thread_if_any(ports, tenant_id, body.thread_id) is not None:
+        detail = f"thread {body.thread_id!r} is there: change it with PATCH, or name another one, or none"
+        raise problem(409, "thread-exists", "Thread exists", detail)
     thread_id = body.thread_id or new_id(datetime.now(UTC))
     fields = body.model_dump(exclude={"thread_id"})
     change = ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields)

@@ -302,6 +302,22 @@ def test_a_thread_that_is_created_again_keeps_what_is_not_said_again() -> None:
     assert (thread.title, thread.user_id, thread.metadata) == ("Plans", "u-1", {"kept": 1})
 
 
+def test_a_thread_that_is_created_again_stays_whose_it_is_and_takes_what_nobody_has_said() -> None:
+    source = ForkedFrom(thread_id="t-0")
+    first = created(title="Plans", user_id="u-1", metadata={"a": 1})
+    again = created(
+        title="taken", summary="What comes", user_id="mallory", metadata={"b": 2}, forked_from=source, seconds=9
+    )
+    thread = Documents().tell(first, again).thread()
+    assert (thread.user_id, thread.users, thread.title, thread.metadata) == ("u-1", ["u-1"], "Plans", {"a": 1})
+    assert (thread.summary, thread.forked_from, thread.created_at) == ("What comes", source, at(0))
+
+
+def test_a_thread_that_came_into_being_by_itself_stays_its_users_and_takes_the_title_that_it_is_created_with() -> None:
+    thread = Documents().tell(added("m-1", "Hello", user_id="u-1"), created(title="Plans", user_id="u-2")).thread()
+    assert (thread.user_id, thread.users, thread.title, thread.title_message_id) == ("u-1", ["u-1"], "Plans", None)
+
+
 def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
     documents = Documents().tell(
         created(title="Plans", summary="What comes", metadata={"a": 1}),

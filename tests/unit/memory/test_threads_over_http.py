@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from schemas.prompts import ThreadCreate
 from tests.unit.memory.gateway import Gateway, gateway_over
 from tests.unit.memory.journal import Told, added, opened
 
@@ -60,6 +61,31 @@ async def test_what_open_turns_have_yet_to_answer_is_behind_what_was_appended(ga
     assert await texts(gateway, "status=streaming") == ["appended", "It is"]
     assert await texts(gateway, "status=streaming&order=desc") == ["It is", "appended"]
     assert await texts(gateway, "turn_id=turn-1&status=streaming") == ["It is"]
+
+
+# Whose a thread is.
+
+
+async def test_a_thread_that_is_there_is_not_created_again(gateway: Gateway) -> None:
+    mine = {"thread_id": "t-1", "user_id": "u-1", "title": "Plans"}
+    await gateway.asked("POST", "threads", mine)
+    before = await gateway.read("threads/t-1")
+    for body in ({"thread_id": "t-1", "user_id": "mallory", "title": "taken"}, mine):
+        problem = await gateway.asked("POST", "threads", body, status=409)
+        assert problem["type"] == "urn:turnlog:problem:thread-exists"
+    assert await gateway.read("threads/t-1") == before
+
+    await gateway.asked("DELETE", "threads/t-1")
+    await gateway.asked("POST", "threads", mine)
+
+
+async def test_a_thread_that_is_created_from_kafka_again_stays_whose_it_is(gateway: Gateway) -> None:
+    for user in ("u-1", "mallory"):
+        command = ThreadCreate(tenant_id=gateway.told.tenant, thread_id="t-1", user_id=user, title=f"of {user}")
+        await gateway.log.submit(command)
+    thread = await gateway.read("threads/t-1")
+    assert (thread["user_id"], thread["users"], thread["title"]) == ("u-1", ["u-1"], "of u-1")
+    assert (await gateway.read("threads?user_id=mallory"))["items"] == []
 
 
 # Titles.
