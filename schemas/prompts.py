@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.agents import ContextOptions, Limits, ModelRef
 from schemas.base import NO_FIELDS, NO_ITEMS, Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
-from schemas.journal import ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
+from schemas.journal import ClearedField, ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, TextPart
 
 
@@ -79,13 +79,16 @@ class ThreadCreate(ThreadEvent):
 
 
 class ThreadUpdate(ThreadEvent):
-    """Changes what is given; a field that is left out stays."""
+    """Changes what is given, `metadata` as a whole. What is left out or null stays, but where `cleared` names it: then
+    there is none.
+    """
 
     type: Literal["thread.update"] = "thread.update"
     title: str | None = None
     summary: str | None = None
     status: ThreadStatus | None = None
     metadata: JsonObject | None = None
+    cleared: list[ClearedField] = NO_ITEMS
 
 
 class ThreadDelete(ThreadEvent):
@@ -147,7 +150,7 @@ EXAMPLES = [
     ToolApproval(thread_id="t-1", call_id="01990000-0000-7000-8000-000000000002", approved=True, user_id="u-1"),
     HumanReply(thread_id="t-1", turn_id=_TURN, content=[TextPart(text="On my way.")], user_id="u-2"),
     ThreadCreate(thread_id="t-1", user_id="u-1", title="Plans"),
-    ThreadUpdate(thread_id="t-1", title="Plans for Monday", status="archived"),
+    ThreadUpdate(thread_id="t-1", title="Plans for Monday", status="archived", cleared=["summary"]),
     ThreadDelete(thread_id="t-1"),
     MessagesAppend(thread_id="t-1", messages=[NewMessage(role="user", content="imported")]),
     MessagesDelete(thread_id="t-1", message_ids=["01990000-0000-7000-8000-000000000003"]),

@@ -19,6 +19,7 @@ from schemas.journal import (
     PromptDropped,
     ThreadCreated,
     ThreadDeleted,
+    ThreadUpdated,
     TurnClosed,
     TurnOpened,
     TurnWaiting,
@@ -209,7 +210,7 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             _put_thread(batch, offset, event, event.created_at, _said_first(batch, event))
         case "thread.updated":
             if batch.thread(thread_point(event.tenant_id, event.thread_id)) is not None:
-                said = _given(event, "title", "summary", "status", "metadata")
+                said = _cleared(event) | _given(event, "title", "summary", "status", "metadata")
                 _put_thread(batch, offset, event, event.updated_at, said)
         case "thread.deleted":
             _thread_deleted(batch, offset, event)
@@ -454,6 +455,10 @@ def _new(names: Sequence[str], *others: str | None) -> Sequence[str]:
     """Those of the others that are not among the names, each once. Mostly there are none."""
     new = [each for each in others if each and each not in names]
     return [*dict.fromkeys(new)] if new else new
+
+
+def _cleared(event: ThreadUpdated) -> dict[str, Any]:
+    return {name: StoredThread.model_fields[name].get_default(call_default_factory=True) for name in event.cleared}
 
 
 def _given(event: Model, *names: str) -> dict[str, Any]:

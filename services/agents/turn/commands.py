@@ -36,6 +36,7 @@ def command_arrived(state: ThreadState | None, arrived: CommandArrived, env: Env
                 summary=command.summary,
                 status=command.status,
                 metadata=command.metadata,
+                cleared=command.cleared,
                 updated_at=env.at,
             )
         case MessagesDelete():

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.agents import ContextOptions
 from schemas.base import Identifier, JsonObject, Name, ThreadId
@@ -22,7 +22,7 @@ from schemas.http import (
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import ForkedFrom, MessagePosition, ThreadStatus
+from schemas.journal import ClearedField, ForkedFrom, MessagePosition, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
@@ -52,10 +52,30 @@ class ForkBody(ThreadBody):
 
 
 class ThreadPatch(RequestBody):
+    """What is left out stays. Null clears; there is always a status. `metadata` is replaced as a whole."""
+
     title: str | None = None
     summary: str | None = None
     status: ThreadStatus | None = None
     metadata: JsonObject | None = None
+
+    @field_validator("status")
+    @classmethod
+    def _is_one(cls, value: ThreadStatus | None) -> ThreadStatus | None:
+        if value is None:
+            raise ValueError("a thread is active or archived: leave the status out for it to stay")
+        return value
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give one of title, summary, status and metadata")
+        return self
+
+    @property
+    def cleared(self) -> list[ClearedField]:
+        clearable: tuple[ClearedField, ...] = ("title", "summary", "metadata")
+        return [name for name in clearable if name in self.model_fields_set and getattr(self, name) is None]
 
 
 class AppendBody(RequestBody):
@@ -121,9 +141,12 @@ async def patch_thread(
     tenant_id: TenantDep,
     wait: Wait = None,
 ) -> dict[str, Any]:
-    """Changes what is given. 404 where there is no such thread; one that was created a moment ago is there."""
+    """Changes what is given, and clears what is null.
+
+    404 where there is no such thread; one that was created a moment ago is there.
+    """
     await known_thread(ports, tenant_id, thread_id)
-    change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump())
+    change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump(), cleared=body.cleared)
     response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
 

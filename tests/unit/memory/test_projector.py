@@ -331,6 +331,20 @@ def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
     assert documents.all[thread_point("default", "t-1")].text == "Plans for Monday What comes"
 
 
+def test_an_update_clears_what_it_names() -> None:
+    documents = Documents().tell(
+        created(title="Plans", summary="What comes", metadata={"a": 1}, user_id="u-1"),
+        updated(cleared=["title", "metadata"]),
+    )
+    thread = documents.thread()
+    assert (thread.title, thread.summary, thread.metadata, thread.user_id) == (None, "What comes", {}, "u-1")
+    assert documents.all[thread_point("default", "t-1")].text == "What comes"
+    assert documents.tell(updated(cleared=["summary"])).thread().summary is None
+    assert documents.tell(added("m-1", "Hello")).thread().title == "Hello"
+    documents.tell(updated(cleared=["title"]))
+    assert (documents.thread().title, documents.thread().title_message_id) == (None, None)
+
+
 def test_an_update_of_a_thread_that_is_not_there_makes_none() -> None:
     documents = Documents().tell(updated(title="Nobody's"))
     assert documents.all == {}
@@ -468,6 +482,7 @@ HISTORIES = st.lists(
             THREADS,
             seconds=SECONDS,
             title=st.sampled_from([None, "C"]),
+            cleared=st.sampled_from([[], ["title"], ["title", "metadata"]]),
             status=st.sampled_from([None, "archived"]),
         ),
         st.builds(deleted, THREADS),

@@ -63,6 +63,36 @@ async def test_what_open_turns_have_yet_to_answer_is_behind_what_was_appended(ga
     assert await texts(gateway, "turn_id=turn-1&status=streaming") == ["It is"]
 
 
+# Changes of a thread.
+
+
+async def test_null_clears_and_what_is_left_out_stays(gateway: Gateway) -> None:
+    said = {"title": "Plans", "summary": "What comes", "metadata": {"a": 1, "b": 2}}
+    await gateway.asked("POST", "threads", {"thread_id": "t-1", **said})
+
+    async def after(patch: dict[str, Any]) -> list[Any]:
+        await gateway.asked("PATCH", "threads/t-1", patch)
+        thread = await gateway.read("threads/t-1")
+        return [thread[name] for name in said]
+
+    assert await after({"status": "archived"}) == ["Plans", "What comes", {"a": 1, "b": 2}]
+    assert await after({"title": None, "metadata": {"c": 3}}) == [None, "What comes", {"c": 3}]
+    assert await after({"summary": None, "title": "Others"}) == ["Others", None, {"c": 3}]
+    assert await after({"metadata": None}) == ["Others", None, {}]
+
+
+@pytest.mark.parametrize(
+    ("patch", "location"),
+    [({}, "body"), ({"status": None}, "body.status"), ({"title": "x", "status": None}, "body.status")],
+)
+async def test_a_patch_that_can_change_nothing_is_refused(
+    gateway: Gateway, patch: dict[str, Any], location: str
+) -> None:
+    await gateway.asked("POST", "threads", {"thread_id": "t-1", "title": "Plans"})
+    problem = await gateway.asked("PATCH", "threads/t-1", patch, status=422)
+    assert [each["location"] for each in problem["errors"]] == [location]
+
+
 # Whose a thread is.
 
 

@@ -216,6 +216,8 @@ def test_a_thread_is_created_changed_and_deleted_in_the_journal() -> None:
     )
     (updated,) = story.command(ThreadUpdate(thread_id="t-1", status="archived"))
     assert (updated.type, updated.status, updated.title) == ("thread.updated", "archived", None)
+    (updated,) = story.command(ThreadUpdate(thread_id="t-1", cleared=["title", "metadata"]))
+    assert (updated.cleared, updated.title) == (["title", "metadata"], None)
     (deleted,) = story.command(ThreadDelete(thread_id="t-1"))
     assert deleted.type == "thread.deleted"
     assert story.state is None
