@@ -92,6 +92,7 @@ class MessageView(Model):
     """A message as memory holds it. `position` orders the messages of a thread.
 
     An answer that is `pending`, or `streaming` as its text comes, is behind all others until it is written.
+    `appended_at` is there where somebody has said what `created_at` is: it says when the message was written.
     """
 
     message_id: str
@@ -114,6 +115,7 @@ class MessageView(Model):
     finish_reason: str | None = None
     metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
+    appended_at: Timestamp | None = None
 
 
 class ContextRequest(Model):

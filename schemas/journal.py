@@ -45,6 +45,8 @@ class MessageAdded(ThreadEvent):
     finish_reason: str | None = None
     metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
+    appended_at: Timestamp | None = None
+    """When it was written, where `created_at` is what was said of it."""
 
 
 LAST_POSITION = 2**53

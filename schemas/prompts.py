@@ -1,11 +1,12 @@
 """Topic `prompts`: what the world asks of a thread. Anyone allowed may write here, in any language."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.agents import ContextOptions, Limits, ModelRef
-from schemas.base import NO_FIELDS, NO_ITEMS, Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
+from schemas.base import NO_FIELDS, NO_ITEMS, Identifier, JsonObject, Model, Name, ThreadEvent, Timestamp, TokenCounts
 from schemas.journal import ClearedField, ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, TextPart
 
@@ -111,6 +112,8 @@ class NewMessage(Model):
     latency_ms: int | None = None
     finish_reason: str | None = None
     metadata: JsonObject = NO_FIELDS
+    created_at: Timestamp | None = None
+    """When it was said: not before 1970, and not more than 5 minutes from now. None: now."""
 
 
 class MessagesAppend(ThreadEvent):
@@ -152,6 +155,9 @@ EXAMPLES = [
     ThreadCreate(thread_id="t-1", user_id="u-1", title="Plans"),
     ThreadUpdate(thread_id="t-1", title="Plans for Monday", status="archived", cleared=["summary"]),
     ThreadDelete(thread_id="t-1"),
-    MessagesAppend(thread_id="t-1", messages=[NewMessage(role="user", content="imported")]),
+    MessagesAppend(
+        thread_id="t-1",
+        messages=[NewMessage(role="user", content="imported", created_at=datetime(2020, 1, 1, tzinfo=UTC))],
+    ),
     MessagesDelete(thread_id="t-1", message_ids=["01990000-0000-7000-8000-000000000003"]),
 ]

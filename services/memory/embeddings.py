@@ -175,11 +175,12 @@ def message_usage(
     """What the vector of a message has cost.
 
     The same text of a message in the same model is the same fact, however often it is embedded: its id follows from
-    these, and its time is that of the message, so that copies meet wherever usage is kept by time.
+    these, and its time is when the message was written, so that copies meet wherever usage is kept by time.
     """
+    written_at = message.appended_at or message.created_at
     names = ("usage", "embedding", message.tenant_id, message.message_id, embedder.model, _digest(message.text))
     return UsageRecorded(
-        usage_id=derived_id(*names, at=message.created_at),
+        usage_id=derived_id(*names, at=written_at),
         tenant_id=message.tenant_id,
         thread_id=message.thread_id,
         turn_id=message.turn_id,
@@ -192,7 +193,7 @@ def message_usage(
         input_tokens=tokens,
         estimated=estimated,
         latency_ms=latency_ms,
-        occurred_at=message.created_at,
+        occurred_at=written_at,
     )
 
 

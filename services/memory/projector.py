@@ -290,6 +290,8 @@ def _message_body(offset: int, event: MessageAdded, text: str) -> str:
     """A MessageView as JSON, without making one: that took a tenth of what it takes to project a message."""
     said = {name: value for name, value in zip(SAID_OF_A_MESSAGE, _said_of(event), strict=True) if value is not None}
     said |= {"position": offset, "text": text, "created_at": format_time(event.created_at)}
+    if event.appended_at is not None:
+        said["appended_at"] = format_time(event.appended_at)
     return to_json(said, exclude_none=True, inf_nan_mode="null").decode()
 
 

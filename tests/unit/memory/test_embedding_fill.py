@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from schemas.ids import time_of
 from services.memory import fill
 from services.memory.embeddings import EmbedderUnavailableError, Embeddings
 from services.memory.fill import CUT, WAITING, EmbeddingFill
@@ -91,6 +92,13 @@ async def test_what_was_spent_is_recorded_once_a_message_and_adds_up(filling: Fi
     assert (first.tenant_id, first.thread_id, first.turn_id, first.user_id) == ("acme", "t-1", "turn-1", "u-1")
     assert first.occurred_at == NOON
     assert spent[min(spent)].agent == "helper"
+
+
+async def test_what_an_imported_message_costs_is_of_the_time_of_the_import(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car", seconds=-(10**8), appended_at=NOON))
+    await filling.fill_all()
+    [spent] = filling.usage.events
+    assert (spent.occurred_at, time_of(spent.usage_id)) == (NOON, NOON)
 
 
 async def test_a_text_that_is_embedded_again_is_the_same_fact_and_a_changed_one_is_not(filling: Filling) -> None:

@@ -160,6 +160,7 @@ PARTS = st.one_of(
         finish_reason=OPTIONAL,
         metadata=METADATA,
         created_at=st.datetimes(timezones=st.just(UTC)),
+        appended_at=st.none() | st.datetimes(timezones=st.just(UTC)),
     )
 )
 def test_what_is_stored_of_a_message_is_its_view(event: MessageAdded) -> None:

@@ -1,6 +1,7 @@
 """Threads and messages as clients of the gateway write and read them, with the memory behind it."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -61,6 +62,45 @@ async def test_what_open_turns_have_yet_to_answer_is_behind_what_was_appended(ga
     assert await texts(gateway, "status=streaming") == ["appended", "It is"]
     assert await texts(gateway, "status=streaming&order=desc") == ["It is", "appended"]
     assert await texts(gateway, "turn_id=turn-1&status=streaming") == ["It is"]
+
+
+# Times of messages.
+
+THEN = "2020-01-01T00:00:00.000000Z"
+
+
+async def test_what_is_imported_keeps_its_time_and_so_does_what_is_forked(gateway: Gateway) -> None:
+    await append(gateway, message("old", created_at=THEN, turn_id="turn-1", step=3), message("new"))
+    old, new = (await gateway.read("threads/t-1/messages"))["items"]
+    now = new["created_at"]
+    assert (old["created_at"], old["appended_at"], old["turn_id"], old["step"]) == (THEN, now, None, 0)
+    assert (new["created_at"] > THEN, new["appended_at"]) == (True, None)
+
+    gateway.log.story.waits(60)
+    await gateway.asked("POST", "threads/t-1/fork", {"thread_id": "t-2"})
+    copies = (await gateway.read("threads/t-2/messages"))["items"]
+    assert [each["created_at"] for each in copies] == [THEN, now]
+    assert min(each["appended_at"] for each in copies) > now
+
+
+async def test_an_import_moves_a_thread_by_the_time_of_its_messages(gateway: Gateway) -> None:
+    await append(gateway, message("a kite", created_at=THEN), thread_id="imported")
+    await append(gateway, message("now"))
+    thread = await gateway.read("threads/imported")
+    assert (thread["created_at"], thread["updated_at"]) == (THEN, THEN)
+    await append(gateway, message("a kite", created_at=THEN))
+    assert (await gateway.read("threads/t-1"))["updated_at"] > THEN
+    assert [each["thread_id"] for each in (await gateway.read("threads"))["items"]] == ["t-1", "imported"]
+    found = await gateway.read("search?q=kite&until=2021-01-01T00:00:00Z")
+    assert len(found["items"]) == 2
+    assert await texts(gateway, "order=asc") == ["now", "a kite"]
+
+
+async def test_a_message_of_a_time_that_cannot_be_is_refused(gateway: Gateway) -> None:
+    for at in ("1969-12-31T23:59:59Z", (datetime.now(UTC) + timedelta(hours=1)).isoformat(), "yesterday"):
+        messages = [message("x", created_at=at)]
+        await gateway.asked("POST", "threads/t-1/messages", {"messages": messages}, status=422)
+    await gateway.read("threads/t-1", status=404)
 
 
 # Changes of a thread.
