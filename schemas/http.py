@@ -122,7 +122,9 @@ class ContextRequest(Model):
     """Asks memory for the past that a model should see.
 
     `min_offset` is the offset of `messages` in the thread's partition that the answer must reflect (the next offset
-    to be read, so 0 asks for nothing in particular). Messages of `turn_id` come whole, tool messages included.
+    to be read, so 0 asks for nothing in particular). Messages of `turn_id` come whole, tool messages included. Without
+    `query` the turn's own prompt is searched for, without a turn the last message of a user. `preview`: somebody has a
+    look, and no turn pays for it.
     """
 
     tenant_id: TenantId = DEFAULT_TENANT
@@ -131,6 +133,7 @@ class ContextRequest(Model):
     user_id: str | None = None
     query: str | None = None
     options: ContextOptions = ContextOptions()
+    preview: bool = False
     min_offset: int = 0
     partition: int | None = None
     wait_seconds: float = Field(default=5, ge=0, le=60)

@@ -26,9 +26,10 @@ from schemas.journal import ClearedField, ForkedFrom, MessagePosition, ThreadSta
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
-from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.reads import answers_in_progress, known_thread, read_thread, thread_if_any
+from services.gateway.ports import Ports, PortsDep, TenantDep
+from services.gateway.reads import answers_in_progress, known_thread, once_known, read_thread, thread_if_any
 from services.gateway.sse import thread_events
+from services.gateway.upstream import path_of
 from services.gateway.writes import carry_out, write
 from services.runtime.web import problem
 
@@ -98,9 +99,13 @@ class DeleteBody(RequestBody):
 
 
 class ContextBody(RequestBody):
-    """`agent`: whose instructions and context options hold; `options` win over its own, as those of a prompt do."""
+    """`agent`: whose instructions and context options hold; `options` take the place of these, all of them, as those of
+    a prompt do. A search is for the `query`, else for the prompt of `turn_id`, else for what a user has said last.
+    Other threads are those of `user_id`, else of the turn's user.
+    """
 
     agent: Name | None = None
+    turn_id: Identifier | None = None
     user_id: Identifier | None = None
     query: str | None = None
     options: ContextOptions | None = None
@@ -266,18 +271,29 @@ async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenan
     if body.agent and agent is None:
         raise problem(404, "unknown-agent", "Unknown agent", f"there is no agent {body.agent!r}")
     await read_thread(ports, tenant_id, thread_id)
+    turn_user = await _user_of_turn(ports, tenant_id, thread_id, body.turn_id) if body.turn_id else None
     partition, offset = ports.log.journal_position(thread_id)
     request = ContextRequest(
         tenant_id=tenant_id,
         thread_id=thread_id,
-        user_id=body.user_id,
+        turn_id=body.turn_id,
+        user_id=body.user_id or turn_user,
         query=body.query,
         options=body.options or (agent.context if agent else ContextOptions()),
+        preview=True,
         partition=partition,
         min_offset=offset,
     )
     found = await ports.memory.post("context", request.model_dump_json())
     return ThreadContext.model_validate({**found, "instructions": agent.instructions if agent else None})
+
+
+async def _user_of_turn(ports: Ports, tenant_id: str, thread_id: str, turn_id: str) -> str | None:
+    """Raises ProblemError: 404 where there is no such turn in the thread."""
+    turn = await once_known(lambda: ports.memory.get(path_of("turns", turn_id), tenant_id=tenant_id))
+    if turn["thread_id"] != thread_id:
+        raise problem(404, "not-found", "Not found", f"there is no turn {turn_id!r} in thread {thread_id!r}")
+    return turn["user_id"]
 
 
 @router.get("/v1/search", response_model=SearchPage)

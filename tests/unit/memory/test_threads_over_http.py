@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from schemas.agents import AgentSpec, ContextOptions
 from schemas.prompts import ThreadCreate
 from tests.unit.memory.gateway import Gateway, gateway_over
-from tests.unit.memory.journal import Told, added, opened
+from tests.unit.memory.journal import Told, added, asks, opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not there will not come."""
+    monkeypatch.setattr("services.gateway.reads.KNOWN_SECONDS", 0)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -188,3 +195,41 @@ async def test_a_fork_has_the_title_that_was_given_or_one_of_its_own_messages(ga
     await gateway.asked("POST", "threads/t-1/fork", {"thread_id": "t-3"})
     fork = await gateway.read("threads/t-3")
     assert (fork["title"], fork["title_message_id"]) == ("Plans", None)
+
+
+# What a model would see.
+
+
+async def seen(gateway: Gateway, body: dict[str, Any]) -> dict[str, str]:
+    context = await gateway.asked("POST", "threads/t-1/context", body, status=200)
+    return {each["message"]["message_id"]: each["reason"] for each in context["messages"]}
+
+
+SEARCH: dict[str, Any] = {"recent_messages": 0, "search": {"message_range": {"before": 0, "after": 0}}}
+
+
+async def test_a_context_shows_a_turn(gateway: Gateway) -> None:
+    await gateway.told.tell(
+        added("m-1", "My parcel is at the lighthouse"),
+        opened(user_id="u-1"),
+        added("m-2", "Which lighthouse?", turn_id="turn-1", user_id="u-1"),
+        asks("m-3", "c-1"),
+        added("m-4", "The weather"),
+        added("elsewhere", "A lighthouse", thread_id="t-2", user_id="u-1"),
+        opened("turn-2", thread_id="t-2"),
+    )
+    turn = {"m-2": "turn", "m-3": "turn"}
+    assert await seen(gateway, {"turn_id": "turn-1", "options": SEARCH}) == {"m-1": "hit", **turn}
+    others = {**SEARCH, "search": {**SEARCH["search"], "other_threads": True}}
+    assert await seen(gateway, {"turn_id": "turn-1", "options": others}) == {"elsewhere": "hit", "m-1": "hit", **turn}
+    for name in ("turn-2", "nobody's"):
+        await gateway.asked("POST", "threads/t-1/context", {"turn_id": name}, status=404)
+
+
+async def test_a_context_of_an_agent_that_searches_finds_what_a_user_has_said_last(gateway: Gateway) -> None:
+    gateway.agents["finder"] = AgentSpec(name="finder", context=ContextOptions.model_validate(SEARCH))
+    await gateway.told.tell(
+        added("m-1", "My parcel is at the lighthouse"), added("m-2", "No"), added("m-3", "Which lighthouse?")
+    )
+    assert await seen(gateway, {"agent": "finder"}) == {"m-1": "hit"}
+    assert set((await seen(gateway, {"agent": "finder", "options": {"max_tokens": 1000}})).values()) == {"recent"}
