@@ -65,7 +65,8 @@ class ThreadDeletion(Model):
 class ThreadView(Model):
     """A thread as memory holds it. `user_id` is whose it is; `users` and `agents` all that took part, as they came.
 
-    `deletion` is there while the status is `deleting`.
+    `title_message_id` is there while the title is the beginning of that message: nobody has given one. `deletion` is
+    there while the status is `deleting`.
     """
 
     thread_id: ThreadId
@@ -75,6 +76,7 @@ class ThreadView(Model):
     agents: list[str] = NO_ITEMS
     forked_from: ForkedFrom | None = None
     title: str | None = None
+    title_message_id: str | None = None
     summary: str | None = None
     status: ThreadViewStatus = "active"
     deletion: ThreadDeletion | None = None
@@ -90,6 +92,7 @@ class MessageView(Model):
     """A message as memory holds it. `position` orders the messages of a thread.
 
     An answer that is `pending`, or `streaming` as its text comes, is behind all others until it is written.
+    `appended_at` is there where somebody has said what `created_at` is: it says when the message was written.
     """
 
     message_id: str
@@ -112,6 +115,7 @@ class MessageView(Model):
     finish_reason: str | None = None
     metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
+    appended_at: Timestamp | None = None
 
 
 class AsOf(Model):
@@ -129,7 +133,11 @@ class AsOf(Model):
 
 
 class ContextRequest(AsOf):
-    """Asks memory for the past that a model should see. Messages of `turn_id` come whole, tool messages included."""
+    """Asks memory for the past that a model should see. Messages of `turn_id` come whole, tool messages included.
+
+    Without `query` the turn's own prompt is searched for, without a turn the last message of a user. `preview`:
+    somebody has a look, and no turn pays for it.
+    """
 
     tenant_id: TenantId = DEFAULT_TENANT
     thread_id: ThreadId
@@ -137,6 +145,7 @@ class ContextRequest(AsOf):
     user_id: str | None = None
     query: str | None = None
     options: ContextOptions = ContextOptions()
+    preview: bool = False
     wait_seconds: float = Field(default=5, ge=0, le=60)
 
 

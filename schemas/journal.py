@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import (
+    GROWING,
     NO_FIELDS,
     NO_ITEMS,
     Identifier,
@@ -44,6 +45,8 @@ class MessageAdded(ThreadEvent):
     finish_reason: str | None = None
     metadata: JsonObject = NO_FIELDS
     created_at: Timestamp
+    appended_at: Timestamp | None = None
+    """When it was written, where `created_at` is what was said of it."""
 
 
 LAST_POSITION = 2**53
@@ -71,6 +74,8 @@ class ForkedFrom(Model):
 
 
 class ThreadCreated(ThreadEvent):
+    """Of a thread that is there already it says only what nobody has said of it yet: it stays whose it is."""
+
     type: Literal["thread.created"] = "thread.created"
     forked_from: ForkedFrom | None = None
     user_id: Identifier | None = None
@@ -80,14 +85,19 @@ class ThreadCreated(ThreadEvent):
     created_at: Timestamp
 
 
+ClearedField = Annotated[Literal["title", "summary", "metadata"], GROWING]
+"""What of a thread can be taken back."""
+
+
 class ThreadUpdated(ThreadEvent):
-    """Carries what changed; a field that is null stays as it is."""
+    """Carries what changed. A field that is null stays as it is, but where `cleared` names it: then there is none."""
 
     type: Literal["thread.updated"] = "thread.updated"
     title: str | None = None
     summary: str | None = None
     status: ThreadStatus | None = None
     metadata: JsonObject | None = None
+    cleared: list[ClearedField] = NO_ITEMS
     updated_at: Timestamp
 
 
@@ -176,7 +186,9 @@ EXAMPLES = [
     ),
     MessageDeleted.model_validate({"thread_id": "t-1", "message_ids": [_MESSAGE], "deleted_at": _AT}),
     ThreadCreated.model_validate({"thread_id": "t-1", "title": "Plans", "created_at": _AT}),
-    ThreadUpdated.model_validate({"thread_id": "t-1", "title": "Plans for Monday", "updated_at": _AT}),
+    ThreadUpdated.model_validate(
+        {"thread_id": "t-1", "title": "Plans for Monday", "cleared": ["summary"], "updated_at": _AT}
+    ),
     ThreadDeleted.model_validate({"thread_id": "t-1", "deleted_at": _AT}),
     TurnOpened.model_validate(
         {

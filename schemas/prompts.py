@@ -1,12 +1,13 @@
 """Topic `prompts`: what the world asks of a thread. Anyone allowed may write here, in any language."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.agents import ContextOptions, Limits, ModelRef
-from schemas.base import NO_FIELDS, NO_ITEMS, Identifier, JsonObject, Model, Name, ThreadEvent, TokenCounts
-from schemas.journal import ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
+from schemas.base import NO_FIELDS, NO_ITEMS, Identifier, JsonObject, Model, Name, ThreadEvent, Timestamp, TokenCounts
+from schemas.journal import ClearedField, ForkedFrom, MessagePosition, MessageStatus, Role, ThreadStatus
 from schemas.parts import Content, TextPart
 
 
@@ -65,7 +66,10 @@ class HumanReply(ThreadEvent):
 
 
 class ThreadCreate(ThreadEvent):
-    """`forked_from` says where the thread is from; whoever creates it appends the messages."""
+    """`forked_from` says where the thread is from; whoever creates it appends the messages.
+
+    A thread that is there already stays whose it is, and takes what nobody has said of it yet.
+    """
 
     type: Literal["thread.create"] = "thread.create"
     forked_from: ForkedFrom | None = None
@@ -76,13 +80,16 @@ class ThreadCreate(ThreadEvent):
 
 
 class ThreadUpdate(ThreadEvent):
-    """Changes what is given; a field that is left out stays."""
+    """Changes what is given, `metadata` as a whole. What is left out or null stays, but where `cleared` names it: then
+    there is none.
+    """
 
     type: Literal["thread.update"] = "thread.update"
     title: str | None = None
     summary: str | None = None
     status: ThreadStatus | None = None
     metadata: JsonObject | None = None
+    cleared: list[ClearedField] = NO_ITEMS
 
 
 class ThreadDelete(ThreadEvent):
@@ -105,6 +112,8 @@ class NewMessage(Model):
     latency_ms: int | None = None
     finish_reason: str | None = None
     metadata: JsonObject = NO_FIELDS
+    created_at: Timestamp | None = None
+    """When it was said: not before 1970, and not more than 5 minutes from now. None: now."""
 
 
 class MessagesAppend(ThreadEvent):
@@ -144,8 +153,11 @@ EXAMPLES = [
     ToolApproval(thread_id="t-1", call_id="01990000-0000-7000-8000-000000000002", approved=True, user_id="u-1"),
     HumanReply(thread_id="t-1", turn_id=_TURN, content=[TextPart(text="On my way.")], user_id="u-2"),
     ThreadCreate(thread_id="t-1", user_id="u-1", title="Plans"),
-    ThreadUpdate(thread_id="t-1", title="Plans for Monday", status="archived"),
+    ThreadUpdate(thread_id="t-1", title="Plans for Monday", status="archived", cleared=["summary"]),
     ThreadDelete(thread_id="t-1"),
-    MessagesAppend(thread_id="t-1", messages=[NewMessage(role="user", content="imported")]),
+    MessagesAppend(
+        thread_id="t-1",
+        messages=[NewMessage(role="user", content="imported", created_at=datetime(2020, 1, 1, tzinfo=UTC))],
+    ),
     MessagesDelete(thread_id="t-1", message_ids=["01990000-0000-7000-8000-000000000003"]),
 ]

@@ -24,7 +24,10 @@ from services.agents.failures import CallFailed
 from services.runtime.errors import ConfigurationError
 
 Handler = Callable[[ContextHandlerRequest], Any]
-"""A function of an entry point, `async` or not. It answers a ContextHandlerAnswer, or the JSON of one."""
+"""What an entry point names: a function, or any object that is called as one, `async` or not.
+
+It answers a ContextHandlerAnswer, or the JSON of one, at once or when it is awaited.
+"""
 
 
 class ContextHandlerEntry(BaseModel):
@@ -96,12 +99,13 @@ class ContextHandlers:
             raise _failed(entry.name, failure.message, retryable=failure.retryable) from failure
 
     async def _call(self, entry: ContextHandlerEntry, request: ContextHandlerRequest) -> Any:
-        """A function that is not `async` runs in a thread, which a time-out leaves behind."""
+        """What is not `async` runs in a thread, which a time-out leaves behind; what it gives is awaited here."""
         function = self._functions[entry.name]
         try:
             if inspect.iscoroutinefunction(function):
                 return await cast("Awaitable[Any]", function(request))
-            return await asyncio.to_thread(function, request)
+            said = await asyncio.to_thread(function, request)
+            return await said if inspect.isawaitable(said) else said
         except Exception as error:
             if isinstance(error, TimeoutError):
                 raise

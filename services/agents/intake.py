@@ -83,7 +83,7 @@ class Intake:
     def _decode(self, record: Record) -> PromptsEvent | Prepared:
         """The event, or what becomes of a record that is none or that another partition must decide."""
         try:
-            event: PromptsEvent = decode_prompts_event(record.value, header_map(record.headers))
+            event: PromptsEvent = decode_prompts_event(record.value, header_map(record.headers), datetime.now(UTC))
         except RecordRejectedError as error:
             return _rejected(record, error)
         target = partition_of(event.thread_id, self._partitions)
@@ -176,7 +176,7 @@ class Intake:
         keys: list[PromptKey] = []
         for record in records:
             try:
-                event: PromptsEvent = decode_prompts_event(record.value, header_map(record.headers))
+                event: PromptsEvent = decode_prompts_event(record.value, header_map(record.headers), datetime.now(UTC))
             except RecordRejectedError:
                 continue
             if isinstance(event, PromptSubmitted):

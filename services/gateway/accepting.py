@@ -1,6 +1,7 @@
 """What is written to the log is what its readers take: they would set aside anything else, and nobody would know."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import pydantic_core
 
@@ -19,7 +20,7 @@ def hold_to_readers(topic: Topic, value: bytes, headers: Mapping[str, str]) -> N
     """Raises ProblemError where no reader of the topic would take the record: 413 too large, else 422."""
     try:
         if topic is PROMPTS:
-            decode_prompts_event(value, headers)
+            decode_prompts_event(value, headers, datetime.now(UTC))
         else:
             decode_event(topic, value, headers, max_bytes=MAX_RECORD_BYTES)
     except RecordRejectedError as error:

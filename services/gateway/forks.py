@@ -15,7 +15,7 @@ from schemas.prompts import MessagesAppend, NewMessage, ThreadCreate
 from schemas.topics import MAX_EVENT_BYTES
 from services.gateway.accepting import hold_event
 from services.gateway.ports import Ports
-from services.gateway.reads import known_thread, message_pages, read_thread
+from services.gateway.reads import known_thread, message_pages, read_thread, thread_if_any
 from services.gateway.writes import ThreadChange
 from services.runtime.web import ProblemError, problem
 
@@ -41,7 +41,8 @@ async def fork(
         for each in page:
             _hold(_append(create, [_copy(create, each)]), each)
     if there is None:
-        inherited = {"title": original.title, "summary": original.summary, "user_id": original.user_id}
+        title = original.title if original.title_message_id is None else None
+        inherited = {"title": title, "summary": original.summary, "user_id": original.user_id}
         filled = {name: value for name, value in inherited.items() if getattr(create, name) is None}
         yield create.model_copy(update={**filled, "metadata": original.metadata | create.metadata}), 0
     async for page in _pages_of(ports, original, last, create):
@@ -115,11 +116,8 @@ async def _position_of(ports: Ports, tenant_id: str, source: ForkedFrom) -> int 
 
 async def _ids_there(ports: Ports, create: ThreadCreate, source: ForkedFrom) -> set[str] | None:
     """Of the messages that the new thread has already; None where there is no such thread."""
-    try:
-        thread = ThreadView.model_validate(await read_thread(ports, create.tenant_id, create.thread_id))
-    except ProblemError as error:
-        if error.problem.status != 404:
-            raise
+    thread = await thread_if_any(ports, create.tenant_id, create.thread_id)
+    if thread is None:
         return None
     if thread.forked_from != source:
         detail = f"thread {create.thread_id!r} is there and no fork of this: name another one, or none"

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from schemas.agents import AgentSpec
-from schemas.base import DEFAULT_TENANT
+from schemas.base import DEFAULT_TENANT, TenantId
 from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
@@ -15,6 +17,8 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Upstream
 from services.runtime.budgets import BudgetBoard
 from services.runtime.registry import Registry
+
+_TENANT_ID = TypeAdapter[str](TenantId)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,15 @@ def ports_of(request: Request) -> Ports:
 
 
 def tenant_of(request: Request) -> str:
-    """The tenant of a request; its header counts only behind a proxy that is trusted to set it."""
-    ports = ports_of(request)
-    if ports.settings.trust_tenant_header:
-        return request.headers.get("x-tenant-id") or DEFAULT_TENANT
-    return DEFAULT_TENANT
+    """The tenant of a request; its header counts only behind a proxy that is trusted to set it.
+
+    Raises RequestValidationError where it names none.
+    """
+    named = request.headers.get("x-tenant-id") if ports_of(request).settings.trust_tenant_header else None
+    try:
+        return _TENANT_ID.validate_python(named or DEFAULT_TENANT)
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("header", "X-Tenant-Id")} for each in error.errors()]) from error
 
 
 PortsDep = Annotated[Ports, Depends(ports_of)]

@@ -50,24 +50,37 @@ async def read_thread(ports: Ports, tenant_id: str, thread_id: str, *below: str,
     )
 
 
+async def thread_if_any(ports: Ports, tenant_id: str, thread_id: str) -> ThreadView | None:
+    """None where there is none. Raises ProblemError and UnavailableError where nobody can tell."""
+    try:
+        return ThreadView.model_validate(await read_thread(ports, tenant_id, thread_id))
+    except ProblemError as error:
+        if error.problem.status != 404:
+            raise
+        return None
+
+
 async def answers_in_progress(
     ports: Ports, tenant_id: str, thread_id: str, asked: MessageListQuery
 ) -> Page[MessageView]:
-    """Answers that open turns have yet to give, those that are `streaming` with what has come of them.
+    """Messages that were appended as `pending` or `streaming`, and answers that open turns have yet to give, those that
+    are `streaming` with what has come of them.
 
     Where the deltas are not to be had in time, they are all `pending`.
     """
-    parameters = asked.model_copy(update={"status": "pending"}).model_dump(mode="json")
-    page = Page[MessageView].model_validate(await read_thread(ports, tenant_id, thread_id, "messages", **parameters))
-    answers: list[MessageView] = []
-    for answer in page.items:
-        assert answer.turn_id is not None
+    read = await read_thread(ports, tenant_id, thread_id, "messages", **asked.model_dump(mode="json"))
+    page = Page[MessageView].model_validate(read)
+    items: list[MessageView] = []
+    for message in page.items:
+        if message.turn_id is None:
+            items.append(message)
+            continue
         try:
-            written = await ports.log.written(tenant_id, thread_id, answer.turn_id, answer.created_at)
+            written = await ports.log.written(tenant_id, thread_id, message.turn_id, message.created_at)
         except UnavailableError:
             written = {}
-        answers.append(streaming(answer, written.get(answer.step)))
-    return Page(items=[each for each in answers if each.status == asked.status])
+        items.append(streaming(message, written.get(message.step)))
+    return Page(items=[each for each in items if each.status == asked.status], next_cursor=page.next_cursor)
 
 
 async def message_pages(

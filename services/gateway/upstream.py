@@ -1,4 +1,4 @@
-"""Memory and usage over HTTP: their answers pass through as they are, their problems too."""
+"""Memory and usage over HTTP: their answers pass through as they are, their problems too, but for their own errors."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
@@ -99,7 +99,7 @@ class Upstream:
             raise self._away(error) from error
 
     async def _refused(self, response: aiohttp.ClientResponse) -> NoReturn:
-        if response.content_type == "application/problem+json":
+        if response.content_type == "application/problem+json" and response.status != 500:
             document = Problem.model_validate_json(await response.read())
             headers = {"Retry-After": response.headers["Retry-After"]} if response.status == 503 else {}
             raise ProblemError(document, headers=headers)

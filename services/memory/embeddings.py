@@ -253,7 +253,7 @@ def message_usage(
             model=embedder.model,
             input_tokens=share,
             estimated=answer.estimated,
-            occurred_at=_spent_at(message.created_at, now),
+            occurred_at=_spent_at(message.appended_at or message.created_at, now),
         )
         for message, share in zip(messages, shares, strict=True)
     ]

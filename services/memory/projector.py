@@ -17,7 +17,9 @@ from schemas.journal import (
     MessageAdded,
     MessageDeleted,
     PromptDropped,
+    ThreadCreated,
     ThreadDeleted,
+    ThreadUpdated,
     TurnClosed,
     TurnOpened,
     TurnWaiting,
@@ -39,6 +41,16 @@ CALLS = "calls"
 
 SAID_OF_A_MESSAGE = sorted(MessageAdded.model_fields.keys() & MessageView.model_fields.keys())
 _said_of = attrgetter(*SAID_OF_A_MESSAGE)
+
+
+class StoredThread(ThreadView):
+    """A thread as its document has it: with the position of the message that its title is from."""
+
+    title_position: int | None = None
+
+
+FROM_NO_MESSAGE = {"title_message_id": None, "title_position": None}
+"""Of a title that somebody has given, or that is none."""
 
 
 class TurnView(Model):
@@ -101,13 +113,13 @@ def points_read(events: Sequence[JournalEvent]) -> list[str]:
 class _Thread(NamedTuple):
     """`view` but for when it was changed last, which every event of a thread moves."""
 
-    view: ThreadView
+    view: StoredThread
     position: int
     """Offset of the last event that it shows."""
     updated_at: datetime
 
     @staticmethod
-    def of(view: ThreadView, position: int) -> "_Thread":
+    def of(view: StoredThread, position: int) -> "_Thread":
         return _Thread(view, position, view.updated_at)
 
 
@@ -124,7 +136,7 @@ class _Batch:
     def thread(self, point: str) -> _Thread | None:
         if point in self.threads or (document := self.document(point)) is None:
             return self.threads.get(point)
-        return _Thread.of(ThreadView.model_validate_json(document.body), position_of(document))
+        return _Thread.of(StoredThread.model_validate_json(document.body), position_of(document))
 
     def has_passed(self, offset: int, event: JournalEvent) -> bool:
         """Whether the thread shows this event already, and whatever came of it: a restart reads it again."""
@@ -193,18 +205,12 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
         case "message.added":
             _message_added(batch, offset, event)
         case "message.deleted":
-            for message_id in event.message_ids:
-                _message_deleted(batch, message_point(event.tenant_id, event.thread_id, message_id), event.tenant_id)
-            if event.from_position is not None or event.to_position is not None:
-                _range_deleted(batch, offset, event)
-            _thread_passes(batch, offset, event)
+            _messages_deleted(batch, offset, event)
         case "thread.created":
-            said = _given(event, "forked_from", "user_id", "title", "summary")
-            said |= {"metadata": event.metadata} if event.metadata else {}
-            _put_thread(batch, offset, event, event.created_at, said)
+            _put_thread(batch, offset, event, event.created_at, _said_first(batch, event))
         case "thread.updated":
             if batch.thread(thread_point(event.tenant_id, event.thread_id)) is not None:
-                said = _given(event, "title", "summary", "status", "metadata")
+                said = _cleared(event) | _given(event, "title", "summary", "status", "metadata")
                 _put_thread(batch, offset, event, event.updated_at, said)
         case "thread.deleted":
             _thread_deleted(batch, offset, event)
@@ -212,6 +218,18 @@ def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
             _put_thread(batch, offset, event, event.opened_at, {}, first_user=event.user_id, agent=event.agent)
         case "prompt.dropped" | "turn.waiting" | "turn.closed":
             pass
+
+
+def _said_first(batch: _Batch, event: ThreadCreated) -> dict[str, Any]:
+    """What the event says of a thread and nobody has said before: one that is there stays whose it is."""
+    said = _given(event, "forked_from", "user_id", "title", "summary")
+    said |= {"metadata": event.metadata} if event.metadata else {}
+    known = batch.thread(thread_point(event.tenant_id, event.thread_id))
+    if known is None:
+        return said
+    view = known.view
+    is_titled = view.title is not None and view.title_message_id is None
+    return {name: said[name] for name in said if not (is_titled if name == "title" else getattr(view, name))}
 
 
 def _turn_changed(batch: _Batch, event: TurnOpened | TurnWaiting | TurnClosed | PromptDropped) -> None:
@@ -246,10 +264,8 @@ def _message_added(batch: _Batch, offset: int, event: MessageAdded) -> None:
     batch.put(_message_document(point, offset, event, text, [each.call_id for each in calls]))
     for call in calls:
         batch.put(_call_document(offset, event, call))
-    title = text.strip().split("\n", 1)[0][:TITLE_LENGTH] if event.role == "user" else None
-    _put_thread(
-        batch, offset, event, event.created_at, {}, first_user=event.user_id, first_title=title, agent=event.agent
-    )
+    titles = event if event.role == "user" else None
+    _put_thread(batch, offset, event, event.created_at, {}, first_user=event.user_id, titles=titles, agent=event.agent)
 
 
 def _message_document(point: str, offset: int, event: MessageAdded, text: str, call_ids: Sequence[str]) -> Document:
@@ -274,6 +290,8 @@ def _message_body(offset: int, event: MessageAdded, text: str) -> str:
     """A MessageView as JSON, without making one: that took a tenth of what it takes to project a message."""
     said = {name: value for name, value in zip(SAID_OF_A_MESSAGE, _said_of(event), strict=True) if value is not None}
     said |= {"position": offset, "text": text, "created_at": format_time(event.created_at)}
+    if event.appended_at is not None:
+        said["appended_at"] = format_time(event.appended_at)
     return to_json(said, exclude_none=True, inf_nan_mode="null").decode()
 
 
@@ -295,6 +313,25 @@ def _call_document(offset: int, event: MessageAdded, part: ToolCallPart) -> Docu
     )
 
 
+def _messages_deleted(batch: _Batch, offset: int, event: MessageDeleted) -> None:
+    """A title that is from one of them goes with it.
+
+    The thread says which message that is: where a process died in the middle, the message may be gone already.
+    """
+    for message_id in event.message_ids:
+        _message_deleted(batch, message_point(event.tenant_id, event.thread_id, message_id), event.tenant_id)
+    within = _positions_deleted(offset, event)
+    if within is not None:
+        for kind in OF_MESSAGES:
+            batch.remove_all(Find(kind, event.tenant_id, {"thread_id": event.thread_id}, between={"position": within}))
+    thread = batch.thread(thread_point(event.tenant_id, event.thread_id))
+    if thread is None:
+        return
+    titled, position = thread.view.title_message_id, thread.view.title_position
+    goes = titled in event.message_ids or (within is not None and position is not None and within.holds(position))
+    _thread_passes(batch, offset, event, {"title": None, **FROM_NO_MESSAGE} if goes else {})
+
+
 def _message_deleted(batch: _Batch, point: str, tenant_id: str) -> None:
     """Its tool calls go with it, so that nobody can approve one that no message tells of."""
     known = batch.document(point)
@@ -308,12 +345,12 @@ def _only_about_tools(event: MessageAdded, text: str) -> bool:
     return event.role == "tool" or (not text and any(isinstance(part, ToolCallPart) for part in event.parts))
 
 
-def _range_deleted(batch: _Batch, offset: int, event: MessageDeleted) -> None:
-    """Messages at positions, of those before the event; their calls are from the same ones."""
+def _positions_deleted(offset: int, event: MessageDeleted) -> Range | None:
+    """Of messages before the event, and of their calls, which are from the same ones; None where only ids are named."""
+    if event.from_position is None and event.to_position is None:
+        return None
     last = offset - 1 if event.to_position is None else min(event.to_position, offset - 1)
-    within = Range(above=None if event.from_position is None else event.from_position - 1, below=last + 1)
-    for kind in OF_MESSAGES:
-        batch.remove_all(Find(kind, event.tenant_id, {"thread_id": event.thread_id}, between={"position": within}))
+    return Range(above=None if event.from_position is None else event.from_position - 1, below=last + 1)
 
 
 def _thread_deleted(batch: _Batch, offset: int, event: ThreadDeleted) -> None:
@@ -330,19 +367,20 @@ def _thread_deleted(batch: _Batch, offset: int, event: ThreadDeleted) -> None:
 
 def being_deleted(thread: Document, remaining: int) -> Document:
     """A thread while it goes, with so many messages still there; what an earlier start has removed counts too."""
-    view = ThreadView.model_validate_json(thread.body)
+    view = StoredThread.model_validate_json(thread.body)
     total = max(view.deletion.total if view.deletion else 0, remaining)
     deletion = ThreadDeletion(removed=total - remaining, total=total)
     changed = view.model_copy(update={"status": "deleting", "deletion": deletion})
     return _thread_document(thread.point_id, _Thread.of(changed, position_of(thread)))
 
 
-def _thread_passes(batch: _Batch, offset: int, event: JournalEvent) -> None:
-    """The thread shows an event that changes nothing of it, if there is such a thread."""
+def _thread_passes(batch: _Batch, offset: int, event: JournalEvent, changes: Mapping[str, Any] | None = None) -> None:
+    """The thread shows an event that does not move it to the front, if there is such a thread."""
     point = thread_point(event.tenant_id, event.thread_id)
     known = batch.thread(point)
     if known is not None:
-        batch.put_thread(point, _Thread(known.view, offset, known.updated_at))
+        view = known.view.model_copy(update=changes) if changes else known.view
+        batch.put_thread(point, _Thread(view, offset, known.updated_at))
 
 
 def _put_thread(
@@ -353,25 +391,34 @@ def _put_thread(
     changes: Mapping[str, Any],
     *,
     first_user: str | None = None,
-    first_title: str | None = None,
+    titles: MessageAdded | None = None,
     agent: str | None = None,
 ) -> None:
-    """Creates or changes the thread; `first_*` fill what nobody has said yet, user and agent take part from now on."""
+    """Creates or changes the thread; `first_user` and what `titles` says fill what nobody has said yet, user and agent
+    take part from now on."""
     point = thread_point(event.tenant_id, event.thread_id)
     known = batch.thread(point)
     if known is None:
-        new = ThreadView(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
+        new = StoredThread(tenant_id=event.tenant_id, thread_id=event.thread_id, created_at=at, updated_at=at)
         known = _Thread(new, offset, at)
     view, said = known.view, dict(changes)
+    if "title" in said:
+        said |= FROM_NO_MESSAGE
     if first_user and view.user_id is None:
         said.setdefault("user_id", first_user)
-    if first_title and view.title is None:
-        said.setdefault("title", first_title)
+    if titles is not None and view.title is None:
+        said |= _title_of(titles, offset)
     if new_users := _new(view.users, changes.get("user_id"), first_user):
         said["users"] = [*view.users, *new_users]
     if new_agents := _new(view.agents, agent):
         said["agents"] = [*view.agents, *new_agents]
     batch.put_thread(point, _Thread(view.model_copy(update=said) if said else view, offset, max(at, known.updated_at)))
+
+
+def _title_of(message: MessageAdded, position: int) -> dict[str, Any]:
+    """The first line of what it says, and whose that is; nothing where it says nothing."""
+    title = text_of(message.parts).strip().split("\n", 1)[0][:TITLE_LENGTH]
+    return {"title": title, "title_message_id": message.message_id, "title_position": position} if title else {}
 
 
 def _thread_document(point: str, known: _Thread) -> Document:
@@ -410,6 +457,10 @@ def _new(names: Sequence[str], *others: str | None) -> Sequence[str]:
     """Those of the others that are not among the names, each once. Mostly there are none."""
     new = [each for each in others if each and each not in names]
     return [*dict.fromkeys(new)] if new else new
+
+
+def _cleared(event: ThreadUpdated) -> dict[str, Any]:
+    return {name: StoredThread.model_fields[name].get_default(call_default_factory=True) for name in event.cleared}
 
 
 def _given(event: Model, *names: str) -> dict[str, Any]:

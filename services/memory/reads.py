@@ -220,7 +220,8 @@ class Reads:
     ) -> Page[MessageView]:
         """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools.
 
-        With those that are stored as `pending` goes what open turns have yet to answer, behind them all.
+        With those that are stored as `pending`, or as `streaming`, goes what open turns have yet to answer, behind them
+        all and `pending`: memory does not know what of it has come.
         """
         where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
@@ -228,7 +229,7 @@ class Reads:
             find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
         )
         items = _messages(documents)
-        if status == "pending" and (cursor if descending else following) is None:
+        if status in ("pending", "streaming") and (cursor if descending else following) is None:
             yet = await self._pending(tenant_id, thread_id, role, agent, turn_id)
             items = [*yet, *items] if descending else [*items, *yet]
         return Page[MessageView](items=items, next_cursor=following)
@@ -343,9 +344,8 @@ class Reads:
         hits: list[MessageHit] = []
         neighbours: list[MessageView] = []
         without_vector = None
-        query = request.query or next((each.text for each in turn if each.role == "user"), "")
-        if options.search is not None and options.search.limit and query:
-            hits, without_vector = await self._hits(request, options.search, query, [*turn, *recent.items])
+        if options.search is not None and options.search.limit:
+            hits, without_vector = await self._hits(request, options.search, turn, recent.items)
             ranges = [_not_in_hand(request, hit.message, options.search.message_range, recent) for hit in hits]
             around = [
                 self._around(request, hit.message, wanted)
@@ -363,9 +363,18 @@ class Reads:
         )
 
     async def _hits(
-        self, request: ContextRequest, search: SearchOptions, query: str, in_hand: Sequence[MessageView]
+        self,
+        request: ContextRequest,
+        search: SearchOptions,
+        turn: Sequence[MessageView],
+        recent: Sequence[MessageView],
     ) -> tuple[list[MessageHit], str | None]:
-        """What matches, but for the turn's own: what asks is no answer. And why meaning was not asked, if so."""
+        """What matches, but for the turn's own and for what asks, which is no answer. And why meaning was not asked, if
+        so."""
+        asks = None if request.query else await self._asks(request, turn)
+        query = request.query or (asks.text if asks else "")
+        if not query:
+            return [], None
         threads = [request.thread_id]
         if search.other_threads and request.user_id is not None:
             threads += await self._threads_of(request.tenant_id, request.user_id)
@@ -376,18 +385,27 @@ class Reads:
             find,
             query,
             [by for by, is_wanted in wanted.items() if is_wanted],
-            search.limit,
-            Asker(request.tenant_id, request.user_id, request.thread_id, request.turn_id),
+            search.limit + (asks is not None),
+            Asker(request.tenant_id, request.user_id, request.thread_id, None if request.preview else request.turn_id),
             least=search.score_threshold,
         )
-        found = {each.point_id: each for each in result.found}
-        messages = {message_point(each.tenant_id, each.thread_id, each.message_id): each for each in in_hand}
+        asking = _point_of(asks) if asks is not None else None
+        others = [each for each in result.found if each.point_id != asking]
+        found = {each.point_id: each for each in others[: search.limit]}
+        messages = {_point_of(each): each for each in (*turn, *recent)}
         bodies = await self._store.bodies([point for point in found if point not in messages])
         messages |= {point: MessageView.model_validate_json(body) for point, body in bodies.items()}
         hits = [
             MessageHit(messages[point], each.score, each.found_by) for point, each in found.items() if point in messages
         ]
         return hits, result.without_vector
+
+    async def _asks(self, request: ContextRequest, turn: Sequence[MessageView]) -> MessageView | None:
+        """The message that says what is looked for: the turn's own prompt, without a turn the last one of a user."""
+        if request.turn_id is not None:
+            return next((each for each in turn if each.role == "user"), None)
+        page = await self.messages(request.tenant_id, request.thread_id, role="user", limit=1, descending=True)
+        return next(iter(page.items), None)
 
     async def _around(self, request: ContextRequest, message: MessageView, wanted: MessageRange) -> list[MessageView]:
         """Neighbours of a hit."""
@@ -457,6 +475,10 @@ def _not_in_hand(
     return MessageRange(
         before=0 if earlier >= wanted.before else wanted.before, after=0 if is_followed else wanted.after
     )
+
+
+def _point_of(message: MessageView) -> str:
+    return message_point(message.tenant_id, message.thread_id, message.message_id)
 
 
 def _messages(listed: Sequence[Listed]) -> list[MessageView]:

@@ -47,7 +47,10 @@ def problem_response(document: Problem, headers: dict[str, str] | None = None) -
 
 
 def install_problems(app: FastAPI) -> None:
-    """Makes every error that leaves the application a problem document."""
+    """Makes every error that leaves the application a problem document.
+
+    One that nobody expected says nothing of itself: the server logs it, with its traceback.
+    """
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)
@@ -80,6 +83,17 @@ def install_problems(app: FastAPI) -> None:
         document = Problem(type=f"urn:turnlog:problem:{slug}", title="Not available now", status=503, detail=str(error))
         return problem_response(document, {"Retry-After": "1"})
 
+    async def on_unexpected(request: Request, error: Exception) -> Response:
+        return problem_response(
+            Problem(
+                type="urn:turnlog:problem:internal-error",
+                title="Internal error",
+                status=500,
+                detail="what went wrong is in the service's log",
+            )
+        )
+
+    app.add_exception_handler(Exception, on_unexpected)
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -46,6 +46,26 @@ async def redacts_later(request: ContextHandlerRequest) -> Any:
     return redacts(request)
 
 
+class Redacting:
+    async def __call__(self, request: ContextHandlerRequest) -> Any:
+        return redacts(request)
+
+
+an_object = Redacting()
+
+
+def decorated(request: ContextHandlerRequest) -> Any:
+    return redacts_later(request)
+
+
+async def raises_later(request: ContextHandlerRequest) -> Any:
+    return raises(request)
+
+
+def decorated_raises(request: ContextHandlerRequest) -> Any:
+    return raises_later(request)
+
+
 def raises(request: ContextHandlerRequest) -> Any:
     raise RuntimeError("no such customer")
 
@@ -95,7 +115,7 @@ async def hook() -> AsyncIterator[TestServer]:
         yield server
 
 
-@pytest.mark.parametrize("function", ["redacts", "redacts_later"])
+@pytest.mark.parametrize("function", ["redacts", "redacts_later", "an_object", "decorated"])
 async def test_a_function_says_what_the_model_sees(function: str) -> None:
     async with handlers({"entry_point": f"{__name__}:{function}"}) as made:
         [message] = await made.handle("it", REQUEST)
@@ -143,8 +163,9 @@ async def test_nobody_there_is_a_failure_that_may_pass() -> None:
 
 
 async def test_a_function_that_raises_or_takes_too_long_is_a_failure() -> None:
-    async with handlers({"entry_point": f"{__name__}:raises"}) as made:
-        assert "no such customer" in (await failure(made)).message
+    for function in ("raises", "decorated_raises"):
+        async with handlers({"entry_point": f"{__name__}:{function}"}) as made:
+            assert "no such customer" in (await failure(made)).message
     async with handlers({"entry_point": f"{__name__}:sleeps", "timeout_seconds": 0.01}) as made:
         failed = await failure(made)
     assert (failed.retryable, "within 0.01 s" in failed.message) == (True, True)

@@ -1,5 +1,6 @@
 """What no worker would take is refused before it is written; what one takes is not."""
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -75,7 +76,7 @@ def append_of(*contents: str) -> MessagesAppend:
 async def test_what_a_worker_takes_is_written(log: ThreadLog, producer: Producer, event: ThreadEvent) -> None:
     await log.submit(event)
     [record] = producer.written
-    assert decode_prompts_event(record["value"], header_map(record["headers"])) == event
+    assert decode_prompts_event(record["value"], header_map(record["headers"]), datetime.now(UTC)) == event
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,15 @@ async def test_what_no_worker_takes_is_refused_and_not_written(
         await log.submit(event)
     assert raised.value.problem.status == status
     assert words in (raised.value.problem.detail or "")
+    assert producer.written == []
+
+
+async def test_a_message_that_is_yet_to_be_said_is_refused(log: ThreadLog, producer: Producer) -> None:
+    ahead = NewMessage(role="user", content="x", created_at=datetime.now(UTC) + timedelta(minutes=6))
+    with pytest.raises(ProblemError) as raised:
+        await log.submit(MessagesAppend(thread_id="t", messages=[ahead]))
+    assert (raised.value.problem.status, raised.value.problem.type) == (422, "urn:turnlog:problem:invalid-request")
+    assert "messages.0.created_at" in (raised.value.problem.detail or "")
     assert producer.written == []
 
 

@@ -85,7 +85,7 @@ async def test_a_message_that_is_larger_than_a_prompt_may_be_is_copied(size: int
     commands: list[ThreadChange] = []
     assert await forked(Memory(9, last="x" * size), commands) == [0, 1, 1]
     for command in commands:
-        assert decode_prompts_event(encode_event(command), {"ce_type": command.type}) == command
+        assert decode_prompts_event(encode_event(command), {"ce_type": command.type}, EPOCH) == command
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from services.agents.turn.inputs import CommandArrived, Decision, Environment
 from services.agents.turn.state import ThreadState
 from services.runtime.owner.actor import Emit
 
+APPENDED_AS_SAID = NewMessage.model_fields.keys() - {"message_id", "content", "created_at"}
+
 
 def command_arrived(state: ThreadState | None, arrived: CommandArrived, env: Environment) -> Decision:
     """Writes a change of the thread to its journal; deleting a thread ends its turns first."""
@@ -36,6 +38,7 @@ def command_arrived(state: ThreadState | None, arrived: CommandArrived, env: Env
                 summary=command.summary,
                 status=command.status,
                 metadata=command.metadata,
+                cleared=command.cleared,
                 updated_at=env.at,
             )
         case MessagesDelete():
@@ -61,13 +64,14 @@ def _appended(command: MessagesAppend, record_id: str, env: Environment) -> list
     emits: list[Emit] = []
     for index, message in enumerate(command.messages):
         message_id = message.message_id or derived_id("append", record_id, index, at=time_of(record_id))
-        said = {name: getattr(message, name) for name in NewMessage.model_fields.keys() - {"message_id", "content"}}
+        said = {name: getattr(message, name) for name in APPENDED_AS_SAID}
         event = MessageAdded(
             tenant_id=command.tenant_id,
             thread_id=command.thread_id,
             message_id=message_id,
             parts=parts_of(message.content),
-            created_at=env.at,
+            created_at=message.created_at or env.at,
+            appended_at=env.at if message.created_at else None,
             **said,
         )
         emits.append(Emit(MESSAGES.name, event, message_id))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.agents import ContextOptions
 from schemas.base import Identifier, JsonObject, Name, ThreadId
@@ -22,13 +22,14 @@ from schemas.http import (
     ThreadView,
 )
 from schemas.ids import new_id
-from schemas.journal import ForkedFrom, MessagePosition, ThreadStatus
+from schemas.journal import ClearedField, ForkedFrom, MessagePosition, ThreadStatus
 from schemas.prompts import MessagesAppend, MessagesDelete, NewMessage, ThreadCreate, ThreadDelete, ThreadUpdate
 from services.gateway.fanout import BadPositionError, Position
 from services.gateway.forks import fork
-from services.gateway.ports import PortsDep, TenantDep
-from services.gateway.reads import answers_in_progress, known_thread, read_thread
+from services.gateway.ports import Ports, PortsDep, TenantDep
+from services.gateway.reads import answers_in_progress, known_thread, once_known, read_thread, thread_if_any
 from services.gateway.sse import thread_events
+from services.gateway.upstream import path_of
 from services.gateway.writes import carry_out, write
 from services.runtime.web import problem
 
@@ -52,10 +53,30 @@ class ForkBody(ThreadBody):
 
 
 class ThreadPatch(RequestBody):
+    """What is left out stays. Null clears; there is always a status. `metadata` is replaced as a whole."""
+
     title: str | None = None
     summary: str | None = None
     status: ThreadStatus | None = None
     metadata: JsonObject | None = None
+
+    @field_validator("status")
+    @classmethod
+    def _is_one(cls, value: ThreadStatus | None) -> ThreadStatus | None:
+        if value is None:
+            raise ValueError("a thread is active or archived: leave the status out for it to stay")
+        return value
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give one of title, summary, status and metadata")
+        return self
+
+    @property
+    def cleared(self) -> list[ClearedField]:
+        clearable: tuple[ClearedField, ...] = ("title", "summary", "metadata")
+        return [name for name in clearable if name in self.model_fields_set and getattr(self, name) is None]
 
 
 class AppendBody(RequestBody):
@@ -78,9 +99,13 @@ class DeleteBody(RequestBody):
 
 
 class ContextBody(RequestBody):
-    """`agent`: whose instructions and context options hold; `options` win over its own, as those of a prompt do."""
+    """`agent`: whose instructions and context options hold; `options` take the place of these, all of them, as those of
+    a prompt do. A search is for the `query`, else for the prompt of `turn_id`, else for what a user has said last.
+    Other threads are those of `user_id`, else of the turn's user.
+    """
 
     agent: Name | None = None
+    turn_id: Identifier | None = None
     user_id: Identifier | None = None
     query: str | None = None
     options: ContextOptions | None = None
@@ -90,7 +115,10 @@ class ContextBody(RequestBody):
 async def create_thread(
     body: ThreadBody, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
 ) -> dict[str, Any]:
-    """Creates a thread; one that is only prompted comes into being by itself."""
+    """Creates a thread; one that is only prompted comes into being by itself. 409 where there is one of this id."""
+    if body.thread_id is not None and await thread_if_any(ports, tenant_id, body.thread_id) is not None:
+        detail = f"thread {body.thread_id!r} is there: change it with PATCH, or name another one, or none"
+        raise problem(409, "thread-exists", "Thread exists", detail)
     thread_id = body.thread_id or new_id(datetime.now(UTC))
     fields = body.model_dump(exclude={"thread_id"})
     change = ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields)
@@ -118,9 +146,12 @@ async def patch_thread(
     tenant_id: TenantDep,
     wait: Wait = None,
 ) -> dict[str, Any]:
-    """Changes what is given. 404 where there is no such thread; one that was created a moment ago is there."""
+    """Changes what is given, and clears what is null.
+
+    404 where there is no such thread; one that was created a moment ago is there.
+    """
     await known_thread(ports, tenant_id, thread_id)
-    change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump())
+    change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump(), cleared=body.cleared)
     response.status_code = await write(ports, change, wait)
     return {"thread_id": thread_id}
 
@@ -240,18 +271,29 @@ async def context(thread_id: ThreadId, body: ContextBody, ports: PortsDep, tenan
     if body.agent and agent is None:
         raise problem(404, "unknown-agent", "Unknown agent", f"there is no agent {body.agent!r}")
     await read_thread(ports, tenant_id, thread_id)
+    turn_user = await _user_of_turn(ports, tenant_id, thread_id, body.turn_id) if body.turn_id else None
     partition, offset = ports.log.journal_position(thread_id)
     request = ContextRequest(
         tenant_id=tenant_id,
         thread_id=thread_id,
-        user_id=body.user_id,
+        turn_id=body.turn_id,
+        user_id=body.user_id or turn_user,
         query=body.query,
         options=body.options or (agent.context if agent else ContextOptions()),
+        preview=True,
         partition=partition,
         min_offset=offset,
     )
     found = await ports.memory.post("context", request.model_dump_json())
     return ThreadContext.model_validate({**found, "instructions": agent.instructions if agent else None})
+
+
+async def _user_of_turn(ports: Ports, tenant_id: str, thread_id: str, turn_id: str) -> str | None:
+    """Raises ProblemError: 404 where there is no such turn in the thread."""
+    turn = await once_known(lambda: ports.memory.get(path_of("turns", turn_id), tenant_id=tenant_id))
+    if turn["thread_id"] != thread_id:
+        raise problem(404, "not-found", "Not found", f"there is no turn {turn_id!r} in thread {thread_id!r}")
+    return turn["user_id"]
 
 
 @router.get("/v1/search", response_model=SearchPage)

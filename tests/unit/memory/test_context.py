@@ -168,10 +168,28 @@ async def test_a_search_that_is_off_finds_nothing(told: Told, search: SearchOpti
     assert await seen(told, query="lighthouse", options={"recent_messages": 0, "search": search}) == []
 
 
-@pytest.mark.parametrize("query", [None, "", "the of"])
-async def test_nothing_to_search_for_is_no_search(told: Told, query: str | None) -> None:
+async def test_nothing_to_search_for_is_no_search(told: Told) -> None:
+    search = {"recent_messages": 0, "search": SearchOptions()}
+    await told.tell(added("m-1", "The lighthouse", role="assistant"))
+    assert await seen(told, options=search) == []
     await conversation(told)
-    assert await seen(told, query=query, options={"recent_messages": 0, "search": SearchOptions()}) == []
+    assert await seen(told, query="the of", options=search) == []
+    assert await seen(told, turn_id="nobody's", options=search) == []
+
+
+@pytest.mark.parametrize("query", [None, ""])
+async def test_without_a_query_and_a_turn_what_a_user_has_said_last_is_searched_for(
+    told: Told, query: str | None
+) -> None:
+    await conversation(told)
+    await told.tell(
+        added("asks", "lighthouse lighthouse", user_id="u-1"), added("answer", "Which lighthouse?", role="assistant")
+    )
+    nothing_around = MessageRange(before=0, after=0)
+    one = {"recent_messages": 0, "search": SearchOptions(limit=1, message_range=nothing_around)}
+    assert ids(await seen(told, query=query, options=one)) == ["answer"]
+    more = {"recent_messages": 0, "search": SearchOptions(message_range=nothing_around)}
+    assert ids(await seen(told, query=query, options=more)) == ["m-4", "answer"]
 
 
 async def test_what_asks_is_no_hit_of_itself_and_takes_no_place_of_one(told: Told) -> None:

@@ -112,6 +112,11 @@ def test_a_message_is_paid_in_the_hour_in_which_it_is_embedded(written: datetime
     assert as_usage_has_it([event]).conflicts == []
 
 
+def test_an_imported_message_is_paid_when_it_is_imported_whatever_its_time() -> None:
+    imported = message(1, written=datetime(2020, 1, 1, tzinfo=UTC)).model_copy(update={"appended_at": minutes(29)})
+    assert [each.occurred_at for each in spent([imported], 3, minutes(30))] == [minutes(29)]
+
+
 def test_what_is_free_is_no_usage() -> None:
     assert message_usage(EMBEDDER, [message(1)], Embedded([[1.0]], None), TEN) == []
 

@@ -6,8 +6,9 @@ from typing import get_args
 
 import pytest
 from fastapi.routing import APIRoute
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
+from schemas.agents import ContextOptions
 from schemas.http import ComponentHealth, ContextMessage
 from services.memory import fill
 from services.memory.api import WAIT_SECONDS, build_api
@@ -88,6 +89,25 @@ def test_the_table_of_reasons_is_the_contracts_own() -> None:
     assert {name.strip("`") for name, _ in rows("reason")} == {
         *get_args(ContextMessage.model_fields["reason"].annotation)
     }
+
+
+def options_of(model: type[BaseModel], prefix: str = "") -> dict[str, object]:
+    """By name, the defaults of options, and of the options within them."""
+    found: dict[str, object] = {}
+    for name, field in model.model_fields.items():
+        within = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        models = [each for each in within if issubclass(each, BaseModel)]
+        if not (models and isinstance(field.default, BaseModel)):
+            found[prefix + name] = field.default
+        for each in models:
+            found |= options_of(each, f"{prefix}{name}.")
+    return found
+
+
+def test_the_table_of_options_is_the_contracts_own() -> None:
+    written = {name.strip("`"): default for name, default, _ in rows("option")}
+    defaults = options_of(ContextOptions).items()
+    assert written == {name: "unset" if each is None else str(each).lower() for name, each in defaults}
 
 
 def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:

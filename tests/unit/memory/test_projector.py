@@ -160,6 +160,7 @@ PARTS = st.one_of(
         finish_reason=OPTIONAL,
         metadata=METADATA,
         created_at=st.datetimes(timezones=st.just(UTC)),
+        appended_at=st.none() | st.datetimes(timezones=st.just(UTC)),
     )
 )
 def test_what_is_stored_of_a_message_is_its_view(event: MessageAdded) -> None:
@@ -237,6 +238,48 @@ def test_a_title_from_a_message_is_its_first_line_cut_short() -> None:
     assert Documents().tell(added("m-1", "\n  " + "x" * 300 + "\nmore")).thread().title == "x" * 80
 
 
+TITLED = [added("m-0", "Hello", role="assistant"), added("m-1", "my password is hunter2"), added("m-2", "Thanks")]
+
+
+@pytest.mark.parametrize(
+    "deletion",
+    [
+        removed("m-1"),
+        removed("m-2", "m-1"),
+        removed(from_position=1, to_position=1),
+        removed(to_position=1),
+        removed(from_position=0),
+    ],
+)
+def test_a_title_goes_with_the_message_that_it_is_from_until_a_user_speaks_again(deletion: JournalEvent) -> None:
+    documents = Documents().tell(*TITLED)
+    assert documents.thread().title_message_id == "m-1"
+    before = documents.thread().updated_at
+    documents.tell(deletion)
+    assert (documents.thread().title, documents.thread().title_message_id) == (None, None)
+    assert "hunter2" not in str(documents.all[thread_point("default", "t-1")])
+    assert documents.thread().updated_at == before
+    assert documents.tell(added("m-3", "Something else")).thread().title == "Something else"
+
+
+@pytest.mark.parametrize("deletion", [removed("m-0", "m-2"), removed(from_position=2), removed(to_position=0)])
+def test_a_title_stays_where_other_messages_go(deletion: JournalEvent) -> None:
+    assert Documents().tell(*TITLED, deletion).thread().title == "my password is hunter2"
+
+
+@pytest.mark.parametrize("deletion", [removed("m-1"), removed(from_position=0)])
+def test_a_title_that_was_given_stays_whatever_goes(deletion: JournalEvent) -> None:
+    documents = Documents().tell(*TITLED, updated(title="Plans"), deletion)
+    assert (documents.thread().title, documents.thread().title_message_id) == ("Plans", None)
+
+
+@pytest.mark.parametrize("deletion", [removed("m-1"), removed(from_position=1, to_position=1)])
+def test_a_title_goes_though_a_process_died_when_its_message_had_gone(deletion: JournalEvent) -> None:
+    documents = Documents().tell(*TITLED)
+    del documents.all[message_point("default", "t-1", "m-1")]
+    assert documents.tell(deletion).thread().title is None
+
+
 def test_a_thread_is_created_with_all_that_was_said_of_it() -> None:
     documents = Documents().tell(created(title="Plans", summary="What comes", user_id="u-1", metadata={"a": [1]}))
     thread = documents.thread()
@@ -260,6 +303,22 @@ def test_a_thread_that_is_created_again_keeps_what_is_not_said_again() -> None:
     assert (thread.title, thread.user_id, thread.metadata) == ("Plans", "u-1", {"kept": 1})
 
 
+def test_a_thread_that_is_created_again_stays_whose_it_is_and_takes_what_nobody_has_said() -> None:
+    source = ForkedFrom(thread_id="t-0")
+    first = created(title="Plans", user_id="u-1", metadata={"a": 1})
+    again = created(
+        title="taken", summary="What comes", user_id="mallory", metadata={"b": 2}, forked_from=source, seconds=9
+    )
+    thread = Documents().tell(first, again).thread()
+    assert (thread.user_id, thread.users, thread.title, thread.metadata) == ("u-1", ["u-1"], "Plans", {"a": 1})
+    assert (thread.summary, thread.forked_from, thread.created_at) == ("What comes", source, at(0))
+
+
+def test_a_thread_that_came_into_being_by_itself_stays_its_users_and_takes_the_title_that_it_is_created_with() -> None:
+    thread = Documents().tell(added("m-1", "Hello", user_id="u-1"), created(title="Plans", user_id="u-2")).thread()
+    assert (thread.user_id, thread.users, thread.title, thread.title_message_id) == ("u-1", ["u-1"], "Plans", None)
+
+
 def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
     documents = Documents().tell(
         created(title="Plans", summary="What comes", metadata={"a": 1}),
@@ -271,6 +330,20 @@ def test_an_update_changes_what_it_names_and_leaves_the_rest() -> None:
     assert thread.metadata == {"b": 2}
     assert thread.updated_at == at(9)
     assert documents.all[thread_point("default", "t-1")].text == "Plans for Monday What comes"
+
+
+def test_an_update_clears_what_it_names() -> None:
+    documents = Documents().tell(
+        created(title="Plans", summary="What comes", metadata={"a": 1}, user_id="u-1"),
+        updated(cleared=["title", "metadata"]),
+    )
+    thread = documents.thread()
+    assert (thread.title, thread.summary, thread.metadata, thread.user_id) == (None, "What comes", {}, "u-1")
+    assert documents.all[thread_point("default", "t-1")].text == "What comes"
+    assert documents.tell(updated(cleared=["summary"])).thread().summary is None
+    assert documents.tell(added("m-1", "Hello")).thread().title == "Hello"
+    documents.tell(updated(cleared=["title"]))
+    assert (documents.thread().title, documents.thread().title_message_id) == (None, None)
 
 
 def test_an_update_of_a_thread_that_is_not_there_makes_none() -> None:
@@ -410,6 +483,7 @@ HISTORIES = st.lists(
             THREADS,
             seconds=SECONDS,
             title=st.sampled_from([None, "C"]),
+            cleared=st.sampled_from([[], ["title"], ["title", "metadata"]]),
             status=st.sampled_from([None, "archived"]),
         ),
         st.builds(deleted, THREADS),

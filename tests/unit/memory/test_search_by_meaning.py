@@ -112,6 +112,15 @@ async def test_the_query_of_a_turn_is_charged_once_and_to_whom_it_concerns(told:
     assert (spent.tenant_id, spent.thread_id, spent.turn_id, spent.user_id) == ("acme", "t-1", "turn-1", "u-1")
 
 
+async def test_who_looks_at_the_context_of_a_turn_is_charged_for_himself(told: Told, usage: UsageKept) -> None:
+    await told.tell(opened("turn-1"), added("asks", "Which car?", turn_id="turn-1", user_id="u-1"))
+    options = ContextOptions(search=SearchOptions(vector=True))
+    request = ContextRequest(tenant_id="acme", thread_id="t-1", turn_id="turn-1", options=options, preview=True)
+    assert "m-0" in found(await told.reads.context(request))
+    (spent,) = usage.events
+    assert (spent.tenant_id, spent.thread_id, spent.turn_id) == ("acme", "t-1", None)
+
+
 async def test_words_alone_cost_nothing(told: Told, usage: UsageKept) -> None:
     await context(told, "dog", vector=False)
     assert usage.events == []

@@ -1,5 +1,7 @@
 """Cancelling, people who answer, and changes of a thread that are no turns."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from schemas.agents import AgentSpec, RetryPolicy
@@ -216,6 +218,8 @@ def test_a_thread_is_created_changed_and_deleted_in_the_journal() -> None:
     )
     (updated,) = story.command(ThreadUpdate(thread_id="t-1", status="archived"))
     assert (updated.type, updated.status, updated.title) == ("thread.updated", "archived", None)
+    (updated,) = story.command(ThreadUpdate(thread_id="t-1", cleared=["title", "metadata"]))
+    assert (updated.cleared, updated.title) == (["title", "metadata"], None)
     (deleted,) = story.command(ThreadDelete(thread_id="t-1"))
     assert deleted.type == "thread.deleted"
     assert story.state is None
@@ -275,6 +279,14 @@ def test_an_appended_message_keeps_what_was_said_of_it() -> None:
     (added,) = Story().command(MessagesAppend(thread_id="t-1", messages=[message]))
     assert {name: getattr(added, name) for name in said} == said
     assert (added.usage.input_tokens, added.turn_id, added.step) == (3, None, 0)
+
+
+def test_an_appended_message_keeps_the_time_that_was_said_and_says_when_it_was_written() -> None:
+    story, then = Story(), datetime(2020, 1, 1, tzinfo=UTC)
+    messages = [NewMessage(role="user", content="old", created_at=then), NewMessage(role="user", content="new")]
+    old, new = story.command(MessagesAppend(thread_id="t-1", messages=messages))
+    assert (old.created_at, old.appended_at) == (then, story.at)
+    assert (new.created_at, new.appended_at) == (story.at, None)
 
 
 def test_a_thread_is_created_with_where_it_is_from() -> None:
