@@ -170,11 +170,16 @@ async def test_who_waits_for_a_change_reads_it_at_once(turnlog: Installation, th
 
     assert await change("POST", "/v1/threads", {"thread_id": thread, "title": "plans"}) == 200
     assert (await turnlog.get(path))["title"] == "plans"
-    assert await change("PATCH", path, {"summary": "of Monday"}) == 200
-    assert (await turnlog.get(path))["summary"] == "of Monday"
+    assert await change("POST", "/v1/threads", {"thread_id": thread, "user_id": "mallory"}) == 409
+    assert await change("PATCH", path, {"summary": "of Monday", "title": None}) == 200
+    view = await turnlog.get(path)
+    assert (view["user_id"], view["title"], view["summary"]) == (None, None, "of Monday")
     messages = [{"message_id": f"{thread}-{number}", "role": "user", "content": "a word"} for number in range(3)]
+    messages[0]["created_at"] = "2020-01-01T00:00:00Z"
     assert await change("POST", f"{path}/messages", {"messages": messages}) == 200
-    assert len((await turnlog.get(f"{path}/messages"))["items"]) == 3
+    listed = (await turnlog.get(f"{path}/messages"))["items"]
+    assert [each["created_at"] < "2021" for each in listed] == [True, False, False]
+    assert (await turnlog.get(path))["title_message_id"] == f"{thread}-0"
     assert await change("DELETE", f"{path}/messages", {"message_ids": [f"{thread}-1"]}) == 200
     listed = await turnlog.get(f"{path}/messages")
     assert [each["message_id"] for each in listed["items"]] == [f"{thread}-0", f"{thread}-2"]
