@@ -1,6 +1,9 @@
 # uv is taken from PATH, or put by pip into .uv/ inside the project.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
+# Where it is set, every process compiles all that it imports anew, which takes as long as the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-fast chaos bench bench-quick bench-recall lint schemas
 
 run: | $(UV)
