@@ -1,10 +1,7 @@
 """What memory answers: threads, messages, turns, search and context."""
 
 import asyncio
-import base64
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
@@ -27,6 +24,7 @@ from schemas.http import (
 )
 from schemas.ids import microseconds, turn_id_of
 from services.memory.context import MessageHit, assemble, tokens_of, within_budget
+from services.memory.cursors import MOST_FOUND, Cursor, Place, decode_cursor
 from services.memory.embeddings import Asker
 from services.memory.fusion import Found
 from services.memory.pending import OPEN_STATUSES, pending_answer
@@ -54,9 +52,6 @@ BESIDE_A_PAGE = 3
 """Documents that are asked for beside those of a page: the last one of the page before, one that tells whether another
 page follows, and one that tells that nothing equal to that is missing."""
 
-MOST_FOUND = 1000
-"""Hits of a search that can be paged through: each page looks for those before it too."""
-
 WAYS: Mapping[SearchMode, tuple[FoundBy, ...]] = {
     "text": ("text",),
     "vector": ("vector",),
@@ -68,83 +63,11 @@ MOST_THREADS = 1000
 
 F = TypeVar("F", Found, Hit)
 
-FOREIGN_CURSOR = "the cursor was not given out by this service: leave it out to begin anew"
-
 
 class NotFoundError(TurnlogError):
     """There is no such thing in this tenant."""
 
     code = "not_found"
-
-
-class BadCursorError(TurnlogError):
-    """A cursor that this service did not give out."""
-
-    code = "bad_cursor"
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a page of a list ended: the order of the list, and value and id of the last document."""
-
-    order: str
-    value: int
-    point_id: str
-
-    def is_before(self, listed: Listed, *, descending: bool) -> bool:
-        """Whether a document comes behind it, of those that do not come before it by their value."""
-        if listed.value != self.value:
-            return True
-        return listed.point_id < self.point_id if descending else listed.point_id > self.point_id
-
-    def encode(self) -> str:
-        return _encoded(f"{self.order}.{self.value}.{self.point_id}")
-
-
-def decode_cursor(cursor: str, order: str) -> Cursor:
-    """Raises BadCursorError."""
-    given = re.fullmatch(rf"{re.escape(order)}\.(-?[0-9]{{1,18}})\.([0-9a-f-]{{36}})", _decoded(cursor))
-    if given is None:
-        raise BadCursorError(FOREIGN_CURSOR)
-    return Cursor(order, int(given[1]), given[2])
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Which hits of a search are on a page. Its cursor says how many come before it."""
-
-    begin: int
-    end: int
-
-    @staticmethod
-    def after(cursor: str | None, limit: int) -> "_Place":
-        """Raises BadCursorError."""
-        if cursor is None:
-            return _Place(0, limit)
-        text = _decoded(cursor)
-        if not re.fullmatch(r"@[0-9]{1,3}", text):
-            raise BadCursorError(FOREIGN_CURSOR)
-        begin = int(text[1:])
-        return _Place(begin, begin + limit)
-
-    @property
-    def depth(self) -> int:
-        """How many hits to look for: one more tells whether another page follows."""
-        return min(self.end + 1, MOST_FOUND)
-
-    def following(self, found: int) -> str | None:
-        return _encoded(f"@{self.end}") if found > self.end else None
-
-
-def _encoded(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> str:
-    try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except ValueError:
-        return ""
 
 
 class Reads:
@@ -197,7 +120,7 @@ class Reads:
         where = _asked(user_id=user_id or None, status=status)
         find = Find("thread", tenant_id, where)
         if query:
-            place = _Place.after(cursor, limit)
+            place = Place.after(cursor, limit)
             hits = await best(lambda asked: self._store.search(find, query, asked), place.depth)
             bodies = await self._bodies(hits[place.begin : place.end])
             items = [ThreadView.model_validate_json(body) for _, body in bodies]
@@ -278,7 +201,7 @@ class Reads:
         among = {"thread_id": await self._threads_of(tenant_id, user_id)} if user_id is not None else {}
         where = _asked(thread_id=thread_id, agent=agent, role=role)
         find = Find("message", tenant_id, where, between={"created": created}, among=among)
-        place = _Place.after(cursor, limit)
+        place = Place.after(cursor, limit)
         result = await self._search.messages(
             find,
             query,

@@ -8,7 +8,8 @@ import pytest
 from schemas.http import MessageView, SearchMode, SeenPrompt
 from schemas.ids import message_id_of, turn_id_of
 from schemas.journal import PromptDropped
-from services.memory.reads import BadCursorError, NotFoundError
+from services.memory.cursors import BadCursorError
+from services.memory.reads import NotFoundError
 from services.memory.store import Range
 from services.runtime.tasks import end_task
 from tests.unit.memory.journal import (
