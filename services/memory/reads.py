@@ -43,7 +43,7 @@ from services.memory.store import Fields, Find, Hit, Listed, MemoryStore, Range
 from services.runtime.errors import TurnlogError, UnavailableError
 
 OWN_MESSAGES = 1000
-"""Most messages of one turn that a context carries: far more than any turn's steps."""
+"""Messages of a turn that are read at once. A turn of 1,000 steps has two and more of each."""
 
 OPEN_TURNS = 10
 """Most open turns of a thread that are looked at: by its journal there is never more than one."""
@@ -252,12 +252,7 @@ class Reads:
     async def context(self, request: ContextRequest) -> ContextResponse:
         """What a model should see of the thread, without the offset: the caller has waited for it."""
         options = request.options
-        turn: list[MessageView] = []
-        if request.turn_id is not None:
-            page = await self.messages(
-                request.tenant_id, request.thread_id, turn_id=request.turn_id, limit=OWN_MESSAGES
-            )
-            turn = page.items
+        turn = [] if request.turn_id is None else await self._of_turn(request, request.turn_id)
         recent = Page[MessageView](items=[], next_cursor="")
         if options.recent_messages:
             recent = await self.messages(
@@ -287,6 +282,19 @@ class Reads:
             left_out=len(messages) - len(kept),
             without_vector=without_vector,
         )
+
+    async def _of_turn(self, request: ContextRequest, turn_id: str) -> list[MessageView]:
+        """All of them: a worker that takes a turn over goes on from the last."""
+        messages: list[MessageView] = []
+        cursor: str | None = None
+        while True:
+            page = await self.messages(
+                request.tenant_id, request.thread_id, turn_id=turn_id, limit=OWN_MESSAGES, cursor=cursor
+            )
+            messages += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return messages
 
     async def _hits(
         self,
