@@ -23,6 +23,7 @@ from schemas.http import (
     ThreadView,
 )
 from schemas.ids import microseconds, turn_id_of
+from schemas.journal import LAST_POSITION
 from services.memory.context import MessageHit, assemble, tokens_of, within_budget
 from services.memory.cursors import MOST_FOUND, Cursor, Place, decode_cursor
 from services.memory.embeddings import Asker
@@ -147,7 +148,7 @@ class Reads:
         """In thread order. `exclude_tool` leaves out tools' answers and messages that do nothing but call tools.
 
         With those that are stored as `pending`, or as `streaming`, goes what open turns have yet to answer, behind them
-        all and `pending`: memory does not know what of it has come.
+        all, beyond `limit`, and `pending`: memory does not know what of it has come.
         """
         where = _asked(thread_id=thread_id, role=role, status=status, agent=agent, turn_id=turn_id)
         find = Find("message", tenant_id, where, ABOUT_TOOLS if exclude_tool else {})
@@ -155,7 +156,8 @@ class Reads:
             find, "position", descending=descending, cursor=cursor, limit=limit, bounds=positions
         )
         items = _messages(documents)
-        if status in ("pending", "streaming") and (cursor if descending else following) is None:
+        is_last = (cursor if descending else following) is None
+        if status in ("pending", "streaming") and is_last and positions.holds(LAST_POSITION):
             yet = await self._pending(tenant_id, thread_id, role, agent, turn_id)
             items = [*yet, *items] if descending else [*items, *yet]
         return Page[MessageView](items=items, next_cursor=following)

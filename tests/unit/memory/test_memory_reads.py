@@ -397,6 +397,8 @@ async def test_messages_that_were_appended_as_pending_are_listed_before_what_is_
     assert [each.turn_id for each in whole[2:]] == ["turn-1"]
     backwards = (await told.reads.messages(told.tenant, "t-1", status="pending", descending=True)).items
     assert backwards == whole[::-1]
+    early = await told.reads.messages(told.tenant, "t-1", status="pending", positions=Range(below=3))
+    assert [each.message_id for each in early.items] == ["m-1"]
     with pytest.raises(BadCursorError):
         await told.reads.messages(told.tenant, "t-1", status="pending", cursor="zzz")
 
