@@ -118,7 +118,7 @@ class Reads:
 
         With a query the best matches of title and summary, the first 1000, whatever the order.
         """
-        where = _asked(user_id=user_id or None, status=status)
+        where = _asked(user_id=user_id, status=status)
         find = Find("thread", tenant_id, where)
         if query:
             place = Place.after(cursor, limit)

@@ -145,6 +145,7 @@ async def test_threads_come_last_changed_first(told: Told) -> None:
     assert await pages_of_threads(told, 2) == [["t-1", "t-3"], ["t-2"]]
     assert await pages_of_threads(told, 9, "u-1") == [["t-1", "t-3"]]
     assert await pages_of_threads(told, 9, "nobody") == [[]]
+    assert await pages_of_threads(told, 9, "") == [[]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 12])
