@@ -42,7 +42,8 @@ def chat_messages(instructions: str, messages: Iterable[MessageView | MessageAdd
         match message.role:
             case "assistant":
                 answered = answers.get(place, {})
-                calls = [part for part in message.parts if isinstance(part, ToolCallPart) and part.call_id in answered]
+                asked = {part.call_id: part for part in message.parts if isinstance(part, ToolCallPart)}
+                calls = [part for call_id, part in asked.items() if call_id in answered]
                 text = _told([part for part in message.parts if not isinstance(part, ToolCallPart | ReasoningPart)])
                 if text or calls:
                     chat.append(_assistant(text, calls))

@@ -104,12 +104,23 @@ class ContextHandlers:
         try:
             if inspect.iscoroutinefunction(function):
                 return await cast("Awaitable[Any]", function(request))
-            said = await asyncio.to_thread(function, request)
+            said = await asyncio.to_thread(_called, function, request)
             return await said if inspect.isawaitable(said) else said
         except Exception as error:
-            if isinstance(error, TimeoutError):
-                raise
             raise _failed(entry.name, f"it raised {error!r}"[:SHOWN_CHARACTERS]) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _failed(entry.name, "it was cancelled by itself") from error  # else nobody would go on with the turn
+
+
+def _called(function: Handler, request: ContextHandlerRequest) -> Any:
+    """In a thread, of which no future brings a StopIteration back: whoever awaits it waits for ever."""
+    try:
+        return function(request)
+    except StopIteration as error:
+        raise RuntimeError(repr(error)) from error
 
 
 def _failed(name: str, what: str, *, retryable: bool = True) -> CallFailed:

@@ -1,9 +1,9 @@
 """Context handlers over HTTP."""
 
-import json
 from typing import Any
 
 import aiohttp
+from pydantic_core import from_json
 
 MAX_ANSWER_BYTES = 8 * 2**20
 """More than any model takes."""
@@ -56,7 +56,7 @@ class ContextHooks:
             shown = said[:SHOWN_CHARACTERS].decode(errors="replace")
             raise HookFailed(f"it answered {response.status}: {shown}", retryable=response.status in PASSING_STATUSES)
         try:
-            return json.loads(said)
+            return from_json(said, allow_inf_nan=False)
         except ValueError as error:
             raise HookFailed(f"the answer is not JSON: {error}", retryable=False) from error
 

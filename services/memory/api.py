@@ -20,8 +20,9 @@ from schemas.http import (
     ThreadListQuery,
     ThreadView,
 )
+from services.memory.cursors import BadCursorError
 from services.memory.projector import CallView, TurnView
-from services.memory.reads import BadCursorError, NotFoundError, Reads
+from services.memory.reads import NotFoundError, Reads
 from services.memory.store import Range
 from services.runtime.errors import BehindError
 from services.runtime.health import ReadinessCheck

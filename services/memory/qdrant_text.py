@@ -25,6 +25,9 @@ _COMBINING = "".join(chr(each) for each in range(0x300, 0x10000) if unicodedata.
 _WORD = re.compile(rf"[\w{_COMBINING}]+")
 """With its accents and vowel signs, at which `\\w` stops. BM25 may see several words in one."""
 
+_LETTER = re.compile(rf".[{_COMBINING}\u1160-\u11ff]*", re.DOTALL)
+"""A character with what may become one with it: accents, and the vowel and end of a Korean syllable."""
+
 
 class Words(Protocol):
     """A sparse vector, of whichever client."""
@@ -64,14 +67,15 @@ class TextVectors:
 
         @functools.cache
         def is_wanted(word: str) -> bool:
-            return not wanted.isdisjoint(self._bm25.embed_query(_composed(word)).indices)
+            return not wanted.isdisjoint(self._bm25.embed_query(word).indices)
 
         def marks(text: str) -> list[tuple[int, int]]:
             marked: list[tuple[int, int]] = []
-            for word in _WORD.finditer(text[:MARKED_CHARACTERS]):
-                for begin, end in spans(word[0]):
-                    if is_wanted(word[0][begin:end]):
-                        _mark(marked, word.start() + begin, word.start() + end)
+            for found in _WORD.finditer(text[:MARKED_CHARACTERS]):
+                word, places = _composed_with_places(found[0])
+                for begin, end in spans(word):
+                    if is_wanted(word[begin:end]):
+                        _mark(marked, found.start() + places[begin], found.start() + places[end])
             return marked
 
         return marks
@@ -88,6 +92,20 @@ def _mark(marked: list[tuple[int, int]], begin: int, end: int) -> None:
 def _composed(text: str) -> str:
     """A letter and its accent as one character (NFC), where they have one. Takes 0.1 us of a message of 30 words."""
     return unicodedata.normalize("NFC", text)
+
+
+def _composed_with_places(word: str) -> tuple[str, Sequence[int]]:
+    """And the place in the word of each boundary between two of its characters. Of a letter the first takes in what it
+    can, what is left stays as it is."""
+    if unicodedata.is_normalized("NFC", word):
+        return word, range(len(word) + 1)
+    characters: list[str] = []
+    places: list[int] = []
+    for letter in _LETTER.finditer(word):
+        composed = _composed(letter[0])
+        characters += composed
+        places += [letter.start(), *range(letter.end() - len(composed) + 1, letter.end())]
+    return "".join(characters), [*places, len(word)]
 
 
 def _of_tenant(tenant_id: str, vector: SparseVector) -> SparseVector:

@@ -92,6 +92,8 @@ def test_calls_are_sent_with_their_answers_alone() -> None:
     ]
     assert chat_messages("", [said("assistant", CALL)]) == []
     assert chat_messages("", [said("tool", RESULT)]) == []
+    [asks, _] = chat_messages("", [said("assistant", CALL, CALL), said("tool", RESULT)])
+    assert asks["tool_calls"] == [call]
 
 
 def test_answers_come_right_behind_their_calls_whatever_was_said_in_between() -> None:

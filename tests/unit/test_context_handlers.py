@@ -1,5 +1,6 @@
 """Context handlers over HTTP and as functions: what they get, what becomes of their answer, and how they fail."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -70,6 +71,20 @@ def raises(request: ContextHandlerRequest) -> Any:
     raise RuntimeError("no such customer")
 
 
+def finds_nothing(request: ContextHandlerRequest) -> Any:
+    return next(each for each in request.messages if each.reason == "hit")
+
+
+def runs_out_of_time(request: ContextHandlerRequest) -> Any:
+    raise TimeoutError("no such customer within 5 s")
+
+
+async def awaits_what_was_cancelled(request: ContextHandlerRequest) -> Any:
+    asking = asyncio.create_task(asyncio.sleep(10))
+    asking.cancel()
+    await asking
+
+
 def sleeps(request: ContextHandlerRequest) -> Any:
     time.sleep(0.5)
 
@@ -106,6 +121,10 @@ async def hook() -> AsyncIterator[TestServer]:
                 return web.json_response([])
             case "text":
                 return web.Response(text="hello")
+            case "deep":
+                return web.Response(text="[" * 100_000)
+            case "half":
+                return web.Response(text='{"messages": [{"role": "user", "content": "half a smile \\ud83d"}]}')
             case status:
                 return web.Response(status=int(status), text="why")
 
@@ -146,6 +165,8 @@ async def failure(made: ContextHandlers, name: str = "it") -> CallFailed:
         ("large", False, "more than"),
         ("list", False, "expected messages with role and content"),
         ("text", False, "is not JSON"),
+        ("deep", False, "is not JSON"),
+        ("half", False, "is not JSON"),
     ],
 )
 async def test_a_hook_that_answers_something_else_is_a_failure(
@@ -163,9 +184,15 @@ async def test_nobody_there_is_a_failure_that_may_pass() -> None:
 
 
 async def test_a_function_that_raises_or_takes_too_long_is_a_failure() -> None:
-    for function in ("raises", "decorated_raises"):
-        async with handlers({"entry_point": f"{__name__}:{function}"}) as made:
-            assert "no such customer" in (await failure(made)).message
+    for function, said in (
+        ("raises", "no such customer"),
+        ("decorated_raises", "no such customer"),
+        ("runs_out_of_time", "no such customer within 5 s"),
+        ("finds_nothing", "StopIteration"),
+        ("awaits_what_was_cancelled", "cancelled by itself"),
+    ):
+        async with handlers({"entry_point": f"{__name__}:{function}", "timeout_seconds": 5}) as made:
+            assert said in (await failure(made)).message
     async with handlers({"entry_point": f"{__name__}:sleeps", "timeout_seconds": 0.01}) as made:
         failed = await failure(made)
     assert (failed.retryable, "within 0.01 s" in failed.message) == (True, True)

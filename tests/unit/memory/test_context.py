@@ -6,6 +6,7 @@ import pytest
 
 from schemas.agents import ContextOptions, MessageRange, SearchOptions
 from schemas.http import ContextMessage, ContextRequest
+from services.memory import reads
 from services.memory.context import MessageHit, assemble
 from tests.unit.memory.journal import Told, added, answers, asks, opened, removed, view_of
 
@@ -91,6 +92,13 @@ async def test_the_present_turn_comes_whole_whatever_the_options(told: Told) -> 
     assert reasons(found) == dict.fromkeys(["m-1", "m-2", "m-3", "m-4"], "turn")
     assert ids(await seen(told, turn_id="turn-2", options={"recent_messages": 0})) == ["m-1", "m-2", "m-3", "m-4"]
     assert reasons(await seen(told, turn_id="turn-2"))["old"] == "recent"
+
+
+async def test_a_turn_of_any_length_comes_whole(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "OWN_MESSAGES", 3)
+    calls = [(asks(f"a-{number}", f"c-{number}"), answers(f"r-{number}", f"c-{number}")) for number in range(4)]
+    await told.tell(added("m-1", "go", turn_id="turn-1"), *(each for both in calls for each in both))
+    assert [each.message.position for each in await seen(told, turn_id="turn-1")] == list(range(9))
 
 
 async def conversation(told: Told) -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from schemas.agents import ContextOptions, MessageRange, SearchOptions
 from schemas.http import ContextRequest
+from services.memory.cursors import BadCursorError
 from services.memory.embeddings import Embeddings
 from services.memory.fill import EmbeddingFill
 from services.memory.qdrant_edge import EdgeMemoryStore
-from services.memory.reads import BadCursorError, NotFoundError, Reads
+from services.memory.reads import NotFoundError, Reads
 from services.memory.search import Search
 from services.memory.store import Find, Range, VectorSpace
 from services.runtime.failpoints import Failpoints

@@ -1,13 +1,15 @@
 """Threads, messages, turns, calls and search, read through the engine."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
 from schemas.http import MessageView, SearchMode, SeenPrompt
 from schemas.ids import message_id_of, turn_id_of
 from schemas.journal import PromptDropped
-from services.memory.reads import BadCursorError, NotFoundError
+from services.memory.cursors import BadCursorError
+from services.memory.reads import NotFoundError
 from services.memory.store import Range
 from services.runtime.tasks import end_task
 from tests.unit.memory.journal import (
@@ -143,6 +145,7 @@ async def test_threads_come_last_changed_first(told: Told) -> None:
     assert await pages_of_threads(told, 2) == [["t-1", "t-3"], ["t-2"]]
     assert await pages_of_threads(told, 9, "u-1") == [["t-1", "t-3"]]
     assert await pages_of_threads(told, 9, "nobody") == [[]]
+    assert await pages_of_threads(told, 9, "") == [[]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 12])
@@ -155,6 +158,25 @@ async def test_no_thread_is_left_out_though_many_changed_at_the_same_moment(told
     changed = [moments[int(name.removeprefix("t-"))] for name in names]
     assert changed == sorted(moments, reverse=True)
     assert {len(page) for page in pages[:-1]} <= {limit}
+
+
+async def test_a_cursor_is_short_however_many_threads_changed_at_the_same_moment(told: Told) -> None:
+    await told.tell(*(created(f"t-{number}") for number in range(300)))
+    first = await told.reads.threads(told.tenant, limit=290)
+    assert first.next_cursor is not None
+    assert len(first.next_cursor) < 100
+    second = await told.reads.threads(told.tenant, limit=290, cursor=first.next_cursor)
+    assert len({each.thread_id for each in (*first.items, *second.items)}) == 300
+    assert second.next_cursor is None
+
+
+async def test_threads_of_any_time_are_listed_page_by_page(told: Told) -> None:
+    times = [datetime(year, 12, 31, 23, 59, 59, 999999, tzinfo=UTC) for year in (1, 1969, 1969, 2026, 9999, 9999)]
+    events = [created(f"t-{number}").model_copy(update={"created_at": each}) for number, each in enumerate(times)]
+    await told.tell(*events)
+    names = [name for page in await pages_of_threads(told, 1) for name in page]
+    assert [times[int(name.removeprefix("t-"))] for name in names] == times[::-1]
+    assert len(set(names)) == len(times)
 
 
 async def test_a_thread_that_is_gone_hides_no_other_of_the_same_moment(told: Told) -> None:
@@ -363,8 +385,9 @@ async def test_a_cursor_of_another_list_is_refused(told: Told) -> None:
             await told.reads.threads(told.tenant, cursor=cursor, limit=1)
     with pytest.raises(BadCursorError):
         await told.reads.threads(told.tenant, cursor=updated_first.next_cursor, order="created", limit=1)
-    with pytest.raises(BadCursorError):
-        await told.reads.messages(told.tenant, "t-1", cursor=updated_first.next_cursor, limit=1)
+    for cursor in (updated_first.next_cursor, messages.next_cursor):
+        with pytest.raises(BadCursorError):
+            await told.reads.messages(told.tenant, "t-1", cursor=cursor, limit=1, descending=True)
 
 
 async def test_messages_that_were_appended_as_pending_are_listed_before_what_is_yet_to_come(told: Told) -> None:
@@ -375,6 +398,8 @@ async def test_messages_that_were_appended_as_pending_are_listed_before_what_is_
     assert [each.turn_id for each in whole[2:]] == ["turn-1"]
     backwards = (await told.reads.messages(told.tenant, "t-1", status="pending", descending=True)).items
     assert backwards == whole[::-1]
+    early = await told.reads.messages(told.tenant, "t-1", status="pending", positions=Range(below=3))
+    assert [each.message_id for each in early.items] == ["m-1"]
     with pytest.raises(BadCursorError):
         await told.reads.messages(told.tenant, "t-1", status="pending", cursor="zzz")
 

@@ -75,12 +75,17 @@ def test_words_of_any_script_are_found_and_marked_however_their_letters_are_comp
         ("新しいカメラを買った", "カメラ", ["カメラ"]),
         ("𠮷野家で食べた", "𠮷野家", ["𠮷野家"]),
         ("고양이를 좋아합니다", "고양이", ["고양이"]),
+        ("窓のガラスを拭く", "ガラス", ["ガラス"]),
         ("ผมชอบแมวมาก", "แมว", ["แมว"]),
         ("我喜欢猫和狗。", "鸟", []),
         ("新しいカメラを買った", "ラジオ", []),
     ],
 )
-def test_words_are_found_where_a_script_puts_no_spaces_between_them(text: str, query: str, marked: list[str]) -> None:
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_words_are_found_where_a_script_puts_no_spaces_between_them(
+    text: str, query: str, marked: list[str], form: Literal["NFC", "NFD"]
+) -> None:
+    text, marked = unicodedata.normalize(form, text), [unicodedata.normalize(form, each) for each in marked]
     vectors = TextVectors()
     wanted = set(vectors.of_query(Find("message", DEFAULT_TENANT), query).indices)
     assert wanted.isdisjoint(vectors.of_document(saying(text)).indices) == (not marked)
