@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
 from schemas.agents import AgentSpec
@@ -11,7 +11,7 @@ from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, MAX_EVENT_BYTES, PLANS, PRICES, PROMPTS, TOOLS
-from services.gateway.bodies import BodyLimit, readable_body
+from services.gateway.bodies import ReadableBodies
 from services.gateway.kafka import ThreadLog
 from services.gateway.ports import Ports
 from services.gateway.routes import billing, budgets, catalog, openai, prompts, threads
@@ -40,7 +40,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
     install_problems(app)
     install_health(app, check)
     for router in (threads.router, prompts.router, catalog.router, budgets.router, billing.router, openai.router):
-        app.include_router(router, dependencies=[Depends(readable_body)])
+        app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -51,7 +51,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
         with within(traceparent_in(request.headers)):
             return await following(request)
 
-    app.add_middleware(BodyLimit, max_bytes=MAX_EVENT_BYTES)
+    app.add_middleware(ReadableBodies, max_bytes=MAX_EVENT_BYTES)
     return app
 
 
