@@ -425,8 +425,11 @@ def _put_thread(
 
 def _title_of(message: MessageAdded, position: int) -> dict[str, Any]:
     """The first line of what it says, and whose that is; nothing where it says nothing."""
-    title = text_of(message.parts).strip().split("\n", 1)[0][:TITLE_LENGTH]
-    return {"title": title, "title_message_id": message.message_id, "title_position": position} if title else {}
+    lines = text_of(message.parts).strip().splitlines()
+    if not lines:
+        return {}
+    title = lines[0][:TITLE_LENGTH].rstrip()
+    return {"title": title, "title_message_id": message.message_id, "title_position": position}
 
 
 def _thread_document(point: str, known: _Thread) -> Document:
