@@ -322,6 +322,33 @@ class PromptBody(RequestBody):
     metadata: JsonObject = NO_FIELDS
 
 
+class ThreadAccepted(Model):
+    """Answer to a change of a thread, when it is on the log and when every read shows it."""
+
+    thread_id: ThreadId
+
+
+class ForkAccepted(ThreadAccepted):
+    """A new thread, where it is from, and how many messages this request has copied."""
+
+    forked_from: ForkedFrom
+    messages: int
+
+
+class MessagesAccepted(ThreadAccepted):
+    """Messages that are appended, in order."""
+
+    message_ids: list[Identifier]
+
+
+class DeletionAccepted(ThreadAccepted):
+    """What is deleted, as it was asked."""
+
+    message_ids: list[Identifier] | None = None
+    from_position: MessagePosition | None = None
+    to_position: MessagePosition | None = None
+
+
 class PromptAccepted(Model):
     thread_id: str
     prompt_id: str

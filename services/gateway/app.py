@@ -1,17 +1,18 @@
 """Wiring of the gateway."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
 from schemas.agents import AgentSpec
-from schemas.http import ComponentHealth
+from schemas.http import ComponentHealth, Problem
 from schemas.plans import PlanSpec, SubscriptionSpec
 from schemas.prices import PriceSpec
 from schemas.tools import ToolSpec
 from schemas.topics import AGENTS, MAX_EVENT_BYTES, PLANS, PRICES, PROMPTS, TOOLS
-from services.gateway.bodies import BodyLimit, readable_body
+from services.gateway.bodies import ReadableBodies
 from services.gateway.kafka import ThreadLog
 from services.gateway.ports import Ports
 from services.gateway.routes import billing, budgets, catalog, openai, prompts, threads
@@ -26,21 +27,41 @@ from services.runtime.registry import Registry
 from services.runtime.service import Service
 from services.runtime.telemetry import traceparent_in, traces_of, within
 from services.runtime.topics import count_partitions
-from services.runtime.web import WebServer, install_health, install_problems
+from services.runtime.web import PROBLEM_JSON, WebServer, install_health, install_problems
 
 MEMORY_SECONDS, USAGE_SECONDS = 15, 60
 """Longest wait for an answer of memory, which waits 5 s for what it has not read yet, and of usage, which gives a
 question 50 s at most."""
 
 
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem document (RFC 9457)",
+        "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+
+
+class _Described(FastAPI):
+    """Its reference has the schema of problems: as the model of a route FastAPI would say that they are plain JSON."""
+
+    def openapi(self) -> dict[str, Any]:
+        reference = super().openapi()
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        reference["components"]["schemas"] |= {**problem.pop("$defs"), "Problem": problem}
+        return reference
+
+
 def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
     """The public API over the ports."""
-    app = FastAPI(title="Turnlog", description="Threads, turns and usage of AI agents, on a log.")
+    app = _Described(
+        title="Turnlog", description="Threads, turns and usage of AI agents, on a log.", responses=PROBLEMS
+    )
     app.state.ports = ports
     install_problems(app)
     install_health(app, check)
     for router in (threads.router, prompts.router, catalog.router, budgets.router, billing.router, openai.router):
-        app.include_router(router, dependencies=[Depends(readable_body)])
+        app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -51,7 +72,7 @@ def build_api(ports: Ports, check: ReadinessCheck) -> FastAPI:
         with within(traceparent_in(request.headers)):
             return await following(request)
 
-    app.add_middleware(BodyLimit, max_bytes=MAX_EVENT_BYTES)
+    app.add_middleware(ReadableBodies, max_bytes=MAX_EVENT_BYTES)
     return app
 
 

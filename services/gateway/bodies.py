@@ -1,11 +1,9 @@
-"""Bodies of requests: no larger than an event, and text that an event can carry."""
+"""Bodies of requests: no larger than an event, and JSON that an event can carry."""
 
 import codecs
 from collections import deque
 
 import pydantic_core
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,8 +11,11 @@ from schemas.http import Problem
 from services.runtime.web import problem_response
 
 
-class BodyLimit:
-    """Reads a body before the application does. What is larger is a 413, and no more of it is kept."""
+class ReadableBodies:
+    """Reads a body before the application does. What is larger is a 413, and no more of it is kept.
+
+    What is no JSON that services read is a 422: the application's own parser takes lone surrogates, and nests deeper.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -26,7 +27,7 @@ class BodyLimit:
             return
         said = Headers(scope=scope).get("content-length", "")
         if said.isdecimal() and int(said) > self._max_bytes:
-            await self._refuse(scope, receive, send)
+            await problem_response(self._too_large())(scope, receive, send)
             return
         messages: deque[Message] = deque()
         size, more = 0, True
@@ -35,35 +36,42 @@ class BodyLimit:
             messages.append(message)
             size += len(message.get("body", b""))
             if size > self._max_bytes:
-                await self._refuse(scope, receive, send)
+                await problem_response(self._too_large())(scope, receive, send)
                 return
             more = message.get("more_body", False)
+        unreadable = _unreadable(b"".join(each.get("body", b"") for each in messages))
+        if unreadable is not None:
+            await problem_response(unreadable)(scope, receive, send)
+            return
 
         async def read() -> Message:
             return messages.popleft() if messages else await receive()
 
         await self._app(scope, read, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        document = Problem(
+    def _too_large(self) -> Problem:
+        return Problem(
             type="urn:turnlog:problem:too-large",
             title="The request is too large",
             status=413,
             detail=f"expected a body of at most {self._max_bytes} bytes",
         )
-        await problem_response(document)(scope, receive, send)
 
 
-async def readable_body(request: Request) -> None:
-    """Holds a JSON body to what services read: FastAPI's parser takes lone surrogates too, and nests deeper.
-
-    Raises RequestValidationError.
-    """
-    body = (await request.body()).removeprefix(codecs.BOM_UTF8)
-    if not body:
-        return
+def _unreadable(body: bytes) -> Problem | None:
+    """What is wrong with a body, if there is one."""
+    text = body.removeprefix(codecs.BOM_UTF8)
+    if not text:
+        return None
     try:
-        pydantic_core.from_json(body)
+        pydantic_core.from_json(text)
     except ValueError as error:
         message = f"expected UTF-8 JSON without lone surrogates, nested at most 200 levels deep: {error}"
-        raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": message}]) from error
+        return Problem(
+            type="urn:turnlog:problem:invalid-request",
+            title="The request is not valid",
+            status=422,
+            detail=f"body: {message}",
+            errors=[{"location": "body", "message": message}],
+        )
+    return None

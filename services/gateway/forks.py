@@ -15,7 +15,7 @@ from schemas.prompts import MessagesAppend, NewMessage, ThreadCreate
 from schemas.topics import MAX_EVENT_BYTES
 from services.gateway.accepting import hold_event
 from services.gateway.ports import Ports
-from services.gateway.reads import known_thread, message_pages, read_thread, thread_if_any
+from services.gateway.reads import known_thread, message_pages, once_known, read_thread, thread_if_any
 from services.gateway.writes import ThreadChange
 from services.runtime.web import ProblemError, problem
 
@@ -110,7 +110,8 @@ async def _pages_of(
 async def _position_of(ports: Ports, tenant_id: str, source: ForkedFrom) -> int | None:
     if source.message_id is None:
         return None
-    message = await read_thread(ports, tenant_id, source.thread_id, "messages", source.message_id)
+    below = ("messages", source.message_id)
+    message = await once_known(lambda: read_thread(ports, tenant_id, source.thread_id, *below))
     return MessageView.model_validate(message).position
 
 

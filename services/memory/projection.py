@@ -1,19 +1,29 @@
 """What the journal is written into: the live store, and one that is built beside it."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from schemas.journal import ThreadDeleted
 from services.memory.embeddings import Embeddings
-from services.memory.projector import being_deleted, points_read, position_of, project
+from services.memory.projector import (
+    being_deleted,
+    points_read,
+    position_of,
+    project,
+    removed_together,
+    thread_point,
+)
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import (
     Changes,
     Document,
+    Find,
+    Listed,
     MemoryBuild,
     MemoryStore,
     MessageVector,
     Range,
-    ThreadRemoval,
     VectorSpace,
     WrittenVectors,
     wants_vector,
@@ -21,7 +31,10 @@ from services.memory.store import (
 from services.runtime.records import ProjectedRecord
 
 REMOVED_AT_ONCE = 1000
-"""Messages of a thread that go in one step."""
+"""Messages of a thread, or their calls, that go in one step: others are served in between."""
+
+PAUSE_SECONDS = 0.01
+"""Behind each of these steps, which takes the engine in process some 50 ms."""
 
 CARRIED_AT_ONCE = 256
 """Messages whose vectors are taken over in one step: others are served in between."""
@@ -40,11 +53,23 @@ class JournalProjection:
         return await self._store.positions()
 
     async def apply(self, partition: int, records: Sequence[ProjectedRecord], next_offset: int) -> None:
+        """What is read before a deletion of many is written before it: where the process dies in the middle of one,
+        the thread shows that much, and it does not come again to a part of its messages."""
+        written = 0
+        for number, record in enumerate(records):
+            for find in removed_together(record.offset, record.event):
+                left = await self._store.count(find)
+                if left >= REMOVED_AT_ONCE:
+                    if number > written:
+                        await self._project(partition, records[written:number], record.offset)
+                        written = number
+                    await self._remove(partition, record, find, left)
+        await self._project(partition, records[written:], next_offset)
+
+    async def _project(self, partition: int, records: Sequence[ProjectedRecord], next_offset: int) -> None:
         events = [(record.offset, record.event) for record in records]
         existing = {each.point_id: each for each in await self._store.get(points_read([event for _, event in events]))}
         changes = project(events, existing)
-        for removal in changes.removals:
-            await self._remove(partition, removal, records[0].offset)
         await self._store.write(partition, await self._completed(changes), next_offset)
         await self._written(changes)
 
@@ -52,21 +77,23 @@ class JournalProjection:
         """With what is known of the documents from elsewhere."""
         return changes
 
-    async def _remove(self, partition: int, removal: ThreadRemoval, offset: int) -> None:
-        """Removes the messages of a long thread in steps, which the thread shows. What is left then is not many.
+    async def _remove(self, partition: int, record: ProjectedRecord, find: Find, left: int) -> None:
+        """Removes many documents in steps, which a thread that is to go shows. What is left then is not many.
 
-        A process that dies meanwhile is at `offset` still, and goes on with those that are left.
+        A process that dies meanwhile is at the record still, and goes on with those that are left.
         """
-        thread, left = removal.thread, await self._store.count(removal.messages)
-        while left >= REMOVED_AT_ONCE:
-            thread = being_deleted(thread, left)
-            await self._store.write(partition, Changes(upserts=[thread]), offset)
-            some = await self._store.scroll(
-                removal.messages, order_by="position", descending=False, limit=REMOVED_AT_ONCE
-            )
-            if not some:
-                break
-            await self._store.write(partition, Changes(deletes=[each.point_id for each in some]), offset)
+        event = record.event
+        goes = isinstance(event, ThreadDeleted) and find.kind == "message"
+        thread = await self._store.get([thread_point(event.tenant_id, event.thread_id)]) if goes else []
+        some: Sequence[Listed] = []
+        while True:
+            thread = [being_deleted(each, left) for each in thread]
+            changes = Changes(upserts=thread, deletes=[each.point_id for each in some])
+            await self._store.write(partition, changes, record.offset)
+            await asyncio.sleep(PAUSE_SECONDS)
+            if left < REMOVED_AT_ONCE:
+                return
+            some = await self._store.scroll(find, order_by="position", descending=False, limit=REMOVED_AT_ONCE)
             left -= len(some)
 
     async def _written(self, changes: Changes) -> None:

@@ -25,7 +25,7 @@ from schemas.journal import (
     TurnWaiting,
 )
 from schemas.parts import ToolCallPart, text_of
-from services.memory.store import Changes, Document, Fields, Find, Kind, Range, ThreadRemoval, point_id
+from services.memory.store import Changes, Document, Fields, Find, Kind, Range, point_id
 
 TITLE_LENGTH = 80
 
@@ -129,7 +129,6 @@ class _Batch:
     upserts: dict[str, Document] = field(default_factory=dict[str, Document])
     deletes: set[str] = field(default_factory=set[str])
     delete_all: list[Find] = field(default_factory=list[Find])
-    removals: list[ThreadRemoval] = field(default_factory=list[ThreadRemoval])
     threads: dict[str, _Thread] = field(default_factory=dict[str, _Thread])
     """Those that change. A batch has many messages of a thread, which is read and written once."""
 
@@ -197,7 +196,7 @@ def project(events: Sequence[tuple[int, JournalEvent]], existing: Mapping[str, D
         if not batch.has_passed(offset, event):
             _apply(batch, offset, event)
     upserts = batch.upserts | {point: _thread_document(point, thread) for point, thread in batch.threads.items()}
-    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all, batch.removals)
+    return Changes(list(upserts.values()), sorted(batch.deletes), batch.delete_all)
 
 
 def _apply(batch: _Batch, offset: int, event: JournalEvent) -> None:
@@ -320,13 +319,12 @@ def _messages_deleted(batch: _Batch, offset: int, event: MessageDeleted) -> None
     """
     for message_id in event.message_ids:
         _message_deleted(batch, message_point(event.tenant_id, event.thread_id, message_id), event.tenant_id)
-    within = _positions_deleted(offset, event)
-    if within is not None:
-        for kind in OF_MESSAGES:
-            batch.remove_all(Find(kind, event.tenant_id, {"thread_id": event.thread_id}, between={"position": within}))
+    for find in removed_together(offset, event):
+        batch.remove_all(find)
     thread = batch.thread(thread_point(event.tenant_id, event.thread_id))
     if thread is None:
         return
+    within = _positions_deleted(offset, event)
     titled, position = thread.view.title_message_id, thread.view.title_position
     goes = titled in event.message_ids or (within is not None and position is not None and within.holds(position))
     _thread_passes(batch, offset, event, {"title": None, **FROM_NO_MESSAGE} if goes else {})
@@ -345,6 +343,21 @@ def _only_about_tools(event: MessageAdded, text: str) -> bool:
     return event.role == "tool" or (not text and any(isinstance(part, ToolCallPart) for part in event.parts))
 
 
+def removed_together(offset: int, event: JournalEvent) -> list[Find]:
+    """What an event removes without naming each of it, messages before their calls: there may be very many."""
+    match event:
+        case ThreadDeleted():
+            within = Range(below=offset)
+        case MessageDeleted():
+            within = _positions_deleted(offset, event)
+        case _:
+            within = None
+    if within is None:
+        return []
+    where, between = {"thread_id": event.thread_id}, {"position": within}
+    return [Find(kind, event.tenant_id, where, between=between) for kind in OF_MESSAGES]
+
+
 def _positions_deleted(offset: int, event: MessageDeleted) -> Range | None:
     """Of messages before the event, and of their calls, which are from the same ones; None where only ids are named."""
     if event.from_position is None and event.to_position is None:
@@ -355,14 +368,9 @@ def _positions_deleted(offset: int, event: MessageDeleted) -> Range | None:
 
 def _thread_deleted(batch: _Batch, offset: int, event: ThreadDeleted) -> None:
     """Removes everything of the thread; its turns stay, so that an old prompt id is still known."""
-    point = thread_point(event.tenant_id, event.thread_id)
-    where, before = {"thread_id": event.thread_id}, {"position": Range(below=offset)}
-    stored = batch.existing.get(point)
-    if stored is not None and point not in batch.deletes:
-        batch.removals.append(ThreadRemoval(stored, Find("message", event.tenant_id, where, between=before)))
-    batch.remove(point)
-    for kind in OF_MESSAGES:
-        batch.remove_all(Find(kind, event.tenant_id, where, between=before))
+    batch.remove(thread_point(event.tenant_id, event.thread_id))
+    for find in removed_together(offset, event):
+        batch.remove_all(find)
 
 
 def being_deleted(thread: Document, remaining: int) -> Document:
@@ -417,8 +425,11 @@ def _put_thread(
 
 def _title_of(message: MessageAdded, position: int) -> dict[str, Any]:
     """The first line of what it says, and whose that is; nothing where it says nothing."""
-    title = text_of(message.parts).strip().split("\n", 1)[0][:TITLE_LENGTH]
-    return {"title": title, "title_message_id": message.message_id, "title_position": position} if title else {}
+    lines = text_of(message.parts).strip().splitlines()
+    if not lines:
+        return {}
+    title = lines[0][:TITLE_LENGTH].rstrip()
+    return {"title": title, "title_message_id": message.message_id, "title_position": position}
 
 
 def _thread_document(point: str, known: _Thread) -> Document:

@@ -243,14 +243,6 @@ class Hit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ThreadRemoval:
-    """A thread that is to go, as it is stored, with the messages that go with it."""
-
-    thread: Document
-    messages: Find
-
-
-@dataclass(frozen=True, slots=True)
 class Changes:
     """What a batch of the journal does. Whole threads are deleted first, then documents, then those that stay written:
     a document that is replaced tells, until it is, of others that must go with it."""
@@ -258,8 +250,6 @@ class Changes:
     upserts: Sequence[Document] = ()
     deletes: Sequence[str] = ()
     delete_all: Sequence[Find] = ()
-    removals: Sequence[ThreadRemoval] = ()
-    """Threads of which `delete_all` takes the messages: where these are many, somebody may want to see how it goes."""
     vectors: WrittenVectors | None = None
     """Of those among the upserts that have one already. The others wait for theirs."""
 

@@ -132,6 +132,17 @@ async def test_a_lone_surrogate_is_refused_in_words(
     assert (log.written, memory.posted) == ([], [])
 
 
+@pytest.mark.parametrize("title", [b'"\xff"', b'"\xe2\x82"', b"1" * 5000, b"[" * 300 + b"]" * 300, b'"no end'])
+async def test_what_is_no_json_that_services_read_is_an_invalid_request(
+    http: httpx.AsyncClient, log: Log, title: bytes
+) -> None:
+    response = await http.post("/v1/threads", content=b'{"title": ' + title + b"}", headers=JSON)
+    assert (response.status_code, response.headers["content-type"]) == (422, PROBLEM_JSON)
+    assert response.json()["type"] == "urn:turnlog:problem:invalid-request"
+    assert [each["location"] for each in response.json()["errors"]] == ["body"]
+    assert log.written == []
+
+
 @pytest.mark.parametrize("text", ['"\\ud83d\\ude00"', '"\U0001f600"'])
 async def test_a_whole_character_is_none(http: httpx.AsyncClient, log: Log, text: str) -> None:
     body = b"\xef\xbb\xbf" + f'{{"title": {text}}}'.encode()

@@ -22,22 +22,33 @@ from services.runtime.web import ProblemError, problem
 
 
 class Memory:
-    """Two pages of one message each; the thread is deleted when so many reads of it were answered."""
+    """Two pages of one message each, the last of which is known at the second look; the thread is deleted when so many
+    reads of it were answered."""
 
     def __init__(self, reads_until_deleted: int, *, last: str = "", metadata: JsonObject | None = None) -> None:
         self._reads_left = reads_until_deleted
         self._last = last
         self._metadata = metadata or {}
+        self._looks_for_last = 0
 
     async def get(self, path: str, **asked: Any) -> Any:
         if not path.startswith("threads/old") or not self._reads_left:
             raise problem(404, "not-found", "Not found")
         self._reads_left -= 1
+        if path.endswith("/messages/m-1"):
+            self._looks_for_last += 1
+            if self._looks_for_last == 1:
+                raise problem(404, "not-found", "Not found")
+            return self._message(1).model_dump(mode="json")
         if not path.endswith("/messages"):
             thread = ThreadView(thread_id="old", created_at=EPOCH, updated_at=EPOCH)
             return thread.model_dump(mode="json")
         position = 1 if asked["cursor"] else 0
-        message = MessageView(
+        page = Page(items=[self._message(position)], next_cursor=None if position else "next")
+        return page.model_dump(mode="json")
+
+    def _message(self, position: int) -> MessageView:
+        return MessageView(
             message_id=f"m-{position}",
             thread_id="old",
             position=position,
@@ -47,7 +58,6 @@ class Memory:
             metadata=self._metadata,
             created_at=EPOCH,
         )
-        return Page(items=[message], next_cursor=None if position else "next").model_dump(mode="json")
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +65,13 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.reads.KNOWN_SECONDS", 0)
 
 
-async def forked(memory: Memory, commands: list[ThreadChange] | None = None) -> list[int]:
+async def forked(
+    memory: Memory, commands: list[ThreadChange] | None = None, *, message_id: str | None = None
+) -> list[int]:
     """How many messages each command copies."""
     log = SimpleNamespace(journal_position=lambda thread_id: (0, 0))
     ports = cast("Ports", SimpleNamespace(log=log, memory=memory))
-    source = ForkedFrom(thread_id="old")
+    source = ForkedFrom(thread_id="old", message_id=message_id)
     create = ThreadCreate(thread_id="new", forked_from=source)
     counts: list[int] = []
     async for command, count in fork(ports, "default", source, create):
@@ -71,6 +83,10 @@ async def forked(memory: Memory, commands: list[ThreadChange] | None = None) -> 
 
 async def test_a_fork_of_a_thread_that_stays_is_whole() -> None:
     assert await forked(Memory(9)) == [0, 1, 1]
+
+
+async def test_a_message_that_was_appended_a_moment_ago_is_given_time_to_be_known() -> None:
+    assert await forked(Memory(9), message_id="m-1") == [0, 1, 1]
 
 
 @pytest.mark.parametrize(("reads", "status"), [(0, 404), *((reads, 409) for reads in range(1, 7))])

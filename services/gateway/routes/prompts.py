@@ -39,7 +39,17 @@ class ReplyBody(RequestBody):
     user_id: Identifier | None = None
 
 
-@router.post("/v1/threads/{thread_id}/prompts", status_code=202, response_model=PromptAccepted)
+@router.post(
+    "/v1/threads/{thread_id}/prompts",
+    status_code=202,
+    response_model=PromptAccepted,
+    responses={
+        200: {
+            "description": "The terminal event, or everything of the turn",
+            "content": {"application/json": {}, "text/event-stream": {}},
+        }
+    },
+)
 async def post_prompt(
     thread_id: ThreadId,
     body: PromptBody,

@@ -11,12 +11,16 @@ from schemas.agents import ContextOptions
 from schemas.base import Identifier, JsonObject, Name, ThreadId
 from schemas.http import (
     ContextRequest,
+    DeletionAccepted,
+    ForkAccepted,
     MessageListQuery,
+    MessagesAccepted,
     MessageView,
     Page,
     RequestBody,
     SearchPage,
     SearchQuery,
+    ThreadAccepted,
     ThreadContext,
     ThreadListQuery,
     ThreadView,
@@ -36,6 +40,11 @@ from services.runtime.web import problem
 router = APIRouter(tags=["threads"])
 
 Wait = Annotated[float | None, Query(ge=0, le=300, description="seconds to wait until reads show it: then 200")]
+
+
+def _shown(answer: type[ThreadAccepted]) -> dict[int | str, dict[str, Any]]:
+    """Of a change: that there is a 200 beside the 202."""
+    return {200: {"model": answer, "description": "Every read shows it"}}
 
 
 class ThreadBody(RequestBody):
@@ -111,10 +120,10 @@ class ContextBody(RequestBody):
     options: ContextOptions | None = None
 
 
-@router.post("/v1/threads", status_code=202)
+@router.post("/v1/threads", status_code=202, responses=_shown(ThreadAccepted))
 async def create_thread(
     body: ThreadBody, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
-) -> dict[str, Any]:
+) -> ThreadAccepted:
     """Creates a thread; one that is only prompted comes into being by itself. 409 where there is one of this id."""
     if body.thread_id is not None and await thread_if_any(ports, tenant_id, body.thread_id) is not None:
         detail = f"thread {body.thread_id!r} is there: change it with PATCH, or name another one, or none"
@@ -123,7 +132,7 @@ async def create_thread(
     fields = body.model_dump(exclude={"thread_id"})
     change = ThreadCreate(tenant_id=tenant_id, thread_id=thread_id, **fields)
     response.status_code = await write(ports, change, wait)
-    return {"thread_id": thread_id}
+    return ThreadAccepted(thread_id=thread_id)
 
 
 @router.get("/v1/threads", response_model=Page[ThreadView])
@@ -137,7 +146,7 @@ async def get_thread(thread_id: ThreadId, ports: PortsDep, tenant_id: TenantDep)
     return await read_thread(ports, tenant_id, thread_id)
 
 
-@router.patch("/v1/threads/{thread_id}", status_code=202)
+@router.patch("/v1/threads/{thread_id}", status_code=202, responses=_shown(ThreadAccepted))
 async def patch_thread(
     thread_id: ThreadId,
     body: ThreadPatch,
@@ -145,7 +154,7 @@ async def patch_thread(
     ports: PortsDep,
     tenant_id: TenantDep,
     wait: Wait = None,
-) -> dict[str, Any]:
+) -> ThreadAccepted:
     """Changes what is given, and clears what is null.
 
     404 where there is no such thread; one that was created a moment ago is there.
@@ -153,23 +162,23 @@ async def patch_thread(
     await known_thread(ports, tenant_id, thread_id)
     change = ThreadUpdate(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump(), cleared=body.cleared)
     response.status_code = await write(ports, change, wait)
-    return {"thread_id": thread_id}
+    return ThreadAccepted(thread_id=thread_id)
 
 
-@router.delete("/v1/threads/{thread_id}", status_code=202)
+@router.delete("/v1/threads/{thread_id}", status_code=202, responses=_shown(ThreadAccepted))
 async def delete_thread(
     thread_id: ThreadId, response: Response, ports: PortsDep, tenant_id: TenantDep, wait: Wait = None
-) -> dict[str, Any]:
+) -> ThreadAccepted:
     """Ends the turns of the thread, then removes it with its messages.
 
     It is there until then, if it is long with the status `deleting` and how far that is, and 404 afterwards.
     """
     await known_thread(ports, tenant_id, thread_id)
     response.status_code = await write(ports, ThreadDelete(tenant_id=tenant_id, thread_id=thread_id), wait)
-    return {"thread_id": thread_id}
+    return ThreadAccepted(thread_id=thread_id)
 
 
-@router.post("/v1/threads/{thread_id}/fork", status_code=202)
+@router.post("/v1/threads/{thread_id}/fork", status_code=202, responses=_shown(ForkAccepted))
 async def fork_thread(
     thread_id: ThreadId,
     response: Response,
@@ -177,7 +186,7 @@ async def fork_thread(
     tenant_id: TenantDep,
     body: ForkBody | None = None,
     wait: Wait = None,
-) -> dict[str, Any]:
+) -> ForkAccepted:
     """A new thread with the messages of this one, up to and with `message_id`. A prompt to it comes behind them all.
 
     With a `thread_id` of the client's own the same request again finishes what was cut short, and copies nothing twice.
@@ -191,7 +200,7 @@ async def fork_thread(
         **asked.model_dump(exclude={"thread_id", "message_id"}),
     )
     response.status_code, copied = await carry_out(ports, fork(ports, tenant_id, source, create), wait)
-    return {"thread_id": create.thread_id, "forked_from": source.model_dump(), "messages": copied}
+    return ForkAccepted(thread_id=create.thread_id, forked_from=source, messages=copied)
 
 
 @router.get("/v1/threads/{thread_id}/messages", response_model=Page[MessageView])
@@ -207,7 +216,7 @@ async def list_messages(
     return await read_thread(ports, tenant_id, thread_id, "messages", **asked.model_dump(mode="json"))
 
 
-@router.post("/v1/threads/{thread_id}/messages", status_code=202)
+@router.post("/v1/threads/{thread_id}/messages", status_code=202, responses=_shown(MessagesAccepted))
 async def append_messages(
     thread_id: ThreadId,
     body: AppendBody,
@@ -215,16 +224,22 @@ async def append_messages(
     ports: PortsDep,
     tenant_id: TenantDep,
     wait: Wait = None,
-) -> dict[str, Any]:
+) -> MessagesAccepted:
     """Adds messages without asking an agent."""
     at = datetime.now(UTC)
-    messages = [each.model_copy(update={"message_id": each.message_id or new_id(at)}) for each in body.messages]
+    ids = [each.message_id or new_id(at) for each in body.messages]
+    messages = [each.model_copy(update={"message_id": named}) for each, named in zip(body.messages, ids, strict=True)]
     change = MessagesAppend(tenant_id=tenant_id, thread_id=thread_id, messages=messages)
     response.status_code = await write(ports, change, wait)
-    return {"thread_id": thread_id, "message_ids": [each.message_id for each in messages]}
+    return MessagesAccepted(thread_id=thread_id, message_ids=ids)
 
 
-@router.delete("/v1/threads/{thread_id}/messages", status_code=202)
+@router.delete(
+    "/v1/threads/{thread_id}/messages",
+    status_code=202,
+    responses=_shown(DeletionAccepted),
+    response_model_exclude_none=True,
+)
 async def delete_messages(
     thread_id: ThreadId,
     body: DeleteBody,
@@ -232,7 +247,7 @@ async def delete_messages(
     ports: PortsDep,
     tenant_id: TenantDep,
     wait: Wait = None,
-) -> dict[str, Any]:
+) -> DeletionAccepted:
     """Removes messages: those of the ids, or those at the positions that are there when it is carried out.
 
     Ids that are not there are no error; a thread that is not there is a 404.
@@ -240,10 +255,14 @@ async def delete_messages(
     await known_thread(ports, tenant_id, thread_id)
     change = MessagesDelete(tenant_id=tenant_id, thread_id=thread_id, **body.model_dump(exclude_none=True))
     response.status_code = await write(ports, change, wait)
-    return {"thread_id": thread_id, **body.model_dump(exclude_none=True)}
+    return DeletionAccepted(thread_id=thread_id, **body.model_dump())
 
 
-@router.get("/v1/threads/{thread_id}/events")
+@router.get(
+    "/v1/threads/{thread_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}},
+)
 async def stream_thread(
     thread_id: ThreadId,
     request: Request,

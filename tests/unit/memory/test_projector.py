@@ -234,8 +234,17 @@ def test_only_what_a_user_says_becomes_a_title(role: str, text: str) -> None:
     assert Documents().tell(added("m-1", text, role=role)).thread().title is None
 
 
-def test_a_title_from_a_message_is_its_first_line_cut_short() -> None:
-    assert Documents().tell(added("m-1", "\n  " + "x" * 300 + "\nmore")).thread().title == "x" * 80
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("\n  " + "x" * 300 + "\nmore", "x" * 80),
+        ("Dear all,\r\nmore", "Dear all,"),
+        ("Dear all, \u2028more", "Dear all,"),
+        ("x" * 79 + " y", "x" * 79),
+    ],
+)
+def test_a_title_from_a_message_is_its_first_line_cut_short(text: str, title: str) -> None:
+    assert Documents().tell(added("m-1", text)).thread().title == title
 
 
 TITLED = [added("m-0", "Hello", role="assistant"), added("m-1", "my password is hunter2"), added("m-2", "Thanks")]
