@@ -1,6 +1,7 @@
 """Documents of the HTTP interfaces: what the gateway answers, and what services ask of memory and usage."""
 
 from typing import Annotated, Generic, Literal, Self, TypeVar
+from uuid import UUID
 
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
@@ -375,7 +376,7 @@ class DocumentFingerprints(Model):
 
 
 class AuditedIds(Model):
-    point_ids: list[str] = Field(max_length=1000)
+    point_ids: list[UUID] = Field(max_length=1000)
 
 
 class AuditedDocument(Model):

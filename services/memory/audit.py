@@ -1,6 +1,7 @@
 """What an audit asks of memory: which documents it holds, told by their fingerprints. Covers every tenant."""
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import FastAPI, Query
 
@@ -20,18 +21,19 @@ def install_audit(app: FastAPI, store: MemoryStore, progress: Progress) -> None:
     @app.get("/audit/documents")
     async def fingerprints(
         partition: int | None = None,
-        after: str | None = None,
+        after: UUID | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 500,
         min_offset: int = 0,
     ) -> DocumentFingerprints:
         if partition is not None and min_offset:
             await progress.wait_for(partition, min_offset, WAIT_SECONDS)
-        documents = await store.of_partition(partition, after=after, limit=limit)
+        documents = await store.of_partition(partition, after=str(after) if after else None, limit=limit)
         return DocumentFingerprints(items=[(each.point_id, fingerprint(each).hex()) for each in documents])
 
     @app.post("/audit/documents")
     async def documents(asked: AuditedIds) -> AuditedDocuments:
-        return AuditedDocuments(items=[_audited(each) for each in await store.get(asked.point_ids)])
+        found = await store.get([str(each) for each in asked.point_ids])
+        return AuditedDocuments(items=[_audited(each) for each in found])
 
 
 def _audited(document: Document) -> AuditedDocument:

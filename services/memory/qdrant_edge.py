@@ -33,6 +33,7 @@ from services.memory.store import (
     VectorCounts,
     VectorSpace,
 )
+from services.runtime.disk import require_room
 from services.runtime.errors import ConfigurationError, UnavailableError
 from services.runtime.tasks import run_to_end
 
@@ -55,7 +56,7 @@ class EdgeMemoryStore:
     async def open(self) -> None:
         """Raises ConfigurationError when another process has the folder open, or the engine cannot read it.
 
-        Raises UnavailableError while a shard is to be made and the disk is full.
+        Raises UnavailableError while the disk is full.
         """
         await run_to_end(self._open)
 
@@ -85,10 +86,14 @@ class EdgeMemoryStore:
             self._lock = lock
 
     def _load_or_create(self) -> MemoryShard:
-        """A new shard is pointed at when it has all its indexes: a start that is killed leaves no half of one."""
+        """A new shard is pointed at when it has all its indexes: a start that is killed leaves no half of one.
+
+        To load one wants room as well: the engine writes once more what it had not flushed.
+        """
         pointer = self._folder / POINTER
         name = pointer.read_text().strip() if pointer.exists() else None
         self._remove_all_but(name)
+        require_room(self._folder)
         if name is not None:
             shard = MemoryShard(self._folder / name)
             if shard.load():

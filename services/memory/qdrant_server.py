@@ -19,6 +19,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 from services.memory.qdrant_text import TextVectors, matched
 from services.memory.settings import Quantization
 from services.memory.store import (
+    CHANGED_AT_ONCE,
     EMBEDDING,
     INTEGER_FIELDS,
     KEYWORD_FIELDS,
@@ -220,10 +221,10 @@ class MemoryCollection:
 
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         """No message changes in between; one process writes at a time. The state follows the vector."""
-        for start in range(0, len(vectors), BATCH):
+        for start in range(0, len(vectors), CHANGED_AT_ONCE):
             async with self._writing:
                 with self._calling():
-                    await self._put_vectors(space, vectors[start : start + BATCH])
+                    await self._put_vectors(space, vectors[start : start + CHANGED_AT_ONCE])
 
     async def _put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         await self._prepare(space)

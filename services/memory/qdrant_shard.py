@@ -23,6 +23,7 @@ import qdrant_edge as qdrant
 from services.memory.qdrant_text import TextVectors, matched
 from services.memory.qdrant_words import BODY, WORDS, document_of, payload_of, words_of
 from services.memory.store import (
+    CHANGED_AT_ONCE,
     EMBEDDING,
     INTEGER_FIELDS,
     MOST_STATES,
@@ -271,7 +272,7 @@ class MemoryShard:
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         if self._shard is not None:
             require_room(self.folder)
-        for some in _batches(vectors):
+        for some in _batches(vectors, CHANGED_AT_ONCE):
             self._call(lambda shard, some=some: self._put_vectors(shard, space, some))
             await _pause()
 
@@ -420,9 +421,9 @@ class MemoryShard:
             raise UnavailableError(f"the store in {self.folder} failed: {error}") from error
 
 
-def _batches(several: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(several), BATCH):
-        yield several[start : start + BATCH]
+def _batches(several: Sequence[T], size: int = BATCH) -> Iterator[Sequence[T]]:
+    for start in range(0, len(several), size):
+        yield several[start : start + size]
 
 
 async def _pause() -> None:

@@ -28,6 +28,10 @@ PENDING = "pending"
 MOST_STATES = 1000
 """Of the vectors of messages: two for each model that there ever was."""
 
+CHANGED_AT_ONCE = 32
+"""Points that one operation gives vectors or states. Qdrant changes so many at a time, and when it reads its log again
+it ends an operation behind those among which one is missing, since it was deleted later: the rest would not change."""
+
 
 @functools.lru_cache(maxsize=4096)
 def point_id(kind: str, tenant_id: str, *identity: str) -> str:

@@ -100,7 +100,7 @@ class Rebuild:
         self._prepare = prepare
         self._task: asyncio.Task[None] | None = None
         self._unasked: asyncio.Task[None] | None = None
-        self._switching = False
+        self._ending = False
         self._status = RebuildStatus(state="none")
         self._begins: dict[TopicPartition, int] = {}
         self._reached: dict[TopicPartition, int] = {}
@@ -150,7 +150,7 @@ class Rebuild:
         return self._status
 
     async def cancel(self) -> RebuildStatus:
-        """Returns when it has ended and what was built is gone; a switch that has begun is finished instead.
+        """Returns when it has ended and what was built is gone; a switch, or a failure, comes to its own end instead.
 
         Raises NoRebuildError.
         """
@@ -162,7 +162,7 @@ class Rebuild:
     async def stop(self) -> None:
         """Cancels what runs, if anything does."""
         if self._task is not None and not self._task.done():
-            if not self._switching:
+            if not self._ending:
                 self._task.cancel()
             await asyncio.wait({self._task})
 
@@ -176,7 +176,7 @@ class Rebuild:
         else:
             self._end("done", "")
         finally:
-            self._switching = False
+            self._ending = False
 
     async def _build_and_switch(self, builds: Builds) -> None:
         consumer = self._clients.consumer()
@@ -211,11 +211,12 @@ class Rebuild:
                     ) from error
                 for each in partitions:
                     await build.apply(each.partition, [], self._reached[each])
-                self._switching = True
+                self._ending = True
                 self._failpoints.hit("rebuild.before_switch")
                 await builds.switch()
                 self._failpoints.hit("rebuild.after_switch")
         finally:
+            self._ending = True
             await consumer.stop()
             await self._clean(builds)
 

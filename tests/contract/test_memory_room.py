@@ -17,7 +17,7 @@ from tests.contract.test_memory_vectors import NORTH, OTHER, SPACE, near, put, w
 from tests.support.disk import small_disk
 
 CHILD = """
-import asyncio, shutil, sys
+import asyncio, contextlib, shutil, sys
 from pathlib import Path
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import Changes, VectorSpace
@@ -57,6 +57,13 @@ async def main():
     assert await near(store, [1.0] * LARGE.size, space=LARGE) == []
     assert len(await texts_found(store, messages(), "figs")) == 10
     await refused(EdgeMemoryStore(DISK / "another").open())
+    leave(0)
+    with contextlib.suppress(UnavailableError):
+        await store.close()
+    await refused(store.open())
+    (DISK / "filler").unlink()
+    await store.open()
+    assert await store.count(messages()) == 4000
     await store.close()
 
 asyncio.run(main())
@@ -88,6 +95,21 @@ async def test_a_first_start_waits_for_room(tmp_path: Path, full: pytest.MonkeyP
     await store.open()
     assert await store.positions() == {}
     await store.close()
+
+
+async def test_a_start_waits_for_room_and_goes_on_where_it_was(edge: EdgeMemoryStore, full: pytest.MonkeyPatch) -> None:
+    """The engine writes what it had not flushed once more: where nothing is left, the kernel ends the process."""
+    full.undo()
+    await edge.write(0, Changes([message(1)]), 2)
+    await edge.close()
+    full.setattr(disk, "RESERVE_MEGABYTES", 1024**3)
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="make room"):
+            await edge.open()
+    full.undo()
+    await edge.open()
+    assert await positions_of(edge, messages()) == [1]
+    assert await edge.positions() == {0: 2}
 
 
 async def test_a_build_wants_room(edge: EdgeMemoryStore, full: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -284,6 +285,32 @@ async def test_a_process_that_is_killed_leaves_each_message_with_its_vector_or_w
     embedded = [each.fields["position"] for each in documents if each.point_id in with_vector]
     assert sorted([*left, *embedded]) == there
     assert len(with_vector) >= stored, "a vector that was acknowledged outlives the process"
+
+
+async def test_a_process_that_is_killed_in_a_flush_leaves_each_message_with_its_vector_or_waiting_for_it(
+    tmp_path: Path,
+) -> None:
+    """The flush has told the disk which documents are gone, and nothing else yet: all else is read from the engine's
+    log, where a message that is gone is still given its vector together with others."""
+    folder, killed = tmp_path / "memory", tmp_path / "killed"
+    store = EdgeMemoryStore(folder)
+    await store.open()
+    some = [message(each, "text") for each in range(200)]
+    await store.write(0, Changes(some), 200)
+    await store.close()
+    await store.open()
+    await put(store, SPACE, *((each, NORTH) for each in some[1:]), (some[0], None))
+    await store.write(0, Changes(deletes=[some[7].point_id, some[150].point_id]), 201)
+    shutil.copytree(folder, killed)
+    await store.close()
+    (mappings,) = folder.rglob("mutable_id_tracker.mappings")
+    shutil.copy(mappings, killed / mappings.relative_to(folder))
+    left = EdgeMemoryStore(killed)
+    await left.open()
+    assert await left.positions() == {0: 200}
+    assert await left.vector_counts(SPACE) == VectorCounts(stored=197, refused=1)
+    assert len(await left.vectors(SPACE, [each.point_id for each in some])) == 197
+    await left.close()
 
 
 async def test_a_store_that_is_not_open_stores_no_vector(edge: EdgeMemoryStore) -> None:

@@ -8,6 +8,7 @@ of the log afterwards. What differs is therefore held against every state that i
 import json
 from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any
+from uuid import UUID
 
 from pydantic import RootModel
 
@@ -103,7 +104,7 @@ class _MemoryAudit:
             asked["after"] = answer.items[-1][0]
 
     async def _stored(self, keys: Collection[bytes]) -> dict[bytes, AuditedDocument]:
-        points, found = [point_of(key) for key in sorted(keys)], dict[bytes, AuditedDocument]()
+        points, found = [UUID(bytes=key) for key in sorted(keys)], dict[bytes, AuditedDocument]()
         for begin in range(0, len(points), LOOKED_UP):
             asked = AuditedIds(point_ids=points[begin : begin + LOOKED_UP])
             answer = await self._service.ask(AuditedDocuments, "POST", "/audit/documents", asked)
