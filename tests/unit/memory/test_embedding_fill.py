@@ -260,6 +260,21 @@ async def test_no_message_is_refused_while_the_model_gives_no_text_a_vector(fill
     assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
 
 
+async def test_a_model_that_gives_no_text_a_vector_is_asked_for_none_until_it_gives_one(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    filling.embedder.instead[""] = [0.0] * 4
+    await filling.told.tell(*(added(f"n-{number}", "dog") for number in range(3)))
+    for _ in range(5):
+        with pytest.raises(EmbedderUnavailableError, match="meanings embeds nothing"):
+            await filling.fill.fill_batch()
+    assert filling.embedder.asked.count("dog") == 3
+    filling.embedder.instead.clear()
+    await filling.fill_all()
+    assert filling.embedder.asked.count("dog") == 6
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
+
+
 def test_the_readme_names_what_is_counted() -> None:
     readme = (Path(__file__).parents[3] / "services" / "memory" / "README.md").read_text()
     assert f"`{next(iter(CUT.describe())).name}_total`" in readme
