@@ -134,7 +134,10 @@ class Embeddings:
         return self._space
 
     async def probe(self) -> VectorSpace:
-        """Returns when the model has embedded PROBE. Raises EmbedderUnavailableError where it embeds nothing now."""
+        """Returns when the model has embedded PROBE.
+
+        Raises EmbedderUnavailableError where it embeds nothing now, or not into the space of before.
+        """
         try:
             [vector] = (await self.embedder.embed([PROBE])).vectors
         except TextsRefusedError as error:
@@ -142,6 +145,10 @@ class Embeddings:
         space = VectorSpace(self.embedder.model, len(vector))
         if wrong := flaw(vector, space):
             raise EmbedderUnavailableError(f"{self.embedder.model} embeds nothing: it gave {wrong}")
+        if self._space is not None and (wrong := flaw(vector, self._space)):
+            raise EmbedderUnavailableError(
+                f"{self.embedder.model} gives {wrong} now: start memory again, which embeds everything anew"
+            )
         return space
 
     def known_space(self) -> VectorSpace:

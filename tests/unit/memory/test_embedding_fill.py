@@ -260,6 +260,20 @@ async def test_no_message_is_refused_while_the_model_gives_no_text_a_vector(fill
     assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
 
 
+async def test_no_message_is_refused_while_the_model_gives_every_text_a_vector_of_another_size(
+    filling: Filling,
+) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    filling.embedder.instead[""] = [1.0] * 5
+    await filling.told.tell(*(added(f"n-{number}", "car") for number in range(3)))
+    with pytest.raises(EmbedderUnavailableError, match="meanings gives a vector of 5 numbers instead of 4"):
+        await filling.fill_all()
+    filling.restart()
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(VectorSpace("meanings", 5)) == VectorCounts(stored=4)
+
+
 async def test_a_model_that_gives_no_text_a_vector_is_asked_for_none_until_it_gives_one(filling: Filling) -> None:
     await filling.told.tell(added("m-1", "car"))
     await filling.fill_all()
