@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from yarl import URL
 
 from schemas.tokens import estimated_tokens
-from services.memory.embeddings import Embedded, EmbedderUnavailableError, TextsRefusedError
+from services.memory.embeddings import Embedded, EmbedderBusyError, EmbedderUnavailableError, TextsRefusedError
 from services.runtime.retry_after import retry_after_seconds
 
 CALL_SECONDS = 60.0
@@ -17,6 +17,9 @@ SHOWN_CHARACTERS = 300
 
 TEXTS_AT_FAULT = frozenset({400, 413, 422})
 """What a server answers when a text is too long for its model, or the texts together for one request."""
+
+TOO_MUCH = 429
+"""What it answers until some time has passed. It counts tokens a minute, so a short text may go through meanwhile."""
 
 
 class _Item(BaseModel):
@@ -73,7 +76,8 @@ class HttpEmbedder:
             raise TextsRefusedError(_said(content))
         if status != 200:
             message = f"{self._url} answered {status}: {_said(content)}"
-            raise EmbedderUnavailableError(message, retry_after_seconds(headers))
+            kind = EmbedderBusyError if status == TOO_MUCH else EmbedderUnavailableError
+            raise kind(message, retry_after_seconds(headers))
         return await asyncio.to_thread(self._read, content, texts)
 
     def _read(self, content: bytes, texts: Sequence[str]) -> Embedded:

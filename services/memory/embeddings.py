@@ -41,6 +41,10 @@ class EmbedderUnavailableError(UnavailableError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class EmbedderBusyError(EmbedderUnavailableError):
+    """The model takes no more for now, which is no text's fault: they may be too many at once, or too often."""
+
+
 class TextsRefusedError(TurnlogError):
     """At least one of the texts is at fault, so the same call fails again. Some servers say so of every text where what
     they do not take is the key."""

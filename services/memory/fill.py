@@ -12,8 +12,9 @@ from prometheus_client import Counter, Gauge
 
 from schemas.http import ComponentHealth, MessageView
 from schemas.usage import UsageRecorded
-from services.memory.batch_size import BatchSize
+from services.memory.batch_size import BatchSize, Fault
 from services.memory.embeddings import (
+    EmbedderBusyError,
     EmbedderUnavailableError,
     Embeddings,
     TextsRefusedError,
@@ -187,8 +188,9 @@ class EmbeddingFill:
         where the same are to be tried again."""
         await self._probe()
         tried = [document.point_id for document in documents]
-        verdict = self._size.failed(tried, refused=isinstance(error, TextsRefusedError))
-        if verdict == "again":
+        fault = fault_of(error)
+        verdict = self._size.failed(tried, fault)
+        if verdict == "again" or fault == "busy":
             raise error
         if verdict == "without":
             await self._refuse(space, documents[0], str(error))
@@ -235,6 +237,16 @@ class EmbeddingFill:
         )
         MESSAGES.labels("refused").inc()
         await self._store.put_vectors(space, [MessageVector(document, None)])
+
+
+def fault_of(error: EmbedderUnavailableError | TextsRefusedError) -> Fault:
+    match error:
+        case TextsRefusedError():
+            return "refused"
+        case EmbedderBusyError():
+            return "busy"
+        case _:
+            return "broken"
 
 
 def seconds_until_next_try(error: Exception, pause: float) -> float:

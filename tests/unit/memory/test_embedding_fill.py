@@ -13,7 +13,14 @@ from structlog.testing import capture_logs
 
 from schemas.usage import UsageRecorded
 from services.memory import fill
-from services.memory.embeddings import EmbedderUnavailableError, Embeddings, TextsRefusedError, UsageLog
+from services.memory.embeddings import (
+    Embedded,
+    EmbedderBusyError,
+    EmbedderUnavailableError,
+    Embeddings,
+    TextsRefusedError,
+    UsageLog,
+)
 from services.memory.fill import CUT, WAITING, EmbeddingFill, seconds_until_next_try
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
@@ -188,6 +195,30 @@ async def test_one_text_that_breaks_the_model_down_stops_no_other(filling: Filli
     assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=19, refused=1)
     [said] = [each for each in logs if each["event"] == "message_not_embedded"]
     assert (said["message_id"], said["reason"]) == ("m-09", "the model broke down")
+
+
+async def test_a_model_that_takes_no_more_for_now_is_waited_for_and_no_text_given_up(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed, left = filling.embedder.embed, 2
+
+    async def limited(texts: Sequence[str]) -> Embedded:
+        if sum(map(len, texts)) > 20 * left:
+            raise EmbedderBusyError("tokens a minute", retry_after_seconds=7)
+        return await embed(texts)
+
+    monkeypatch.setattr(filling.embedder, "embed", limited)
+    await filling.told.tell(*(added(f"m-{number}", f"a long text about my car {number}") for number in range(4)))
+    await filling.try_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
+    left = 1
+    await filling.told.tell(added("n-1", "a long text about my dog"))
+    for _ in range(10):
+        with pytest.raises(EmbedderBusyError):
+            await filling.fill.fill_batch()
+    left = 2
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=5)
 
 
 async def test_texts_that_are_too_many_at_once_are_embedded_by_fewer(filling: Filling) -> None:

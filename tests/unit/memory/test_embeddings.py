@@ -17,6 +17,7 @@ from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import (
     Asker,
     Embedded,
+    EmbedderBusyError,
     EmbedderUnavailableError,
     Embeddings,
     TextsRefusedError,
@@ -234,6 +235,14 @@ async def test_a_server_that_does_not_serve_now_is_asked_again_when_it_says(
         with pytest.raises(EmbedderUnavailableError, match=str(status)) as raised:
             await embedder.embed(["a"])
     assert raised.value.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(("status", "busy"), [(429, True), (503, False), (500, False)])
+async def test_only_a_server_that_says_too_many_requests_is_busy(status: int, busy: bool) -> None:
+    async with served(answering(status, b"no")) as (embedder, _):
+        with pytest.raises(EmbedderUnavailableError) as raised:
+            await embedder.embed(["a"])
+    assert isinstance(raised.value, EmbedderBusyError) == busy
 
 
 @pytest.mark.parametrize(
