@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import aiohttp
@@ -86,11 +87,13 @@ class HttpEmbedder:
             answer = _Answer.model_validate_json(content)
         except ValidationError as error:
             raise EmbedderUnavailableError(f"{self._url} answered no embeddings: {_said(content)}") from error
-        vectors = {each.index: each.vector() for each in answer.data if each.index is not None}
-        if not vectors:
+        indexes = Counter(each.index for each in answer.data if each.index is not None)
+        if not indexes:
             raise EmbedderUnavailableError(f"{self._url} answered no embeddings: {_said(content)}")
-        if not vectors.keys() <= set(range(len(texts))):
-            raise EmbedderUnavailableError(f"{self._url} answered index {max(vectors)} for {len(texts)} texts")
+        for index, times in indexes.items():
+            if times > 1 or not 0 <= index < len(texts):
+                raise EmbedderUnavailableError(f"{self._url} answered index {index} {times}x for {len(texts)} texts")
+        vectors = {each.index: each.vector() for each in answer.data}
         in_order = [vectors.get(index, []) for index in range(len(texts))]
         counted = answer.usage and (answer.usage.prompt_tokens or answer.usage.total_tokens)
         if counted:

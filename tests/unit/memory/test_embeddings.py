@@ -254,6 +254,7 @@ async def test_only_a_server_that_says_too_many_requests_is_busy(status: int, bu
         {"model": "m-1"},
         vectors((0, [1.0]), (1, [1.0])),
         vectors((1, [1.0])),
+        vectors((-1, [1.0])),
         b'{"data": [{"index": 0, "embedding": "AAAA"}]}',
     ],
 )
@@ -261,6 +262,13 @@ async def test_an_answer_that_holds_no_vectors_says_so(body: Any) -> None:
     async with served(answering(200, body)) as (embedder, _):
         with pytest.raises(EmbedderUnavailableError, match="answered"):
             await embedder.embed(["a"])
+
+
+async def test_a_server_that_counts_no_texts_gives_none_the_vector_of_another() -> None:
+    body = vectors((0, [1.0]), (0, [2.0]))
+    async with served(answering(200, body)) as (embedder, _):
+        with pytest.raises(EmbedderUnavailableError, match="index 0 2x for 2 texts"):
+            await embedder.embed(["a", "b"])
 
 
 @pytest.mark.parametrize(
