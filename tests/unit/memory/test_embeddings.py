@@ -210,8 +210,9 @@ async def test_vectors_come_in_the_order_of_their_texts_whatever_that_of_the_ans
     assert sent == {"model": "m-1", "input": ["a", "b"], "encoding_format": "float"}
 
 
-async def test_where_a_server_counts_no_tokens_they_are_estimated() -> None:
-    body = {"data": [{"index": 0, "embedding": [1.0]}]}
+@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"prompt_tokens": None, "total_tokens": 0}}])
+async def test_where_a_server_counts_no_tokens_they_are_estimated(usage: dict[str, Any]) -> None:
+    body = {"data": [{"index": 0, "embedding": [1.0]}]} | usage
     async with served(answering(200, body)) as (embedder, _):
         answer = await embedder.embed(["nine char"])
     assert (answer.tokens, answer.estimated) == (3, True)
