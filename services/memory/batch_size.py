@@ -6,6 +6,10 @@ from typing import Literal
 Verdict = Literal["again", "fewer", "without"]
 """What to do after a failure: the same again, with fewer texts, or without this one, which is given up."""
 
+Fault = Literal["refused", "broken", "busy"]
+"""What a server has said: that a text is at fault, so that no second try is needed; nothing of use; or that it takes no
+more for now, which is never a text's fault."""
+
 FAILURES, FAILURES_ALONE = 2, 3
 """Of a batch, and of a text alone: any call may fail by chance, and what is given up is so for good."""
 
@@ -35,23 +39,24 @@ class BatchSize:
             self._calm, self._most = 0, min(2 * self._most, self._whole)
         self.texts = min(2 * self.texts, self._most)
 
-    def failed(self, texts: Sequence[str], *, refused: bool) -> Verdict:
+    def failed(self, texts: Sequence[str], fault: Fault) -> Verdict:
         """Call it where the model takes another text, else the failure says nothing of these.
 
         Args:
             texts: names of those that were tried.
-            refused: whether the server has said that they are at fault, so that no second try is needed.
         """
         if len(texts) > 1:
             self._failures += 1
-            if self._failures < FAILURES and not refused:
+            if self._failures < FAILURES and fault != "refused":
                 return "again"
             self.texts = self._most = len(texts) // 2
             self._failures = self._calm = 0
             return "fewer"
+        if fault == "busy":
+            return "again"
         before = self._alone[1] if self._alone[0] == texts[0] else 0
         self._alone = texts[0], before + 1
-        if before + 1 < FAILURES_ALONE and not refused:
+        if before + 1 < FAILURES_ALONE and fault != "refused":
             return "again"
         self._most = self._whole
         return "without"

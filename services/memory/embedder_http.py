@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import aiohttp
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from yarl import URL
 
 from schemas.tokens import estimated_tokens
-from services.memory.embeddings import Embedded, EmbedderUnavailableError, TextsRefusedError
+from services.memory.embeddings import Embedded, EmbedderBusyError, EmbedderUnavailableError, TextsRefusedError
 from services.runtime.retry_after import retry_after_seconds
 
 CALL_SECONDS = 60.0
@@ -17,6 +18,9 @@ SHOWN_CHARACTERS = 300
 
 TEXTS_AT_FAULT = frozenset({400, 413, 422})
 """What a server answers when a text is too long for its model, or the texts together for one request."""
+
+TOO_MUCH = 429
+"""What it answers until some time has passed. It counts tokens a minute, so a short text may go through meanwhile."""
 
 
 class _Item(BaseModel):
@@ -30,8 +34,8 @@ class _Item(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = Field(default=0, ge=0)
-    total_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: int | None = Field(default=None, ge=0)
+    total_tokens: int | None = Field(default=None, ge=0)
 
 
 class _Answer(BaseModel):
@@ -73,7 +77,8 @@ class HttpEmbedder:
             raise TextsRefusedError(_said(content))
         if status != 200:
             message = f"{self._url} answered {status}: {_said(content)}"
-            raise EmbedderUnavailableError(message, retry_after_seconds(headers))
+            kind = EmbedderBusyError if status == TOO_MUCH else EmbedderUnavailableError
+            raise kind(message, retry_after_seconds(headers))
         return await asyncio.to_thread(self._read, content, texts)
 
     def _read(self, content: bytes, texts: Sequence[str]) -> Embedded:
@@ -82,11 +87,13 @@ class HttpEmbedder:
             answer = _Answer.model_validate_json(content)
         except ValidationError as error:
             raise EmbedderUnavailableError(f"{self._url} answered no embeddings: {_said(content)}") from error
-        vectors = {each.index: each.vector() for each in answer.data if each.index is not None}
-        if not vectors:
+        indexes = Counter(each.index for each in answer.data if each.index is not None)
+        if not indexes:
             raise EmbedderUnavailableError(f"{self._url} answered no embeddings: {_said(content)}")
-        if not vectors.keys() <= set(range(len(texts))):
-            raise EmbedderUnavailableError(f"{self._url} answered index {max(vectors)} for {len(texts)} texts")
+        for index, times in indexes.items():
+            if times > 1 or not 0 <= index < len(texts):
+                raise EmbedderUnavailableError(f"{self._url} answered index {index} {times}x for {len(texts)} texts")
+        vectors = {each.index: each.vector() for each in answer.data}
         in_order = [vectors.get(index, []) for index in range(len(texts))]
         counted = answer.usage and (answer.usage.prompt_tokens or answer.usage.total_tokens)
         if counted:

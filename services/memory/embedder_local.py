@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from services.memory.embeddings import Embedded, TextsRefusedError
+from services.memory.embeddings import Embedded
 
 AT_ONCE = 500
 """Characters of a single text, such as a query, that is embedded where it is asked: it takes 0.1 ms, and by way of a
@@ -36,10 +36,7 @@ class LocalEmbedder:
         return Embedded(vectors, tokens=None)
 
     def _embed(self, texts: list[str]) -> list[list[float]]:
-        vectors = self._model().embed(texts, norm=False)
-        if not vectors.any(axis=1).all():
-            raise TextsRefusedError("a text has no word that wordllama knows")
-        return vectors.tolist()
+        return self._model().embed(texts, norm=False).tolist()
 
     def _model(self) -> Any:
         if self._loaded is None:

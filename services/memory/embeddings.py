@@ -41,6 +41,10 @@ class EmbedderUnavailableError(UnavailableError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class EmbedderBusyError(EmbedderUnavailableError):
+    """The model takes no more for now, which is no text's fault: they may be too many at once, or too often."""
+
+
 class TextsRefusedError(TurnlogError):
     """At least one of the texts is at fault, so the same call fails again. Some servers say so of every text where what
     they do not take is the key."""
@@ -134,7 +138,10 @@ class Embeddings:
         return self._space
 
     async def probe(self) -> VectorSpace:
-        """Returns when the model has embedded PROBE. Raises EmbedderUnavailableError where it embeds nothing now."""
+        """Returns when the model has embedded PROBE.
+
+        Raises EmbedderUnavailableError where it embeds nothing now, or not into the space of before.
+        """
         try:
             [vector] = (await self.embedder.embed([PROBE])).vectors
         except TextsRefusedError as error:
@@ -142,6 +149,10 @@ class Embeddings:
         space = VectorSpace(self.embedder.model, len(vector))
         if wrong := flaw(vector, space):
             raise EmbedderUnavailableError(f"{self.embedder.model} embeds nothing: it gave {wrong}")
+        if self._space is not None and (wrong := flaw(vector, self._space)):
+            raise EmbedderUnavailableError(
+                f"{self.embedder.model} gives {wrong} now: start memory again, which embeds everything anew"
+            )
         return space
 
     def known_space(self) -> VectorSpace:

@@ -12,8 +12,9 @@ from prometheus_client import Counter, Gauge
 
 from schemas.http import ComponentHealth, MessageView
 from schemas.usage import UsageRecorded
-from services.memory.batch_size import BatchSize
+from services.memory.batch_size import BatchSize, Fault
 from services.memory.embeddings import (
+    EmbedderBusyError,
     EmbedderUnavailableError,
     Embeddings,
     TextsRefusedError,
@@ -74,6 +75,7 @@ class EmbeddingFill:
         self._failpoints = failpoints
         self._former = former
         self._missed_former = False
+        self._doubted = False
         self._written = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -157,11 +159,16 @@ class EmbeddingFill:
         return counts
 
     async def _embed(self, space: VectorSpace) -> bool:
-        """Asks the model about a batch of what waits, once there is room for the answer; False when nothing waits."""
+        """Asks the model about a batch of what waits, once there is room for the answer; False when nothing waits.
+
+        A model that has failed at PROBE is asked for nothing else, which it may charge for, until it embeds that.
+        """
         documents = await self._store.without_vector(space, self._size.texts)
         if not documents:
             return False
         await self._store.put_vectors(space, [])
+        if self._doubted:
+            await self._probe()
         messages = [MessageView.model_validate_json(document.body) for document in documents]
         embedder = self._embeddings.embedder
         try:
@@ -179,13 +186,20 @@ class EmbeddingFill:
     ) -> None:
         """Holds a failure against the texts where the model takes another one. Raises UnavailableError otherwise, and
         where the same are to be tried again."""
-        await self._embeddings.probe()
+        await self._probe()
         tried = [document.point_id for document in documents]
-        verdict = self._size.failed(tried, refused=isinstance(error, TextsRefusedError))
-        if verdict == "again":
+        fault = fault_of(error)
+        verdict = self._size.failed(tried, fault)
+        if verdict == "again" or fault == "busy":
             raise error
         if verdict == "without":
             await self._refuse(space, documents[0], str(error))
+
+    async def _probe(self) -> None:
+        """Tells whether it is the texts or the model. Raises EmbedderUnavailableError: it is the model."""
+        self._doubted = True
+        await self._embeddings.probe()
+        self._doubted = False
 
     async def _take_in(self, space: VectorSpace, answered: _Answered) -> None:
         """Goes on where it was, with what was told already. Messages that have changed meanwhile get no vector."""
@@ -206,7 +220,7 @@ class EmbeddingFill:
             CUT.inc(cut)
             log.info("messages_embedded_in_part", messages=cut, model=space.model, limit_characters=limit)
         if len(fitting) < len(judged):
-            await self._embeddings.probe()
+            await self._probe()
         for document, _, _, wrong in judged:
             if wrong is not None:
                 await self._refuse(space, document, f"the model gave {wrong}")
@@ -223,6 +237,16 @@ class EmbeddingFill:
         )
         MESSAGES.labels("refused").inc()
         await self._store.put_vectors(space, [MessageVector(document, None)])
+
+
+def fault_of(error: EmbedderUnavailableError | TextsRefusedError) -> Fault:
+    match error:
+        case TextsRefusedError():
+            return "refused"
+        case EmbedderBusyError():
+            return "busy"
+        case _:
+            return "broken"
 
 
 def seconds_until_next_try(error: Exception, pause: float) -> float:

@@ -1,8 +1,9 @@
 """Settings of memory."""
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from services.runtime.settings import RuntimeSettings
 
@@ -38,9 +39,33 @@ class MemorySettings(RuntimeSettings):
     )
     embedding_api_key: SecretStr | None = Field(default=None, description="API key of that endpoint")
     embedding_former_base_url: str | None = Field(
-        default=None, min_length=1, description="base URL of the endpoint with the former model; unset: the present one"
+        default=None, description="base URL of the endpoint with the former model; unset: the present one"
     )
     embedding_former_api_key: SecretStr | None = Field(
         default=None, description="API key of that endpoint; unset: the present one, at the present endpoint alone"
     )
     failpoints: str = Field(default="", description="for tests: points at which the process dies, NAME=kill@N")
+
+    @field_validator("embedding_base_url", "embedding_former_base_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        """The client says of a wrong one no more than that nobody answers."""
+        try:
+            parts = urlsplit(value or "")
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            sound = False
+        if not (sound or value is None):
+            raise ValueError("expected http[s]://host:port/path")
+        return value
+
+    @field_validator("qdrant_api_key", "embedding_api_key", "embedding_former_api_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        """Without the end of its line, which one that was read from a file has."""
+        if value is None:
+            return None
+        key = value.get_secret_value().strip()
+        if not key.isprintable():
+            raise ValueError("expected one line without control characters")
+        return SecretStr(key)

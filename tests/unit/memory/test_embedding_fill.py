@@ -13,7 +13,14 @@ from structlog.testing import capture_logs
 
 from schemas.usage import UsageRecorded
 from services.memory import fill
-from services.memory.embeddings import EmbedderUnavailableError, Embeddings, TextsRefusedError, UsageLog
+from services.memory.embeddings import (
+    Embedded,
+    EmbedderBusyError,
+    EmbedderUnavailableError,
+    Embeddings,
+    TextsRefusedError,
+    UsageLog,
+)
 from services.memory.fill import CUT, WAITING, EmbeddingFill, seconds_until_next_try
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
@@ -190,6 +197,30 @@ async def test_one_text_that_breaks_the_model_down_stops_no_other(filling: Filli
     assert (said["message_id"], said["reason"]) == ("m-09", "the model broke down")
 
 
+async def test_a_model_that_takes_no_more_for_now_is_waited_for_and_no_text_given_up(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed, left = filling.embedder.embed, 2
+
+    async def limited(texts: Sequence[str]) -> Embedded:
+        if sum(map(len, texts)) > 20 * left:
+            raise EmbedderBusyError("tokens a minute", retry_after_seconds=7)
+        return await embed(texts)
+
+    monkeypatch.setattr(filling.embedder, "embed", limited)
+    await filling.told.tell(*(added(f"m-{number}", f"a long text about my car {number}") for number in range(4)))
+    await filling.try_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
+    left = 1
+    await filling.told.tell(added("n-1", "a long text about my dog"))
+    for _ in range(10):
+        with pytest.raises(EmbedderBusyError):
+            await filling.fill.fill_batch()
+    left = 2
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=5)
+
+
 async def test_texts_that_are_too_many_at_once_are_embedded_by_fewer(filling: Filling) -> None:
     filling.embedder.breaks_down = lambda texts: len(texts) > 2
     await filling.told.tell(*(added(f"m-{number}", "car") for number in range(20)))
@@ -257,6 +288,35 @@ async def test_no_message_is_refused_while_the_model_gives_no_text_a_vector(fill
         await filling.fill_all()
     filling.embedder.instead.clear()
     await filling.fill_all()
+    assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
+
+
+async def test_no_message_is_refused_while_the_model_gives_every_text_a_vector_of_another_size(
+    filling: Filling,
+) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    filling.embedder.instead[""] = [1.0] * 5
+    await filling.told.tell(*(added(f"n-{number}", "car") for number in range(3)))
+    with pytest.raises(EmbedderUnavailableError, match="meanings gives a vector of 5 numbers instead of 4"):
+        await filling.fill_all()
+    filling.restart()
+    await filling.fill_all()
+    assert await filling.told.store.vector_counts(VectorSpace("meanings", 5)) == VectorCounts(stored=4)
+
+
+async def test_a_model_that_gives_no_text_a_vector_is_asked_for_none_until_it_gives_one(filling: Filling) -> None:
+    await filling.told.tell(added("m-1", "car"))
+    await filling.fill_all()
+    filling.embedder.instead[""] = [0.0] * 4
+    await filling.told.tell(*(added(f"n-{number}", "dog") for number in range(3)))
+    for _ in range(5):
+        with pytest.raises(EmbedderUnavailableError, match="meanings embeds nothing"):
+            await filling.fill.fill_batch()
+    assert filling.embedder.asked.count("dog") == 3
+    filling.embedder.instead.clear()
+    await filling.fill_all()
+    assert filling.embedder.asked.count("dog") == 6
     assert await filling.told.store.vector_counts(SPACE) == VectorCounts(stored=4)
 
 

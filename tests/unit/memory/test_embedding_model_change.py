@@ -107,6 +107,13 @@ async def test_without_a_former_model_meaning_finds_what_is_done_so_far(changing
     assert await changing.near("car") == ALL[12:]
 
 
+async def test_who_goes_back_before_the_end_finds_what_was_embedded_at_once(changing: Changing) -> None:
+    await changing.fill.fill_batch()
+    changing.new = changing.old
+    changing.start(former=False)
+    assert await changing.near("car") == ALL
+
+
 async def test_a_start_with_messages_of_a_model_that_nobody_names_says_once_what_to_set(changing: Changing) -> None:
     async def said(*, former: bool) -> list[tuple[int, str]]:
         changing.start(former=former)

@@ -17,6 +17,7 @@ from services.memory.embedder_local import LocalEmbedder
 from services.memory.embeddings import (
     Asker,
     Embedded,
+    EmbedderBusyError,
     EmbedderUnavailableError,
     Embeddings,
     TextsRefusedError,
@@ -209,8 +210,9 @@ async def test_vectors_come_in_the_order_of_their_texts_whatever_that_of_the_ans
     assert sent == {"model": "m-1", "input": ["a", "b"], "encoding_format": "float"}
 
 
-async def test_where_a_server_counts_no_tokens_they_are_estimated() -> None:
-    body = {"data": [{"index": 0, "embedding": [1.0]}]}
+@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"prompt_tokens": None, "total_tokens": 0}}])
+async def test_where_a_server_counts_no_tokens_they_are_estimated(usage: dict[str, Any]) -> None:
+    body = {"data": [{"index": 0, "embedding": [1.0]}]} | usage
     async with served(answering(200, body)) as (embedder, _):
         answer = await embedder.embed(["nine char"])
     assert (answer.tokens, answer.estimated) == (3, True)
@@ -236,6 +238,14 @@ async def test_a_server_that_does_not_serve_now_is_asked_again_when_it_says(
     assert raised.value.retry_after_seconds == seconds
 
 
+@pytest.mark.parametrize(("status", "busy"), [(429, True), (503, False), (500, False)])
+async def test_only_a_server_that_says_too_many_requests_is_busy(status: int, busy: bool) -> None:
+    async with served(answering(status, b"no")) as (embedder, _):
+        with pytest.raises(EmbedderUnavailableError) as raised:
+            await embedder.embed(["a"])
+    assert isinstance(raised.value, EmbedderBusyError) == busy
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -245,6 +255,7 @@ async def test_a_server_that_does_not_serve_now_is_asked_again_when_it_says(
         {"model": "m-1"},
         vectors((0, [1.0]), (1, [1.0])),
         vectors((1, [1.0])),
+        vectors((-1, [1.0])),
         b'{"data": [{"index": 0, "embedding": "AAAA"}]}',
     ],
 )
@@ -252,6 +263,13 @@ async def test_an_answer_that_holds_no_vectors_says_so(body: Any) -> None:
     async with served(answering(200, body)) as (embedder, _):
         with pytest.raises(EmbedderUnavailableError, match="answered"):
             await embedder.embed(["a"])
+
+
+async def test_a_server_that_counts_no_texts_gives_none_the_vector_of_another() -> None:
+    body = vectors((0, [1.0]), (0, [2.0]))
+    async with served(answering(200, body)) as (embedder, _):
+        with pytest.raises(EmbedderUnavailableError, match="index 0 2x for 2 texts"):
+            await embedder.embed(["a", "b"])
 
 
 @pytest.mark.parametrize(
