@@ -1,6 +1,7 @@
-"""One broker for a run of the tests; each test has topics of its own behind a prefix of its own."""
+"""One broker for a run of the tests, or for each process of one; each test has topics of its own behind a prefix of its own."""
 
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,20 @@ settings.load_profile("turnlog")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell makes what it runs in the background deaf to Ctrl-C, and children inherit that; tests stop them by it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    drawn = secrets.randbelow(1_000_000)
+    parser.addoption("--seed", type=int, default=drawn, help="what random tests are drawn from, as a run's head has it")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.getoption('--seed')}"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--seed")
 
 
 @pytest.fixture(autouse=True)

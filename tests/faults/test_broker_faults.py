@@ -17,7 +17,7 @@ from tests.support.installation import Installation, installation
 from tests.support.traffic import traffic
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.broker
 
 FROZEN_SECONDS = 8
 """Longer than the session time-out that the test sets: the group, the transactions and the clients all notice."""

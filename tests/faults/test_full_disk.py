@@ -16,7 +16,7 @@ from tests.support.disk import filled, small_disk
 from tests.support.installation import Installation, installation
 from tests.support.waiting import eventually, until
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.broker
 
 
 @pytest.fixture

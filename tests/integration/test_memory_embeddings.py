@@ -21,7 +21,7 @@ from tests.unit.memory.journal import added
 
 __all__ = ["journal"]
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.broker
 
 COUNT = 40
 

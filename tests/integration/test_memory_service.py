@@ -30,7 +30,7 @@ from tests.support.log import Log
 from tests.support.waiting import eventually, until
 from tests.unit.memory.journal import added, asks, closed, created, deleted, opened, removed, updated, waiting
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.broker
 
 ROOT = Path(__file__).parents[2]
 

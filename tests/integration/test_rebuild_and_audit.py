@@ -28,7 +28,7 @@ from tests.support.log import Log
 from tests.support.waiting import eventually
 from tests.unit.memory.journal import added, asks, closed, created, deleted, opened, removed, updated
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 
 NOBODY = "http://127.0.0.1:9"
 

@@ -494,7 +494,9 @@ async def test_a_stream_that_stays_open_after_its_last_word_holds_nobody_up(clie
     assert answer.text == "hello"
 
 
-@pytest.mark.parametrize("base_url", [f"http://127.0.0.1:{free_ports(1)}/v1", "http://no-such-host.invalid/v1"])
+@pytest.mark.parametrize(
+    "base_url", [f"http://127.0.0.1:{free_ports(1)}/v1", "http://no-such-host.invalid/v1"], ids=["no server", "no host"]
+)
 async def test_nobody_there(base_url: str) -> None:
     codes: list[tuple[str, bool]] = []
     for client in CLIENTS:

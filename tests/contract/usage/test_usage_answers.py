@@ -49,7 +49,6 @@ async def test_every_dimension_and_filter_has_its_column(store: ClickHouseUsageS
     ]
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_sums_are_those_of_the_events(store: ClickHouseUsageStore, seed: int) -> None:
     chance = random.Random(seed)
     events = [
@@ -92,7 +91,6 @@ async def test_sums_are_those_of_the_events(store: ClickHouseUsageStore, seed: i
         assert tokens == sorted(tokens, reverse=True)
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_cells_are_those_of_the_events(store: ClickHouseUsageStore, seed: int) -> None:
     chance = random.Random(seed)
     boundaries = Boundaries.at([START, START + timedelta(microseconds=1), START + timedelta(days=1)], [1, 10, 11])
@@ -343,7 +341,6 @@ async def test_different_threads_and_users_are_counted_by_rows_and_sums_alike(st
         assert (await total(store, per=["user"], filters={"agent": "nobody"}, **each)).units == {"user": 0}
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_groups_come_in_the_order_of_their_cost(store: ClickHouseUsageStore, seed: int) -> None:
     chance = random.Random(seed)
     book = book_of(
@@ -416,7 +413,6 @@ async def test_an_export_has_the_bounds_of_a_question_and_ends_with_what_it_writ
         await store.close()
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_quality_is_that_of_the_events(store: ClickHouseUsageStore, seed: int) -> None:
     chance = random.Random(seed)
     events = [

@@ -118,7 +118,6 @@ def from_view(client: Any) -> dict[tuple[Any, ...], Any]:
     return found
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_amounts_of_the_view_are_those_of_usage(store: ClickHouseUsageStore, place: Place, seed: int) -> None:
     chance = random.Random(seed)
     await store.insert(block(*(mixed(chance, number) for number in range(1500))))

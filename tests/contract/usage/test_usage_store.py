@@ -151,7 +151,6 @@ async def test_a_block_that_a_kill_left_without_its_sums_becomes_whole_when_it_i
         await store.close()
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 async def test_a_kill_at_any_moment_leaves_at_most_the_last_block_to_be_sent_again(place: Place, seed: int) -> None:
     chance = random.Random(seed)
     size, first = 400, 0

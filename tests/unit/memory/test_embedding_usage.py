@@ -121,7 +121,9 @@ def test_what_is_free_is_no_usage() -> None:
     assert message_usage(EMBEDDER, [message(1)], Embedded([[1.0]], None), TEN) == []
 
 
-@pytest.mark.parametrize("turn_id", [new_id(minutes(-60)), new_id(minutes(20)), "order-17"])
+@pytest.mark.parametrize(
+    "turn_id", [new_id(minutes(-60)), new_id(minutes(20)), "order-17"], ids=["before", "now", "named"]
+)
 def test_a_turn_that_asks_again_has_spent_the_same(turn_id: str) -> None:
     turn = Asker("acme", "u-1", "t-1", turn_id)
     asked = [query_usage(EMBEDDER, "car", Embedded([[1.0]], 3), turn, minutes(at)) for at in (20, 40, 60)]
