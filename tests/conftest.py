@@ -1,4 +1,4 @@
-"""One broker for a run of the tests, or for each process of one; each test has topics of its own behind a prefix of its own."""
+"""One broker for each process that runs tests; each test has topics of its own behind a prefix of its own."""
 
 import os
 import secrets
@@ -50,7 +50,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the broker that a run shares. A test that stops or kills a broker starts one of its own."""
+    """The address of the broker of this process. A test that stops or kills a broker starts one of its own."""
     with running_kafka(data_dir=tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap
 
