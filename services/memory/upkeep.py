@@ -20,7 +20,7 @@ MOST_UNINDEXED = 50_000
 """Vectors that a search may have to compare one by one."""
 
 RETRY_SECONDS = 3600.0
-"""After a copy that failed: what it wants is mostly room on a disk."""
+"""After a copy that failed, which mostly wants room on a disk, or that has brought no vector into an index."""
 
 
 class Upkeep:
@@ -57,7 +57,9 @@ class Upkeep:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def optimise_when_due(self) -> bool:
-        """False when it was due and did not come to its end. Raises UnavailableError, or RebuildRunningError.
+        """False when it was due and has changed nothing: the engine makes no index of vectors of very few numbers.
+
+        Raises UnavailableError, or RebuildRunningError.
 
         It is not due while many vectors are still to come: those that are made during a copy are made again after it.
         Nor while meaning is searched by a former model, whose vectors a copy leaves behind.
@@ -72,4 +74,5 @@ class Upkeep:
         if unindexed < max(MOST_UNINDEXED, counts.stored / 2):
             return True
         log.info("optimising", vectors=counts.stored, unindexed=unindexed)
-        return (await self._rebuild.run_unasked(CopyBuilds(self._store, self._embeddings))).state == "done"
+        ended = await self._rebuild.run_unasked(CopyBuilds(self._store, self._embeddings))
+        return ended.state == "done" and await self._store.unindexed(space) < unindexed

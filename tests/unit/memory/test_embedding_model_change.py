@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from schemas.http import RebuildStatus
 from services.memory import search, upkeep
 from services.memory.app import build_embedder, build_former_embedder
 from services.memory.embeddings import Asker, Embedded, EmbedderUnavailableError, Embeddings
@@ -193,6 +194,23 @@ async def test_the_live_store_is_not_copied_while_the_former_vectors_are_searche
     await changing.fill.fill_batch()
     with pytest.raises(Began):
         await keeping.optimise_when_due()
+
+
+async def test_a_copy_that_brings_no_vector_into_an_index_is_not_made_again_soon(
+    changing: Changing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rebuilding:
+        async def run_unasked(self, builds: object) -> RebuildStatus:
+            return RebuildStatus(state="done")
+
+    monkeypatch.setattr(upkeep, "MOST_UNINDEXED", 1)
+    changing.start()
+    store = changing.told.store
+    assert isinstance(store, EdgeMemoryStore)
+    while await changing.fill.fill_batch():
+        pass
+    keeping = Upkeep(store, Embeddings(changing.new, changing.usage.record), Rebuilding())  # type: ignore[arg-type]
+    assert not await keeping.optimise_when_due()
 
 
 @pytest.mark.parametrize(
