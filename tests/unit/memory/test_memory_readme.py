@@ -30,6 +30,8 @@ from services.runtime.projection import LAG, LAG_SECONDS
 from services.runtime.settings import RuntimeSettings
 
 README = (Path(__file__).parents[3] / "services" / "memory" / "README.md").read_text()
+TEXT = " ".join(README.split())
+"""However its lines are wrapped."""
 
 
 def rows(name: str) -> list[tuple[str, ...]]:
@@ -111,25 +113,25 @@ def test_the_table_of_options_is_the_contracts_own() -> None:
 
 
 def test_the_names_and_times_in_the_text_are_those_of_the_code() -> None:
-    assert f"`source` `{MEMORY_GROUP}`" in README
-    assert f"a GET up to {WAIT_SECONDS:g} s" in README
-    assert f"needs Qdrant {NEEDED[0]}.{NEEDED[1]} or later" in README
+    assert f"`source` `{MEMORY_GROUP}`" in TEXT
+    assert f"a GET up to {WAIT_SECONDS:g} s" in TEXT
+    assert f"needs Qdrant {NEEDED[0]}.{NEEDED[1]} or later" in TEXT
     assert FLUSH_SECONDS == 1
-    assert "flushes once a second" in README
-    assert f"less than {RESERVE_MEGABYTES} MiB free" in README
-    assert f"the newest {CARRIED_AT_ONCE * STEPS_WHILE_HELD:,} at most" in README
-    assert f"measured every {LAG_SECONDS:g} s" in README
+    assert "flushes once a second" in TEXT
+    assert f"less than {RESERVE_MEGABYTES} MiB free" in TEXT
+    assert f"the newest {CARRIED_AT_ONCE * STEPS_WHILE_HELD:,} at most" in TEXT
+    assert f"measured every {LAG_SECONDS:g} s" in TEXT
     for metric in (LAG, fill.WAITING):
-        assert next(iter(metric.describe())).name in README
-    assert f"{next(iter(fill.MESSAGES.describe())).name}_total" in README
-    assert f"a query that gets no vector within {QUERY_SECONDS:g} s" in README
-    assert f"{QUERIES_AT_ONCE} queries are under way to the model at most" in README
-    assert f"is refused, or fails {FAILURES} times, while" in README
-    assert f"is refused or fails {FAILURES_ALONE} times so" in README
-    assert f"{CALM} calls went through" in README
-    assert f"else after {fill.RETRY_SECONDS:g} to {fill.MOST_RETRY_SECONDS:g} s" in README
-    assert f"first {LocalEmbedder.longest:,} characters" in README
-    assert f"first {HttpEmbedder.longest:,} characters" in README
-    assert f"a batch of {LocalEmbedder.batch}" in README
+        assert next(iter(metric.describe())).name in TEXT
+    assert f"{next(iter(fill.MESSAGES.describe())).name}_total" in TEXT
+    assert f"a query that gets no vector within {QUERY_SECONDS:g} s" in TEXT
+    assert f"{QUERIES_AT_ONCE} queries are under way to the model at most" in TEXT
+    assert f"is refused, or fails {FAILURES} times, while" in TEXT
+    assert f"is refused or fails {FAILURES_ALONE} times so" in TEXT
+    assert f"{CALM} calls went through" in TEXT
+    assert f"else after {fill.RETRY_SECONDS:g} to {fill.MOST_RETRY_SECONDS:g} s" in TEXT
+    assert f"first {LocalEmbedder.longest:,} characters" in TEXT
+    assert f"first {HttpEmbedder.longest:,} characters" in TEXT
+    assert f"a batch of {LocalEmbedder.batch}" in TEXT
     for kind in get_args(Kind):
-        assert f"`{kind}`" in README
+        assert f"`{kind}`" in TEXT
