@@ -103,7 +103,10 @@ class MemoryService:
         former_embedder = build_former_embedder(settings) if embeddings else None
         former = FormerModel(self._store, Embeddings(former_embedder, self._usage.record)) if former_embedder else None
         self._embeddings = [each for each in (embeddings, former and former.embeddings) if each]
-        self._fill = EmbeddingFill(self._store, embeddings, failpoints, former) if embeddings else None
+        builds = JournalBuilds(self._store, embeddings)
+        self._fill: EmbeddingFill | None = None
+        if embeddings:
+            self._fill = EmbeddingFill(self._store, embeddings, failpoints, former, lambda: builds.building)
         store_of_records = (
             LiveProjection(self._store, self._fill.wake) if self._fill else JournalProjection(self._store)
         )
@@ -120,7 +123,7 @@ class MemoryService:
         )
         self._rebuild = Rebuild(
             self._projection,
-            JournalBuilds(self._store, embeddings),
+            builds,
             settings=settings,
             clients=clients,
             topic=MESSAGES,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -37,6 +37,9 @@ COUNT_SECONDS = 5.0
 
 RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
 
+SHARE, SHARE_BESIDE_A_REBUILD = 0.5, 0.1
+"""Of the time at most. Whoever rebuilds memory waits for it, and words find a message at once."""
+
 WAITING = Gauge(
     "turnlog_embeddings_waiting", "Messages that wait for a vector; all there are until the model has answered once"
 )
@@ -55,7 +58,7 @@ class _Answered:
 
 
 class EmbeddingFill:
-    """Works off the messages that wait for a vector, the newest first, in at most half of the time.
+    """Works off the messages that wait for a vector, the newest first, in a share of the time.
 
     What a batch has cost is on the log before its vectors are in the store. While one of the two cannot be written, the
     answer is kept and no other is asked for. A process that is killed in between embeds the messages again; which wait
@@ -68,12 +71,14 @@ class EmbeddingFill:
         embeddings: Embeddings,
         failpoints: Failpoints,
         former: FormerModel | None = None,
+        is_rebuilding: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._embeddings = embeddings
         self._size = BatchSize(embeddings.embedder.batch)
         self._failpoints = failpoints
         self._former = former
+        self._is_rebuilding = is_rebuilding
         self._missed_former = False
         self._doubted = False
         self._written = asyncio.Event()
@@ -116,7 +121,7 @@ class EmbeddingFill:
                 continue
             self._trouble, pause = "", RETRY_SECONDS
             if filled:
-                await asyncio.sleep(time.monotonic() - began)
+                await asyncio.sleep(pause_after(time.monotonic() - began, is_rebuilding=self._is_rebuilding()))
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._written.wait(), IDLE_SECONDS)
@@ -237,6 +242,12 @@ class EmbeddingFill:
         )
         MESSAGES.labels("refused").inc()
         await self._store.put_vectors(space, [MessageVector(document, None)])
+
+
+def pause_after(seconds: float, *, is_rebuilding: bool) -> float:
+    """How long others have the time for themselves after a batch that has taken so long."""
+    share = SHARE_BESIDE_A_REBUILD if is_rebuilding else SHARE
+    return seconds * (1 - share) / share
 
 
 def fault_of(error: EmbedderUnavailableError | TextsRefusedError) -> Fault:

@@ -128,18 +128,21 @@ class BuildProjection(JournalProjection):
     async def carry_over(self) -> None:
         """Gives messages the vectors that the live store has got since they were projected.
 
-        The oldest first: the live one fills in the newest first, so little comes behind where this is.
+        The newest first, as the live one fills them in: it ends where no more are left, long before the oldest that wait.
         """
-        after: int | None = None
-        while some := await self._store.without_vector(
-            self._space, CARRIED_AT_ONCE, descending=False, within=Range(above=after)
-        ):
-            await self._carry(some)
-            if len(some) < CARRIED_AT_ONCE:
+        below: int | None = None
+        left = await self._stored(self._live) - await self._stored(self._store)
+        while some := await self._store.without_vector(self._space, CARRIED_AT_ONCE, within=Range(below=below)):
+            carried = await self._carry(some)
+            left -= carried
+            if len(some) < CARRIED_AT_ONCE or (left <= 0 and not carried):
                 return
             last = position_of(some[-1])
             # Each partition may have a message there: it is looked at again, unless the step was all of that position.
-            after = last if after == last - 1 else last - 1
+            below = last if below == last + 1 else last + 1
+
+    async def _stored(self, store: MemoryBuild) -> int:
+        return (await store.vector_counts(self._space)).stored
 
     async def carry_newest(self) -> None:
         """As `carry_over`, of the newest messages, in a few steps: as long as each has something to carry."""
@@ -165,11 +168,13 @@ class JournalBuilds:
     """A memory store, and one beside it while the journal is projected anew."""
 
     def __init__(self, store: MemoryStore, embeddings: Embeddings | None) -> None:
+        self.building = False
         self._store = store
         self._embeddings = embeddings
         self._build: BuildProjection | None = None
 
     async def begin(self) -> JournalProjection:
+        self.building = True
         if self._embeddings is None:
             return JournalProjection(await self._store.begin_build())
         space = await self._embeddings.space()
@@ -189,6 +194,7 @@ class JournalBuilds:
         await self._store.switch()
 
     async def clean(self) -> None:
+        self.building = False
         self._build = None
         await self._store.clean()
 

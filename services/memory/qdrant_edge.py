@@ -253,10 +253,8 @@ class EdgeMemoryStore:
     async def put_vectors(self, space: VectorSpace, vectors: Sequence[MessageVector]) -> None:
         await self._opened().put_vectors(space, vectors)
 
-    async def without_vector(
-        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
-    ) -> Sequence[Document]:
-        return await self._opened().without_vector(space, limit, descending=descending, within=within)
+    async def without_vector(self, space: VectorSpace, limit: int, *, within: Range = Range()) -> Sequence[Document]:
+        return await self._opened().without_vector(space, limit, within=within)
 
     async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         return await self._opened().vectors(space, point_ids)

@@ -253,16 +253,14 @@ class MemoryCollection:
         vectors = (await self._client.get_collection(self._collection)).config.params.vectors
         return isinstance(vectors, dict) and space.name in vectors
 
-    async def without_vector(
-        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
-    ) -> Sequence[Document]:
+    async def without_vector(self, space: VectorSpace, limit: int, *, within: Range = Range()) -> Sequence[Document]:
         with self._calling():
             waiting = space.waiting(await self._states())
             condition = models.FieldCondition(key=EMBEDDING, match=models.MatchAny(any=waiting))
             records, _ = await self._client.scroll(
                 self._collection,
                 scroll_filter=models.Filter(must=[condition, *_between({"position": within})]),
-                order_by=_order("position", descending),
+                order_by=_order("position", descending=True),
                 limit=limit,
             )
         return [_document(record) for record in records]

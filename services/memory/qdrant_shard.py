@@ -305,9 +305,7 @@ class MemoryShard:
                 self._spaces.add(space.name)
         return space.name in self._spaces
 
-    async def without_vector(
-        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
-    ) -> Sequence[Document]:
+    async def without_vector(self, space: VectorSpace, limit: int, *, within: Range = Range()) -> Sequence[Document]:
         waiting = [each for each in self._states() if each not in (_state(space.stored), _state(space.refused))]
         must = [
             qdrant.FieldCondition(EMBEDDING, match=qdrant.MatchAny(waiting)),
@@ -317,7 +315,7 @@ class MemoryShard:
             limit=limit,
             filter=qdrant.Filter(must=must),
             with_payload=True,
-            order_by=qdrant.OrderBy("position", _direction(descending)),
+            order_by=qdrant.OrderBy("position", qdrant.Direction.Desc),
         )
         records, _ = self._call(lambda shard: shard.scroll(request))
         return [_document(record) for record in records]

@@ -296,13 +296,15 @@ class MemoryBuild(Protocol):
         """
         ...
 
-    async def without_vector(
-        self, space: VectorSpace, limit: int, *, descending: bool = True, within: Range = Range()
-    ) -> Sequence[Document]:
+    async def without_vector(self, space: VectorSpace, limit: int, *, within: Range = Range()) -> Sequence[Document]:
         """Messages of all tenants that wait for a vector of the space, the newest first, by their positions.
 
         What waits is told by each message itself, so that nothing is forgotten whatever is killed.
         """
+        ...
+
+    async def vector_counts(self, space: VectorSpace) -> VectorCounts:
+        """Of all tenants; an estimate while much is written."""
         ...
 
 
@@ -359,8 +361,4 @@ class MemoryStore(MemoryBuild, Protocol):
 
     async def vectors(self, space: VectorSpace, point_ids: Sequence[str]) -> Mapping[str, StoredVector]:
         """By point, those of the messages that have a vector of the space."""
-        ...
-
-    async def vector_counts(self, space: VectorSpace) -> VectorCounts:
-        """Of all tenants; an estimate while much is written."""
         ...

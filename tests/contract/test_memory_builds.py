@@ -207,6 +207,33 @@ async def test_what_gets_its_vector_while_the_live_store_is_copied_is_not_embedd
     assert await memory.embedded_twice() == []
 
 
+async def test_a_build_is_under_way_from_its_beginning_until_it_is_cleaned_up(store: MemoryStore) -> None:
+    builds = JournalBuilds(store, Rebuilding(store).embeddings)
+    under_way = [builds.building]
+    for step in (builds.begin, builds.switch, builds.clean):
+        await step()
+        under_way.append(builds.building)
+    assert under_way == [False, True, True, False]
+
+
+async def test_vectors_are_taken_along_from_behind_messages_that_wait_still(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "CARRIED_AT_ONCE", 10)
+    memory = Rebuilding(store)
+    await memory.write([*range(100)])
+    builds = JournalBuilds(store, memory.embeddings)
+    build = await builds.begin()
+    await build.apply(0, told([*range(100)]), 100)
+    await memory.give_vectors(50)
+    await memory.write([*range(100, 150)])
+    await build.apply(0, told([*range(100, 150)]), 150)
+    await builds.complete()
+    await builds.switch()
+    await builds.clean()
+    assert await memory.embedded_twice() == []
+
+
 async def test_the_live_projection_is_not_held_for_very_many_vectors(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from services.memory.embeddings import (
     TextsRefusedError,
     UsageLog,
 )
-from services.memory.fill import CUT, WAITING, EmbeddingFill, seconds_until_next_try
+from services.memory.fill import CUT, WAITING, EmbeddingFill, pause_after, seconds_until_next_try
 from services.memory.projection import BuildProjection
 from services.memory.qdrant_edge import EdgeMemoryStore
 from services.memory.store import Find, VectorCounts, VectorSpace
@@ -454,3 +454,8 @@ async def test_a_rebuild_takes_no_vector_of_a_text_that_the_log_does_not_have(fi
     assert (await store.vector_counts(SPACE)).stored == 0
     await filling.fill_all()
     assert await filling.near("automobile") == []
+
+
+def test_vectors_take_half_of_the_time_and_a_tenth_of_it_beside_a_rebuild() -> None:
+    assert pause_after(0.3, is_rebuilding=False) == 0.3
+    assert pause_after(0.3, is_rebuilding=True) == pytest.approx(2.7)
