@@ -128,7 +128,7 @@ class BuildProjection(JournalProjection):
     async def carry_over(self) -> None:
         """Gives messages the vectors that the live store has got since they were projected.
 
-        The newest first, as the live one fills them in: it ends where no more are left, long before the oldest that wait.
+        The newest first, as the live one fills them in: so it ends long before the oldest that wait.
         """
         below: int | None = None
         left = await self._stored(self._live) - await self._stored(self._store)
