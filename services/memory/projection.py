@@ -168,13 +168,16 @@ class JournalBuilds:
     """A memory store, and one beside it while the journal is projected anew."""
 
     def __init__(self, store: MemoryStore, embeddings: Embeddings | None) -> None:
-        self.building = False
         self._store = store
         self._embeddings = embeddings
         self._build: BuildProjection | None = None
 
+    @property
+    def building(self) -> bool:
+        """Whether there is a build that takes vectors along."""
+        return self._build is not None
+
     async def begin(self) -> JournalProjection:
-        self.building = True
         if self._embeddings is None:
             return JournalProjection(await self._store.begin_build())
         space = await self._embeddings.space()
@@ -194,7 +197,6 @@ class JournalBuilds:
         await self._store.switch()
 
     async def clean(self) -> None:
-        self.building = False
         self._build = None
         await self._store.clean()
 
