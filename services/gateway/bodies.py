@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.http import Problem
-from services.runtime.web import problem_response
+from services.runtime.web import invalid_request, problem_response
 
 
 class ReadableBodies:
@@ -67,11 +67,5 @@ def _unreadable(body: bytes) -> Problem | None:
         pydantic_core.from_json(text)
     except ValueError as error:
         message = f"expected UTF-8 JSON without lone surrogates, nested at most 200 levels deep: {error}"
-        return Problem(
-            type="urn:turnlog:problem:invalid-request",
-            title="The request is not valid",
-            status=422,
-            detail=f"body: {message}",
-            errors=[{"location": "body", "message": message}],
-        )
+        return invalid_request([("body", message)])
     return None

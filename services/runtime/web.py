@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -37,6 +37,17 @@ def problem(
     return ProblemError(document, headers=headers)
 
 
+def invalid_request(errors: Sequence[tuple[str, str]]) -> Problem:
+    """What is wrong with a request: where, and what."""
+    return Problem(
+        type="urn:turnlog:problem:invalid-request",
+        title="The request is not valid",
+        status=422,
+        detail="; ".join(f"{location}: {message}" for location, message in errors[:5]),
+        errors=[{"location": location, "message": message} for location, message in errors],
+    )
+
+
 def problem_response(document: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(
         document.model_dump(mode="json", exclude_none=True),
@@ -64,18 +75,8 @@ def install_problems(app: FastAPI) -> None:
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        errors = [
-            {"location": ".".join(str(step) for step in each["loc"]), "message": each["msg"]} for each in error.errors()
-        ]
-        detail = "; ".join(f"{each['location']}: {each['message']}" for each in errors[:5])
         return problem_response(
-            Problem(
-                type="urn:turnlog:problem:invalid-request",
-                title="The request is not valid",
-                status=422,
-                detail=detail,
-                errors=[dict(each) for each in errors],
-            )
+            invalid_request([(".".join(str(step) for step in each["loc"]), each["msg"]) for each in error.errors()])
         )
 
     async def on_unavailable(request: Request, error: Exception) -> Response:
