@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 
 from services.agents.settings import AgentsSettings
 from services.runtime.errors import ConfigurationError
+from services.runtime.settings import is_http_url
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
@@ -128,12 +129,7 @@ def providers_from(settings: AgentsSettings, environment: Mapping[str, str] = os
 
 
 def _base_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0 and "@" not in url.netloc
-    except ValueError:
-        usable = False
-    if not usable or "?" in text or "#" in text:
+    if not is_http_url(text) or "@" in urlsplit(text).netloc or "?" in text or "#" in text:
         raise ConfigurationError(f"base URL of a provider: expected http(s)://host[:port][/path], got {text!r}")
     return text
 

@@ -1,11 +1,10 @@
 """Settings of memory."""
 
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from services.runtime.settings import RuntimeSettings
+from services.runtime.settings import RuntimeSettings, is_http_url
 
 Quantization = Literal["none", "scalar", "binary"]
 
@@ -49,13 +48,7 @@ class MemorySettings(RuntimeSettings):
     @field_validator("embedding_base_url", "embedding_former_base_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
-        """The client says of a wrong one no more than that nobody answers."""
-        try:
-            parts = urlsplit(value or "")
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            sound = False
-        if not (sound or value is None):
+        if value is not None and not is_http_url(value):
             raise ValueError("expected http[s]://host:port/path")
         return value
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -113,3 +114,12 @@ def load_settings(kind: type[Settings], /, **overrides: object) -> Settings:
             for problem in error.errors(include_url=False, include_input=False)
         )
         raise ConfigurationError(f"settings: {problems}") from error
+
+
+def is_http_url(text: str) -> bool:
+    """Whether a client can ask there: most say of a wrong address no more than that nobody answers."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -5,19 +5,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from services.runtime.settings import RuntimeSettings
+from services.runtime.settings import RuntimeSettings, is_http_url
 
 
 def _http_url(value: SecretStr) -> SecretStr:
     """The client takes any text for a server on localhost, so a wrong one is found here. Empty is unset."""
-    try:
-        if not value.get_secret_value():
-            return value
-        parts = urlsplit(value.get_secret_value())
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
+    url = value.get_secret_value()
+    if url and not is_http_url(url):
         raise ValueError("expected http[s]://user:password@host:port/database")
     return value
 
